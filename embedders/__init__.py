@@ -1,0 +1,3 @@
+"""WebDataset tar shards in, Parquet embeddings out."""
+
+__version__ = "0.1.0"
