@@ -1,0 +1,5 @@
+"""`python -m embedders`."""
+
+from embedders.cli import main
+
+main()

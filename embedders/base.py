@@ -1,0 +1,95 @@
+"""`ImageEmbedder`: the contract between a model and the pipeline. Owns no loop, no GPU and no file.
+
+The two methods are those of `nemo_curator.image.embedders.ImageEmbedder` (NVIDIA NeMo Curator 0.x, removed
+since), kept on purpose: a subclass written for it runs here with only its import line changed.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from embedders.images import decode_image
+from embedders.ledger import Ledger
+from embedders.loader import load_batches
+
+
+class ImageEmbedder(ABC):
+    """Turns the images of a shard into vectors.
+
+    A subclass with a model only writes `load_embedding_model`, and `preprocess` where its model wants other
+    pixels than the default; one with a loader of its own writes `load_dataset_shard` too.
+
+    Attributes:
+        model_name: A name for logs and for the provenance in the Parquet footer.
+        image_embedding_column: Name of the column of vectors.
+        classifiers: Kept from NeMo Curator's signature; a job refuses an embedder that brings any.
+        batch_size: Images in a batch of the default loader; the last one of a shard may hold fewer.
+        num_threads_per_worker: Decoding threads of the default loader; `None` takes what the job was given.
+        background: What transparency is laid on, any colour that Pillow knows by name or `#rrggbb`.
+        ledger: Set by the job, per shard: the account in which the default loader names what failed.
+    """
+
+    batch_size: int = 64
+    num_threads_per_worker: int | None = None
+    background: str = "white"
+    ledger: Ledger | None = None
+
+    def __init__(
+        self,
+        model_name: str = "",
+        image_embedding_column: str = "image_embedding",
+        classifiers: Sequence = (),
+    ):
+        self.model_name = model_name or type(self).__name__
+        self.image_embedding_column = image_embedding_column
+        self.classifiers = classifiers
+
+    def load_dataset_shard(self, tar_path: str) -> Iterable[tuple[Any, list[dict]]]:
+        """Read a shard as batches.
+
+        The default reads images of any common format, decodes them on threads through `decode`, keeps tar order,
+        and names every sample that it cannot use.
+
+        Args:
+            tar_path: Path of a WebDataset shard.
+
+        Returns:
+            Pairs of a batch, which is handed to the model as it is, and a list with one dict per image, in the
+            same order, each holding the data set's id column (and `__key__` where it is known).
+        """
+        return load_batches(self, tar_path)
+
+    @abstractmethod
+    def load_embedding_model(self, device: str) -> Callable[[Any], torch.Tensor]:
+        """Load the model.
+
+        Args:
+            device: `"cuda"` for the GPU that the job has leased, or `"cpu"`.
+
+        Returns:
+            A callable: batch -> tensor of shape (len(batch), dimension), of any float type, on any device.
+        """
+
+    def decode(self, encoded: bytes) -> torch.Tensor:
+        """Turn one encoded image into one row of a batch; by default `preprocess` of its 8-bit RGB pixels.
+
+        Runs on several threads at once.
+        """
+        return self.preprocess(decode_image(encoded, self.background))
+
+    def preprocess(self, image: Image.Image) -> torch.Tensor:
+        """Turn an RGB image into the tensor that the model takes. Runs on several threads at once.
+
+        Returns:
+            Every image in the same shape. The default: float32 of shape (3, 224, 224) in 0..1, the short side
+            resized to 224 (bicubic) and the centre cropped.
+        """
+        scale = 224 / min(image.size)
+        size = [max(224, round(side * scale)) for side in image.size]
+        left, top = ((side - 224) // 2 for side in size)
+        image = image.resize(size, Image.Resampling.BICUBIC).crop((left, top, left + 224, top + 224))
+        return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255

@@ -1,0 +1,144 @@
+"""The command line: `python -m embedders`. Options in, one call out; the only place that ends the process.
+
+Imports nothing heavy at the top: `--help` and a bad option answer at once, and torch comes only after the GPU is
+pinned.
+"""
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+
+from embedders import __version__
+from embedders.errors import ConfigError, GpuError, TarquetError
+
+log = logging.getLogger("embedders")
+
+
+class JsonValue(click.ParamType):
+    """An option that holds JSON, as the rule passes it on from config.yaml."""
+
+    name = "json"
+
+    def convert(self, value, param, ctx):
+        """Parse, or say which option is not JSON."""
+        if not isinstance(value, str):
+            return value
+        try:
+            return json.loads(value)
+        except ValueError as error:
+            self.fail(f"{value!r} is not JSON: {error}", param, ctx)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="tarquet")
+def main() -> None:
+    """Turn WebDataset tar shards of images into Parquet files of embeddings."""
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=logging.INFO,
+        format="%(asctime)s %(levelname)s %(message)s",
+        datefmt="%Y-%m-%d %H:%M:%S",
+    )
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Turn an error that a user can mend into one line and exit code 1."""
+    try:
+        yield
+    except TarquetError as error:
+        click.echo(f"error: {' '.join(str(error).split())}", err=True)
+        sys.exit(1)
+
+
+@main.command()
+@click.argument("shard")
+@click.argument("output")
+@click.option("--embedder", required=True, help='"package.module:Class" or "path/to/file.py:Class".')
+@click.option("--embedder-args", type=JsonValue(), default="{}", help="Arguments of the class, as JSON.")
+@click.option("--ledger", default=None, help="Parquet file that names the samples that failed.")
+@click.option("--id-col", default="__key__", show_default=True, help="Metadata field that identifies a sample.")
+@click.option("--metadata-columns", type=JsonValue(), default="[]", help="Fields to carry, as JSON; or '\"all\"'.")
+@click.option("--embedding-dtype", type=click.Choice(["float32", "float16"]), default="float32", show_default=True)
+@click.option("--max-failed-fraction", type=click.FloatRange(0, 1), default=0.1, show_default=True)
+@click.option("--device", type=click.Choice(["auto", "gpu", "cpu"]), default="auto", show_default=True)
+@click.option("--threads", type=click.IntRange(1), default=None, help="Threads to compute and decode with.")
+def embed(
+    shard, output, embedder, embedder_args, ledger, id_col, metadata_columns, embedding_dtype,
+    max_failed_fraction, device, threads,
+) -> None:  # fmt: skip
+    """Embed SHARD, a .tar or .tar.gz, into OUTPUT, a Parquet file that appears whole or not at all."""
+    with one_line_errors():
+        check_before_lease(shard, output, embedder, embedder_args)
+        with pin_device(device, shard) as torch_device:
+            import torch
+
+            from embedders.job import embed_shard
+            from embedders.locate import build_embedder
+
+            if threads is not None:
+                torch.set_num_threads(threads)
+            built = build_embedder(embedder, embedder_args)
+            if built.num_threads_per_worker is None:
+                built.num_threads_per_worker = threads
+            embed_shard(
+                built,
+                shard,
+                output,
+                ledger_path=ledger,
+                id_col=id_col,
+                metadata_columns=metadata_columns,
+                embedding_dtype=embedding_dtype,
+                max_failed_fraction=max_failed_fraction,
+                device=torch_device,
+            )
+
+
+def check_before_lease(shard: str, output: str, embedder: str, embedder_args: object) -> None:
+    """Refuse in a moment what would fail anyway, before a job waits for a GPU."""
+    from embedders.locate import split_class_path
+    from embedders.outputs import check_writable
+    from embedders.shards import check_exists
+
+    check_exists(shard)
+    split_class_path(embedder)
+    if not isinstance(embedder_args, dict):
+        raise ConfigError(f'embedder args {embedder_args!r}: expected an object, as {{}} or {{"batch_size": 64}}')
+    check_writable(Path(output))
+
+
+@contextmanager
+def pin_device(device: str, shard: str) -> Iterator[str]:
+    """Choose what to compute on, and lease it for the length of the block.
+
+    Yields:
+        `"cuda"`, with `CUDA_VISIBLE_DEVICES` set to the one GPU that is leased; or `"cpu"`.
+
+    Raises:
+        GpuError: A GPU was asked for, or `auto` found a driver, and none can be leased.
+    """
+    from embedders.gpus import lease_gpu
+    from embedders.nvml import has_driver
+
+    if device == "cpu" or (device == "auto" and not has_driver()):
+        log.info("computing on the CPU (%s)", "as asked" if device == "cpu" else "no NVIDIA driver here")
+        # Else a library that looks for a GPU by itself would take one that is not leased.
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+        yield "cpu"
+        return
+    with lease_gpu(shard=shard) as gpu:
+        import torch
+
+        log.info("computing on GPU %s (%s)", gpu.uuid, gpu.name)
+        if not torch.cuda.is_available():
+            raise GpuError(
+                f"GPU {gpu.uuid} is leased, but torch {torch.__version__} cannot use it; expected a torch built for "
+                "this driver; install another torch, or set device: cpu"
+            )
+        yield "cuda"

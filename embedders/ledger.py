@@ -1,0 +1,114 @@
+"""What became of every sample of one shard: embedded, or failed with a reason. Owns the sum, not the reading.
+
+`in = embedded + failed` is kept by name, not by count alone: the reader opens an account for each sample of the
+tar, the job or the loader settles it, and what is still open at the end is a loss and is named.
+"""
+
+import logging
+import threading
+from collections import Counter
+from dataclasses import dataclass
+
+from embedders.errors import ShardError
+
+log = logging.getLogger(__name__)
+
+# A shard whose every sample fails must not fill the disk with its log; the ledger's file holds them all.
+LOGGED_FAILURES = 100
+
+
+@dataclass(frozen=True, slots=True)
+class FailedSample:
+    """A sample that was not embedded.
+
+    Attributes:
+        key: Its WebDataset key, or the member's name where there is no key.
+        kind: A short word to count by, such as `undecodable`.
+        message: What was wrong, for a person.
+        member: Name of the tar member concerned, if one is.
+        offset: Position of that member's header in the (uncompressed) tar, in bytes.
+    """
+
+    key: str
+    kind: str
+    message: str
+    member: str | None = None
+    offset: int | None = None
+
+
+class Ledger:
+    """The account of one shard.
+
+    Attributes:
+        shard: Path of the shard, for messages.
+        seen: Number of samples found in the tar.
+        embedded: Number of samples embedded so far.
+        failed: The samples that were not embedded, in the order in which they failed.
+        is_counted: Whether the accounts of all the samples are open before the loader starts.
+    """
+
+    def __init__(self, shard: str):
+        self.shard = shard
+        self.seen = 0
+        self.embedded = 0
+        self.failed: list[FailedSample] = []
+        self.is_counted = False
+        self._open: dict[str, int] = {}
+        # The loader's thread opens accounts while the job's thread settles them.
+        self._lock = threading.Lock()
+
+    def open(self, key: str) -> None:
+        """Note that the tar holds this sample."""
+        with self._lock:
+            self.seen += 1
+            self._open[key] = self._open.get(key, 0) + 1
+
+    def settle(self, key: str) -> bool:
+        """Note that this sample was embedded; false if the tar holds no such sample that is still open."""
+        self.embedded += 1
+        return self._close(key)
+
+    def fail(self, failed: FailedSample) -> None:
+        """Note that this sample will not be embedded, and say so in the log."""
+        self._close(failed.key)
+        self.failed.append(failed)
+        if len(self.failed) <= LOGGED_FAILURES:
+            place = f" [{failed.member} at byte {failed.offset}]" if failed.member else ""
+            log.warning("failed: %s: %s: %s%s", failed.key, failed.kind, failed.message, place)
+        elif len(self.failed) == LOGGED_FAILURES + 1:
+            log.warning("more than %d samples failed; further ones are not logged singly", LOGGED_FAILURES)
+
+    def unsettled(self) -> list[str]:
+        """Keys of the samples that are in the tar but neither embedded nor failed."""
+        return list(self._open)
+
+    def count_kinds(self) -> dict[str, int]:
+        """Number of failed samples by kind, most frequent first."""
+        return dict(Counter(failed.kind for failed in self.failed).most_common())
+
+    def check(self, max_failed_fraction: float) -> None:
+        """Close the account.
+
+        Raises:
+            ShardError: More than `max_failed_fraction` of the samples failed, or the sum does not come out.
+        """
+        if self.seen != self.embedded + len(self.failed):
+            raise ShardError(
+                f"{self.shard}: {self.seen} samples in the tar, but {self.embedded} embedded and "
+                f"{len(self.failed)} failed; expected the sum to come out; please report this as a defect"
+            )
+        if len(self.failed) > max_failed_fraction * self.seen:
+            first = self.failed[0]
+            kinds = ", ".join(f"{count} {kind}" for kind, count in self.count_kinds().items())
+            raise ShardError(
+                f"{self.shard}: {len(self.failed)} of {self.seen} samples failed ({kinds}; the first: "
+                f"{first.key!r}: {first.message}); expected at most {max_failed_fraction:.0%} "
+                "(max_failed_fraction); see the log, then mend the shard or raise the limit"
+            )
+
+    def _close(self, key: str) -> bool:
+        with self._lock:
+            count = self._open.pop(key, 0)
+            if count > 1:
+                self._open[key] = count - 1
+        return count > 0

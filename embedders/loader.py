@@ -1,0 +1,98 @@
+"""The default `load_dataset_shard`: a shard -> batches of decoded images, on threads, in tar order.
+
+Owns how a sample becomes a row of a batch or a failed sample; not the tar (`shards`), the pixels (`images`) or
+the model.
+"""
+
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import torch
+
+from embedders.errors import EmbedderError
+from embedders.images import ImageError
+from embedders.ledger import FailedSample, Ledger
+from embedders.prefetch import map_ordered
+from embedders.shards import Sample, read_metadata, read_samples, select_image
+
+if TYPE_CHECKING:
+    from embedders.base import ImageEmbedder
+
+
+def load_batches(embedder: "ImageEmbedder", tar_path: str) -> Iterator[tuple[torch.Tensor, list[dict]]]:
+    """Read, decode and stack the samples of a shard.
+
+    Yields:
+        A tensor of shape (n, ...) with n = `embedder.batch_size`, or fewer at the end, and n dicts of metadata.
+
+    Raises:
+        ShardError: The shard is missing or damaged.
+        EmbedderError: `embedder.decode` gives images of different shapes.
+    """
+    ledger = embedder.ledger or Ledger(tar_path)
+    threads = embedder.num_threads_per_worker or len(os.sched_getaffinity(0))
+    tensors, metadata = [], []
+
+    def decode(sample: Sample) -> tuple[torch.Tensor, dict] | FailedSample:
+        return decode_sample(embedder, sample)
+
+    # Two batches ahead: one that fills while the other is with the model.
+    for outcome in map_ordered(decode, open_samples(tar_path, ledger), threads, 2 * embedder.batch_size):
+        if isinstance(outcome, FailedSample):
+            ledger.fail(outcome)
+            continue
+        tensors.append(outcome[0])
+        metadata.append(outcome[1])
+        if len(tensors) == embedder.batch_size:
+            yield stack_images(tensors, metadata, tar_path), metadata
+            tensors, metadata = [], []
+    if tensors:
+        yield stack_images(tensors, metadata, tar_path), metadata
+
+
+def open_samples(tar_path: str, ledger: Ledger) -> Iterator[Sample]:
+    """Read the samples of a shard, open an account for each, and let through those that can be used."""
+    # A subclass's own loader may call this one: then the job has counted the samples already.
+    is_counted = ledger.is_counted
+    for sample in read_samples(tar_path):
+        if not is_counted:
+            ledger.open(sample.key)
+        if sample.problem is None:
+            yield sample
+        else:
+            kind, message = sample.problem
+            ledger.fail(FailedSample(sample.key, kind, message, sample.name, sample.offset))
+
+
+def decode_sample(embedder: "ImageEmbedder", sample: Sample) -> tuple[torch.Tensor, dict] | FailedSample:
+    """Decode the image of one sample and read its metadata; whatever is wrong with it fails it alone."""
+
+    def fail(kind: str, message: str) -> FailedSample:
+        return FailedSample(sample.key, kind, message, sample.name, sample.offset)
+
+    suffix, image = select_image(sample)
+    if suffix is None:
+        return fail("no_single_image", image)
+    try:
+        return embedder.decode(image), read_metadata(sample)
+    except ImageError as error:
+        return fail("undecodable", f".{suffix}: {error}")
+    except ValueError as error:
+        return fail("bad_metadata", str(error))
+    except MemoryError:
+        raise
+    except Exception as error:
+        return fail("preprocess_error", f"{type(error).__name__}: {error}")
+
+
+def stack_images(tensors: list[torch.Tensor], metadata: list[dict], tar_path: str) -> torch.Tensor:
+    """Stack images of one shape to a batch."""
+    for tensor, sample in zip(tensors, metadata, strict=True):
+        if not isinstance(tensor, torch.Tensor) or tensor.shape != tensors[0].shape:
+            shape = tuple(tensor.shape) if isinstance(tensor, torch.Tensor) else type(tensor).__name__
+            raise EmbedderError(
+                f"{tar_path}: preprocess gave {shape} for sample {sample['__key__']!r}; expected a tensor of one "
+                f"shape for every image, here {tuple(tensors[0].shape)}; resize or crop to a fixed size"
+            )
+    return torch.stack(tensors)

@@ -1,0 +1,87 @@
+"""Files that appear whole or not at all: written beside their final name, synced, renamed."""
+
+import errno
+import fcntl
+import glob
+import os
+import secrets
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from embedders.errors import OutputError
+
+PARTIAL = ".partial"
+# What a user can mend; anything else is a defect and keeps its traceback.
+_USER_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO, errno.ENOENT}
+
+
+@contextmanager
+def write_whole(path: str | Path) -> Iterator[BinaryIO]:
+    """Give a file to write; when the block ends well, sync it and rename it to `path`.
+
+    If the block raises, the partial file goes and `path` is as it was. What a killed writer left behind is
+    cleaned by the next one. Of two writers of one path each renames a whole file, and the last one stays.
+
+    Raises:
+        OutputError: The folder cannot be written to, or the disk is full.
+    """
+    path = Path(path)
+    # A random name, not the process id: two containers can have the same one.
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PARTIAL}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        remove_stale_partials(path)
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        with os.fdopen(descriptor, "wb") as file:
+            # Held until the rename: it tells a living writer's file from one that was left behind.
+            with suppress(OSError):  # a file system without locks: stale files stay there, nothing worse
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield file
+            file.flush()
+            os.fsync(descriptor)
+            partial.replace(path)
+            sync_folder(path.parent)
+    except OSError as error:
+        if error.errno not in _USER_ERRORS:
+            raise
+        raise OutputError(
+            f"{path}: cannot be written ({error.strerror}); expected a writable folder with room; nothing was left"
+        ) from error
+    finally:
+        with suppress(OSError):
+            partial.unlink()
+
+
+def check_writable(path: Path) -> None:
+    """Make the folder of `path`, and see that a file can be made in it.
+
+    Raises:
+        OutputError: It cannot.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written ({error.strerror}); expected a writable folder") from error
+
+
+def remove_stale_partials(path: Path) -> None:
+    """Remove the partial files of `path` whose writers are dead."""
+    for stale in path.parent.glob(f".{glob.escape(path.name)}.*{PARTIAL}"):
+        with suppress(OSError), stale.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # raises while its writer lives
+            stale.unlink()
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename in this folder survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # some network file systems refuse to sync a folder
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,196 @@
+"""The Parquet files: their schema and their writers. The only user of `pyarrow.parquet`.
+
+Vectors are stored as non-null `fixed_size_list<float>[D]`, without dictionary and compression: unit vectors do
+not compress, and plain pages read back fastest. The schema depends on the configuration alone, never on what a
+shard happens to hold, so that all the shards of a run read as one table.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, BinaryIO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from embedders.errors import ConfigError, ShardError
+from embedders.ledger import FailedSample
+
+KEY = "key"
+ALL_METADATA = "metadata"
+DTYPES = {"float32": (pa.float32(), np.float32), "float16": (pa.float16(), np.float16)}
+METADATA_TYPES = {"string": pa.string(), "int64": pa.int64(), "float64": pa.float64(), "bool": pa.bool_()}
+PROVENANCE = b"tarquet"
+ROWS_PER_GROUP = 8192
+
+LEDGER_SCHEMA = pa.schema(
+    [
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("kind", pa.string(), nullable=False),
+        pa.field("message", pa.string(), nullable=False),
+        pa.field("member", pa.string()),
+        pa.field("offset", pa.int64()),
+    ]
+)
+
+
+class Columns:
+    """Which columns go beside the vectors, and how a sample's metadata becomes their values.
+
+    Args:
+        id_col: The metadata field that identifies a sample; `__key__` is the column `key` itself.
+        metadata_columns: Names of fields (stored as strings), or field -> one of `METADATA_TYPES`, or `"all"`
+            for one column `metadata` that holds every field as JSON.
+    """
+
+    def __init__(self, id_col: str = "__key__", metadata_columns: str | Sequence[str] | Mapping[str, str] = ()):
+        self.id_col = id_col
+        self.with_all = metadata_columns == "all"
+        if self.with_all:
+            metadata_columns = ()
+        elif isinstance(metadata_columns, str):
+            raise ConfigError(f'metadata_columns: {metadata_columns!r}; expected a list of fields, or "all"')
+        if not isinstance(metadata_columns, Mapping):
+            metadata_columns = dict.fromkeys(metadata_columns, "string")
+        if KEY in metadata_columns:
+            raise ConfigError(
+                f"metadata_columns: {KEY!r} is the column of WebDataset keys; to have a JSON field of that name "
+                f"there, set id_col: {KEY}"
+            )
+        for name, type_name in metadata_columns.items():
+            if type_name not in METADATA_TYPES:
+                raise ConfigError(
+                    f"metadata_columns: {name!r} has the type {type_name!r}; expected {', '.join(METADATA_TYPES)}"
+                )
+        ids = {} if id_col in ("__key__", KEY) else {id_col: "string"}
+        self.types = {KEY: "string"} | ids | dict(metadata_columns)
+        if self.with_all:
+            self.types[ALL_METADATA] = "string"
+
+    def fields(self) -> list[pa.Field]:
+        """Fields of these columns; only the id is never null."""
+        id_column = KEY if self.id_col == "__key__" else self.id_col
+        return [
+            pa.field(name, METADATA_TYPES[type_name], nullable=name != id_column)
+            for name, type_name in self.types.items()
+        ]
+
+    def read(self, metadata: dict, shard: str) -> dict:
+        """Take the values of one row from a sample's metadata.
+
+        Raises:
+            ShardError: The id column is not in the metadata, or a value is not of its column's type.
+        """
+        key = metadata.get("__key__", metadata.get(KEY))
+        if metadata.get(self.id_col) is None:
+            fields = ", ".join(metadata) or "none"
+            raise ShardError(
+                f"{shard}: sample {key!r} has no {self.id_col!r} (id_col); its fields are: {fields}; "
+                "choose one that every sample has, or __key__"
+            )
+        row = {}
+        for name, type_name in self.types.items():
+            if name == KEY:
+                row[name] = _convert(metadata[KEY] if self.id_col == KEY else key, name, type_name, key, shard)
+            elif name == ALL_METADATA and self.with_all:
+                row[name] = json.dumps({k: v for k, v in metadata.items() if k != "__key__"}, default=str)
+            else:
+                row[name] = _convert(metadata.get(name), name, type_name, key, shard)
+        return row
+
+
+def _convert(value: Any, name: str, type_name: str, key: Any, shard: str) -> Any:
+    if value is None:
+        return None
+    if type_name == "string":
+        return value if isinstance(value, str) else json.dumps(value, default=str)
+    is_bool = isinstance(value, bool)
+    if type_name == "bool" and is_bool:
+        return value
+    if type_name == "int64" and isinstance(value, int) and not is_bool and -(2**63) <= value < 2**63:
+        return value
+    if type_name == "float64" and isinstance(value, int | float) and not is_bool:
+        return float(value)
+    raise ShardError(
+        f"{shard}: sample {key!r} has {name} = {value!r}; expected {type_name} (metadata_columns); "
+        "mend the data, or make the column a string"
+    )
+
+
+class EmbeddingWriter:
+    """Streams rows into one Parquet file; memory holds one row group at most.
+
+    The file is complete after `close`. The embedding's dimension is that of the first batch.
+    """
+
+    def __init__(self, file: BinaryIO, columns: Columns, vector_column: str, dtype: str):
+        if dtype not in DTYPES:
+            raise ConfigError(f"embedding_dtype: {dtype!r}; expected {' or '.join(DTYPES)}")
+        if vector_column in columns.types:
+            raise ConfigError(f"column {vector_column!r} would be there twice; rename image_embedding_column")
+        self._file = file
+        self._columns = columns
+        self._vector_column = vector_column
+        self._arrow_type, self._numpy_type = DTYPES[dtype]
+        self._rows: list[dict] = []
+        self._vectors: list[np.ndarray] = []
+        self._writer: pq.ParquetWriter | None = None
+
+    def write(self, rows: list[dict], vectors: np.ndarray) -> None:
+        """Append rows.
+
+        Args:
+            rows: One dict per row, as `Columns.read` gives it.
+            vectors: float32 of shape (len(rows), dimension).
+        """
+        self._open(vectors.shape[1])
+        self._rows += rows
+        self._vectors.append(vectors.astype(self._numpy_type))
+        if len(self._rows) >= ROWS_PER_GROUP:
+            self._flush()
+
+    def close(self, dimension: int, provenance: dict) -> None:
+        """Write what is left and the footer; `dimension` serves a shard without a row."""
+        self._open(dimension)
+        self._flush()
+        self._writer.add_key_value_metadata({PROVENANCE: json.dumps(provenance)})
+        self._writer.close()
+
+    def _open(self, dimension: int) -> None:
+        if self._writer is not None:
+            return
+        vector = pa.list_(pa.field("element", self._arrow_type, nullable=False), dimension)
+        schema = pa.schema([*self._columns.fields(), pa.field(self._vector_column, vector, nullable=False)])
+        names = list(self._columns.types)
+        leaf = f"{self._vector_column}.list.element"
+        self._writer = pq.ParquetWriter(
+            self._file,
+            schema,
+            use_dictionary=names,
+            compression={**dict.fromkeys(names, "zstd"), leaf: "none"},
+            write_statistics=names,
+        )
+
+    def _flush(self) -> None:
+        if not self._rows:
+            return
+        schema = self._writer.schema
+        flat = pa.array(np.concatenate(self._vectors).reshape(-1))
+        vectors = pa.FixedSizeListArray.from_arrays(flat, type=schema.field(self._vector_column).type)
+        columns = [
+            pa.array([row[name] for row in self._rows], schema.field(name).type) for name in self._columns.types
+        ]
+        self._writer.write_table(pa.Table.from_arrays([*columns, vectors], schema=schema))
+        self._rows, self._vectors = [], []
+
+
+def write_ledger(file: BinaryIO, failed: Sequence[FailedSample], provenance: dict) -> None:
+    """Write the samples that were not embedded, one row each."""
+    rows = [{name: getattr(sample, name) for name in LEDGER_SCHEMA.names} for sample in failed]
+    table = pa.Table.from_pylist(rows, schema=LEDGER_SCHEMA)
+    pq.write_table(table.replace_schema_metadata({PROVENANCE: json.dumps(provenance)}), file)
+
+
+def read_provenance(path: str) -> dict:
+    """Read what the footer of an output says of how it was made; empty for a file that is not ours."""
+    return json.loads((pq.read_metadata(path).metadata or {}).get(PROVENANCE, b"{}"))

