@@ -16,6 +16,8 @@ import click
 
 from embedders import __version__
 from embedders.errors import ConfigError, GpuError, TarquetError
+from embedders.gpus import lease_gpu
+from embedders.nvml import has_driver
 
 log = logging.getLogger("embedders")
 
@@ -123,9 +125,6 @@ def pin_device(device: str, shard: str) -> Iterator[str]:
     Raises:
         GpuError: A GPU was asked for, or `auto` found a driver, and none can be leased.
     """
-    from embedders.gpus import lease_gpu
-    from embedders.nvml import has_driver
-
     if device == "cpu" or (device == "auto" and not has_driver()):
         log.info("computing on the CPU (%s)", "as asked" if device == "cpu" else "no NVIDIA driver here")
         # Else a library that looks for a GPU by itself would take one that is not leased.

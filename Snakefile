@@ -1,0 +1,35 @@
+# Tarquet: tar shards in, Parquet files of image embeddings out.
+#
+#   snakemake --cores all --resources gpu=8        on one machine with 8 GPUs
+#   snakemake -n                                   what would be done, and why
+#
+# What is embedded, and with what, stands in config.yaml; every key is explained in
+# workflow/schemas/config.schema.yaml. Results lie in {output_dir}:
+#
+#   embeddings/{shard}.parquet    the vectors, one row per embedded sample
+#   ledger/{shard}.parquet        the samples that were not embedded, and why
+#   summary.json                  totals of the run
+#   run_config.yaml               the configuration that the run was made with
+#   logs/, benchmarks/            per shard
+
+from snakemake.utils import min_version
+
+min_version("9.8")
+
+
+configfile: "config.yaml"
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/embed.smk"
+include: "workflow/rules/summary.smk"
+
+
+onstart:
+    write_run_config()
+
+
+rule all:
+    default_target: True
+    input:
+        f"{OUT}/summary.json",

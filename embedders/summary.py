@@ -1,0 +1,87 @@
+"""The summary of a run: counted from what its shards left, never from what a job said on the way."""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from embedders.errors import ShardError
+from embedders.outputs import write_whole
+from embedders.parquet import read_provenance
+
+# Enough to see what is wrong; the ledgers hold all of them.
+NAMES_PER_KIND = 5
+
+
+@dataclass
+class Summary:
+    """Totals of a run.
+
+    Attributes:
+        shards: Number of shards.
+        samples: Samples found in the tars; equals `embedded + failed`.
+        embedded: Rows of all the Parquet files.
+        failed: Samples that were not embedded.
+        failures: Number of failed samples by kind, most frequent first.
+        first_failed: The first few of each kind, as `shard: key: message`.
+        vectors: Type of the vectors' column, the same in every shard.
+    """
+
+    shards: int = 0
+    samples: int = 0
+    embedded: int = 0
+    failed: int = 0
+    failures: dict[str, int] = field(default_factory=dict)
+    first_failed: dict[str, list[str]] = field(default_factory=dict)
+    vectors: str = ""
+
+    def describe(self) -> str:
+        """Say it in a few lines, for a terminal."""
+        lines = [
+            f"{self.shards} shards: {self.samples} samples, {self.embedded} embedded, {self.failed} failed",
+            *(f"  {count} {kind}, as {self.first_failed[kind][0]}" for kind, count in self.failures.items()),
+        ]
+        return "\n".join(lines)
+
+
+def summarize_run(embeddings: Sequence[str], ledgers: Sequence[str]) -> Summary:
+    """Count the rows and the failed samples of a run.
+
+    Raises:
+        ShardError: A file does not say what a ledger and its vectors must, or the shards' vectors differ in type.
+    """
+    summary = Summary()
+    kinds: Counter[str] = Counter()
+    for embeddings_path, ledger_path in zip(embeddings, ledgers, strict=True):
+        rows = pq.read_metadata(embeddings_path).num_rows
+        failed = pq.read_table(ledger_path).to_pylist()
+        samples = read_provenance(embeddings_path).get("samples")
+        if samples != rows + len(failed):
+            raise ShardError(
+                f"{embeddings_path!r}: {samples} samples, but {rows} rows and {len(failed)} failed in "
+                f"{ledger_path!r}; expected the sum to come out; remove both files and run again"
+            )
+        vectors = str(pq.read_schema(embeddings_path).types[-1])
+        if summary.vectors not in ("", vectors):
+            raise ShardError(f"{embeddings_path!r}: vectors are {vectors}, but {summary.vectors} in other shards")
+        summary.vectors = vectors
+        summary.shards += 1
+        summary.samples += samples
+        summary.embedded += rows
+        summary.failed += len(failed)
+        for sample in failed:
+            kinds[sample["kind"]] += 1
+            names = summary.first_failed.setdefault(sample["kind"], [])
+            if len(names) < NAMES_PER_KIND:
+                names.append(f"{ledger_path}: {sample['key']}: {sample['message']}")
+    summary.failures = dict(kinds.most_common())
+    return summary
+
+
+def write_summary(summary: Summary, path: str | Path) -> None:
+    """Write a summary as JSON, whole or not at all."""
+    with write_whole(path) as file:
+        file.write(json.dumps(asdict(summary), indent=2).encode() + b"\n")

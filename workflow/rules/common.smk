@@ -1,0 +1,33 @@
+# Checks the configuration and finds the shards; every other file builds on its two names.
+#
+# outputs: none of its own; results/run_config.yaml is written when a run starts.
+
+import json
+import sys
+
+import yaml
+from snakemake.exceptions import WorkflowError
+
+# Snakemake runs outside the job's environment, where tarquet need not be installed.
+sys.path.insert(0, str(workflow.basedir))
+from embedders.config import check_config, find_shards
+from embedders.errors import TarquetError
+from embedders.outputs import write_whole
+from embedders.sources import fingerprint_sources
+
+try:
+    config = check_config(config, workflow.source_path("../schemas/config.schema.yaml"))
+    SHARDS = find_shards(config["shards"])
+    SOURCES = fingerprint_sources(
+        config["embedder"]["class"], config["embedder"]["args"]
+    )
+except TarquetError as error:
+    raise WorkflowError(str(error))
+
+OUT = config["output_dir"].rstrip("/")
+
+
+def write_run_config():
+    """Keep the merged configuration (file, --configfile, --config, defaults) beside the results."""
+    with write_whole(f"{OUT}/run_config.yaml") as file:
+        file.write(yaml.safe_dump(dict(config), sort_keys=False).encode())

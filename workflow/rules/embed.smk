@@ -1,0 +1,46 @@
+# One shard -> one Parquet file of vectors, and one that names the samples which were not embedded.
+#
+# outputs: {output_dir}/embeddings/{shard}.parquet, {output_dir}/ledger/{shard}.parquet
+
+
+rule embed:
+    input:
+        shard=lambda wildcards: SHARDS[wildcards.shard],
+    output:
+        embeddings=f"{OUT}/embeddings/{{shard}}.parquet",
+        ledger=f"{OUT}/ledger/{{shard}}.parquet",
+    log:
+        f"{OUT}/logs/embed/{{shard}}.log",
+    benchmark:
+        f"{OUT}/benchmarks/embed/{{shard}}.tsv"
+    conda:
+        "../../envs/embed.yaml"
+    threads: config["threads"]
+    resources:
+        gpu=config["gpu"],
+        mem_mb=config["mem_mb"],
+        runtime=config["runtime"],
+    # What decides the vectors is a param, so that a change reruns the shards. What only decides how they are made
+    # (device, threads, the limit of failures) stays out: it is written into the command, which Snakemake
+    # compares before it is filled in.
+    params:
+        embedder=config["embedder"]["class"],
+        args=lambda wildcards: json.dumps(config["embedder"]["args"]),
+        sources=lambda wildcards: json.dumps(SOURCES),
+        id_col=config["id_col"],
+        metadata_columns=lambda wildcards: json.dumps(config["metadata_columns"]),
+        embedding_dtype=config["embedding_dtype"],
+    shell:
+        """
+        python -m embedders embed {input.shard:q} {output.embeddings:q} \
+            --ledger {output.ledger:q} \
+            --embedder {params.embedder:q} \
+            --embedder-args {params.args:q} \
+            --id-col {params.id_col:q} \
+            --metadata-columns {params.metadata_columns:q} \
+            --embedding-dtype {params.embedding_dtype:q} \
+            --max-failed-fraction {config[max_failed_fraction]} \
+            --device {config[device]} \
+            --threads {threads} \
+            >{log:q} 2>&1
+        """

@@ -1,0 +1,17 @@
+# All the shards -> one summary, counted from the footers of what the shards left.
+#
+# outputs: {output_dir}/summary.json
+
+
+rule summarize:
+    input:
+        embeddings=expand(f"{OUT}/embeddings/{{shard}}.parquet", shard=SHARDS),
+        ledgers=expand(f"{OUT}/ledger/{{shard}}.parquet", shard=SHARDS),
+    output:
+        f"{OUT}/summary.json",
+    log:
+        f"{OUT}/logs/summarize.log",
+    conda:
+        "../../envs/embed.yaml"
+    script:
+        "../scripts/summarize.py"
