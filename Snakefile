@@ -2,6 +2,7 @@
 #
 #   snakemake --cores all --resources gpu=8        on one machine with 8 GPUs
 #   snakemake -n                                   what would be done, and why
+#   snakemake retry                                the samples that failed, once more
 #
 # What is embedded, and with what, stands in config.yaml; every key is explained in
 # workflow/schemas/config.schema.yaml. Results lie in {output_dir}:
@@ -11,6 +12,7 @@
 #   summary.json                  totals of the run
 #   run_config.yaml               the configuration that the run was made with
 #   logs/, benchmarks/            per shard
+#   retried/                      what `snakemake retry` embedded
 
 from snakemake.utils import min_version
 
@@ -23,6 +25,7 @@ configfile: "config.yaml"
 include: "workflow/rules/common.smk"
 include: "workflow/rules/embed.smk"
 include: "workflow/rules/summary.smk"
+include: "workflow/rules/retry.smk"
 
 
 onstart:

@@ -31,12 +31,14 @@ class ImageEmbedder(ABC):
         num_threads_per_worker: Decoding threads of the default loader; `None` takes what the job was given.
         background: What transparency is laid on, any colour that Pillow knows by name or `#rrggbb`.
         ledger: Set by the job, per shard: the account in which the default loader names what failed.
+        recipe: Class path and arguments, where the embedder was built from these; kept in the Parquet footer.
     """
 
     batch_size: int = 64
     num_threads_per_worker: int | None = None
     background: str = "white"
     ledger: Ledger | None = None
+    recipe: dict | None = None
 
     def __init__(
         self,
@@ -93,3 +95,12 @@ class ImageEmbedder(ABC):
         left, top = ((side - 224) // 2 for side in size)
         image = image.resize(size, Image.Resampling.BICUBIC).crop((left, top, left + 224, top + 224))
         return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
+
+    def describe_preprocessing(self) -> dict:
+        """Say, as JSON, what happens to an image before the model; kept in the Parquet footer."""
+        return {"background": self.background}
+
+
+def uses_default_loader(embedder: ImageEmbedder) -> bool:
+    """Whether the shard is read by `embedders.loader`, which keeps the ledger itself."""
+    return type(embedder).load_dataset_shard is ImageEmbedder.load_dataset_shard

@@ -15,7 +15,7 @@ from pathlib import Path
 import click
 
 from embedders import __version__
-from embedders.errors import ConfigError, GpuError, TarquetError
+from embedders.errors import ConfigError, GpuError, ShardError, TarquetError
 from embedders.gpus import lease_gpu
 from embedders.nvml import has_driver
 
@@ -37,6 +37,15 @@ class JsonValue(click.ParamType):
             self.fail(f"{value!r} is not JSON: {error}", param, ctx)
 
 
+DEVICE = click.option(
+    "--device",
+    type=click.Choice(["auto", "gpu", "cpu"]),
+    default="auto",
+    show_default=True,
+    help="What to compute on.",
+)
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="tarquet")
 def main() -> None:
@@ -47,6 +56,7 @@ def main() -> None:
         format="%(asctime)s %(levelname)s %(message)s",
         datefmt="%Y-%m-%d %H:%M:%S",
     )
+    logging.getLogger("timm").setLevel(logging.WARNING)  # it says twice what this log says once
 
 
 @contextmanager
@@ -69,11 +79,13 @@ def one_line_errors() -> Iterator[None]:
 @click.option("--metadata-columns", type=JsonValue(), default="[]", help="Fields to carry, as JSON; or '\"all\"'.")
 @click.option("--embedding-dtype", type=click.Choice(["float32", "float16"]), default="float32", show_default=True)
 @click.option("--max-failed-fraction", type=click.FloatRange(0, 1), default=0.1, show_default=True)
-@click.option("--device", type=click.Choice(["auto", "gpu", "cpu"]), default="auto", show_default=True)
+@click.option("--accept-damaged-shards", is_flag=True, help="Embed what is whole of a damaged tar.")
+@click.option("--only", default=None, help="Ledger of an earlier run: embed only the samples that failed then.")
+@DEVICE
 @click.option("--threads", type=click.IntRange(1), default=None, help="Threads to compute and decode with.")
 def embed(
     shard, output, embedder, embedder_args, ledger, id_col, metadata_columns, embedding_dtype,
-    max_failed_fraction, device, threads,
+    max_failed_fraction, accept_damaged_shards, only, device, threads,
 ) -> None:  # fmt: skip
     """Embed SHARD, a .tar or .tar.gz, into OUTPUT, a Parquet file that appears whole or not at all."""
     with one_line_errors():
@@ -83,6 +95,7 @@ def embed(
 
             from embedders.job import embed_shard
             from embedders.locate import build_embedder
+            from embedders.parquet import read_ledger
 
             if threads is not None:
                 torch.set_num_threads(threads)
@@ -98,8 +111,53 @@ def embed(
                 metadata_columns=metadata_columns,
                 embedding_dtype=embedding_dtype,
                 max_failed_fraction=max_failed_fraction,
+                accept_damaged_shards=accept_damaged_shards,
+                only={sample.key for sample in read_ledger(only)} if only else None,
                 device=torch_device,
             )
+
+
+@main.command()
+@click.argument("file")
+def inspect(file) -> None:
+    """Show how the vectors of FILE, an output of `embed`, were made."""
+    from embedders.parquet import describe_file
+
+    with one_line_errors():
+        click.echo(json.dumps(describe_file(file), indent=2))
+
+
+@main.command()
+@click.argument("files", nargs=-1, required=True)
+@click.option("--shard", default=None, help="The shard, where it is not where it was; for one FILE.")
+@click.option("--ledger", default=None, help="The ledger, where it is not where it was; for one FILE.")
+@click.option(
+    "--sample", type=click.IntRange(0), default=32, show_default=True, help="Rows to embed again, per file."
+)
+@DEVICE
+def verify(files, shard, ledger, sample, device) -> None:
+    """Compare FILES, outputs of `embed`, with their ledgers and shards, and embed random rows again."""
+    with one_line_errors():
+        if len(files) > 1 and (shard or ledger):
+            raise ConfigError(f"--shard and --ledger go with one file; {len(files)} were given; name one")
+        with pin_device(device, files[0]) as torch_device:
+            from embedders.verify import find_shard, read_output, verify_output
+
+            unsound = 0
+            for file in files:
+                try:
+                    output = read_output(file, ledger)
+                    wrong = list(verify_output(output, find_shard(output, shard), sample, torch_device))
+                except TarquetError as error:
+                    wrong = [str(error)]
+                unsound += bool(wrong)
+                if not wrong:
+                    counts = f"{len(output.keys)} rows, {len(output.failed_keys)} failed"
+                    click.echo(f"sound: {file}: {counts}, {min(sample, len(output.keys))} embedded again")
+                for line in wrong:
+                    click.echo(f"wrong: {file}: {line}")
+        if unsound:
+            raise ShardError(f"{unsound} of {len(files)} files are not sound; expected none; make them again")
 
 
 def check_before_lease(shard: str, output: str, embedder: str, embedder_args: object) -> None:

@@ -8,7 +8,7 @@ import io
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torchvision.io import ImageReadMode, decode_jpeg
 
 Image.init()
@@ -32,10 +32,12 @@ def open_image(encoded: bytes) -> Image.Image:
     """
     try:
         return Image.open(io.BytesIO(encoded), formats=FORMATS)
+    except UnidentifiedImageError:  # its text names an address in memory
+        raise ImageError("not an image of a known format") from None
     except Image.DecompressionBombError as error:
         raise ImageError(f"too many pixels: {error}") from error
     except Exception as error:
-        raise ImageError(f"not an image of a known format: {_reason(error)}") from error
+        raise ImageError(f"bad image header: {_reason(error)}") from error
 
 
 def convert_to_rgb(image: Image.Image, background: str = "white") -> Image.Image:

@@ -7,6 +7,7 @@ tar, the job or the loader settles it, and what is still open at the end is a lo
 import logging
 import threading
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from embedders.errors import ShardError
@@ -37,18 +38,24 @@ class FailedSample:
 
 
 class Ledger:
-    """The account of one shard.
+    """The account of one shard, and the rules by which its samples are counted in.
+
+    Args:
+        shard: Path of the shard, for messages.
+        accept_damage: Whether a damaged tar is read on, with each damaged place as a failed sample.
+        only: Keys of the samples that count; `None` counts all.
 
     Attributes:
-        shard: Path of the shard, for messages.
         seen: Number of samples found in the tar.
         embedded: Number of samples embedded so far.
         failed: The samples that were not embedded, in the order in which they failed.
         is_counted: Whether the accounts of all the samples are open before the loader starts.
     """
 
-    def __init__(self, shard: str):
+    def __init__(self, shard: str, accept_damage: bool = False, only: Collection[str] | None = None):
         self.shard = shard
+        self.accept_damage = accept_damage
+        self.only = only
         self.seen = 0
         self.embedded = 0
         self.failed: list[FailedSample] = []

@@ -55,7 +55,9 @@ def open_samples(tar_path: str, ledger: Ledger) -> Iterator[Sample]:
     """Read the samples of a shard, open an account for each, and let through those that can be used."""
     # A subclass's own loader may call this one: then the job has counted the samples already.
     is_counted = ledger.is_counted
-    for sample in read_samples(tar_path):
+    for sample in read_samples(tar_path, accept_damage=ledger.accept_damage):
+        if ledger.only is not None and sample.key not in ledger.only:
+            continue
         if not is_counted:
             ledger.open(sample.key)
         if sample.problem is None:

@@ -84,7 +84,9 @@ def build_embedder(class_path: str, args: Mapping[str, Any]) -> "ImageEmbedder":
             f"embedder args {dict(args)!r}: {error}; expected {embedder_class.__name__}{_describe(signature)}"
         ) from error
     try:
-        return embedder_class(**args)
+        embedder = embedder_class(**args)
+        embedder.recipe = {"class": class_path, "args": dict(args)}
+        return embedder
     except EmbedderError:
         raise
     except Exception as error:

@@ -6,7 +6,8 @@ shard happens to hold, so that all the shards of a run read as one table.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -191,6 +192,52 @@ def write_ledger(file: BinaryIO, failed: Sequence[FailedSample], provenance: dic
     pq.write_table(table.replace_schema_metadata({PROVENANCE: json.dumps(provenance)}), file)
 
 
-def read_provenance(path: str) -> dict:
-    """Read what the footer of an output says of how it was made; empty for a file that is not ours."""
-    return json.loads((pq.read_metadata(path).metadata or {}).get(PROVENANCE, b"{}"))
+@contextmanager
+def _explain_reading(path: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, pa.ArrowException) as error:
+        reason = str(error).splitlines()[0]
+        raise ShardError(f"{path!r}: cannot be read ({reason}); expected a whole file; make it again") from error
+
+
+def read_ledger(path: str) -> list[FailedSample]:
+    """Read the samples that were not embedded.
+
+    Raises:
+        ShardError: The file is missing, cut short, or not a ledger.
+    """
+    with _explain_reading(path):
+        return [FailedSample(**row) for row in pq.read_table(path, columns=LEDGER_SCHEMA.names).to_pylist()]
+
+
+def read_vectors(path: str) -> tuple[pa.Table, np.ndarray, dict]:
+    """Read an output whole.
+
+    Returns:
+        The table; its vectors as an array of shape (rows, dimension); its provenance.
+
+    Raises:
+        ShardError: The file is missing, cut short, or not an output of tarquet.
+    """
+    description = describe_file(path)
+    with _explain_reading(path):
+        table = pq.read_table(path)
+    vectors = table.column(table.num_columns - 1).combine_chunks().flatten()
+    shape = (description["rows"], description["dimension"])
+    return table, vectors.to_numpy(zero_copy_only=False).reshape(shape), description
+
+
+def describe_file(path: str) -> dict:
+    """Read the footer of an output: rows, dimension, type of the vectors, and how they were made.
+
+    Raises:
+        ShardError: The file is missing, cut short, or not an output of tarquet.
+    """
+    with _explain_reading(path):
+        metadata, schema = pq.read_metadata(path), pq.read_schema(path)
+    vectors = schema.types[-1]
+    if PROVENANCE not in (metadata.metadata or {}) or not pa.types.is_fixed_size_list(vectors):
+        raise ShardError(f"{path!r}: no provenance in its footer; expected an output of tarquet")
+    shape = {"file": str(path), "rows": metadata.num_rows, "dimension": vectors.list_size, "vectors": str(vectors)}
+    return shape | json.loads(metadata.metadata[PROVENANCE])

@@ -2,50 +2,28 @@
 
 On a whole tar the samples equal webdataset's, key for key and byte for byte (a test says so). On a damaged one
 webdataset ends early without a word; here every kind of damage is an error with the member and the offset.
-Owns the tar; not the images in it.
+Owns keys, grouping and metadata; not the tar itself (`tar`), nor the images in it (`images`).
 """
 
-import gzip
 import json
-import logging
 import re
-import tarfile
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
 
 from embedders.errors import ShardError
-
-log = logging.getLogger(__name__)
+from embedders.tar import Member, read_members
 
 # webdataset's own rule: the key ends at the first dot of the base name, and keeps the folders.
 _KEY = re.compile(r"^((?:.*/|)[^.]+)[.]([^/]*)$", re.DOTALL)
-# webdataset passes over its own `__name__` members.
-_META = re.compile(r"__[^/]*__($|/)")
-IMAGE_SUFFIXES = frozenset(
-    [
-        "jpg",
-        "jpeg",
-        "jpe",
-        "jfif",
-        "png",
-        "webp",
-        "gif",
-        "bmp",
-        "tif",
-        "tiff",
-        "jp2",
-        "avif",
-        "ppm",
-        "pgm",
-        "pnm",
-    ]
-)
+# fmt: off
+IMAGE_SUFFIXES = {
+    "jpg", "jpeg", "jpe", "jfif", "png", "webp", "gif", "bmp", "tif", "tiff", "jp2", "avif", "ppm", "pgm", "pnm",
+}
+# fmt: on
 SHARD_SUFFIXES = (".tar", ".tar.gz", ".tgz")
-# No image is as large; a header that says so is damaged or hostile, and would be read into memory.
-MAX_MEMBER_BYTES = 1 << 30
+# What json multiplies in memory is bounded before it is parsed.
+MAX_JSON_BYTES = 16 << 20
 
 
 @dataclass(slots=True)
@@ -67,25 +45,6 @@ class Sample:
     problem: tuple[str, str] | None = None
 
 
-class _Damage(Exception):
-    """The tar cannot be read on; not a tarfile.HeaderError, which tarfile would swallow."""
-
-
-class _StrictTarInfo(tarfile.TarInfo):
-    """Makes tarfile raise where, by itself, it takes a damaged header for the end of the archive."""
-
-    @classmethod
-    def fromtarfile(cls, archive: tarfile.TarFile) -> tarfile.TarInfo:
-        try:
-            return super().fromtarfile(archive)
-        except tarfile.EOFHeaderError:  # a block of zeros: the end, as it should be
-            raise
-        except tarfile.EmptyHeaderError:
-            raise _Damage("the end-of-archive blocks are missing: the tar was cut") from None
-        except tarfile.HeaderError as error:
-            raise _Damage(f"bad member header ({error})") from None
-
-
 def check_exists(tar_path: str) -> None:
     """See that a shard is there.
 
@@ -96,7 +55,9 @@ def check_exists(tar_path: str) -> None:
         raise ShardError(f"{tar_path!r}: no such shard; expected a .tar file; check the path")
 
 
-def read_samples(tar_path: str, wants: Callable[[str], bool] = lambda name: True) -> Iterator[Sample]:
+def read_samples(
+    tar_path: str, *, accept_damage: bool = False, wants: Callable[[str], bool] = lambda name: True
+) -> Iterator[Sample]:
     """Read the samples of a shard, in tar order.
 
     A sample that cannot be used comes with its `problem` set. So does every member that webdataset would drop
@@ -104,13 +65,15 @@ def read_samples(tar_path: str, wants: Callable[[str], bool] = lambda name: True
 
     Args:
         tar_path: Path of a `.tar`, or of one compressed by gzip.
+        accept_damage: Whether to read on after damage. Then each damaged place comes as a sample with a problem,
+            and so do its neighbours, of which members may be lost.
         wants: Says by a member's name whether its content is to be read; a content not read is `None`.
 
     Raises:
         ShardError: The file is missing, is no tar, or is damaged; names the member and the offset.
     """
     seen_keys: set[int] = set()
-    for sample in _group_members(_read_members(tar_path, wants)):
+    for sample in _group_members(read_members(tar_path, wants), tar_path, accept_damage):
         # Hashes, not keys: a shard of millions is to cost little memory. A false alarm takes 2^64 luck.
         fingerprint = hash(sample.key)
         if sample.problem is None and fingerprint in seen_keys:
@@ -149,6 +112,8 @@ def read_metadata(sample: Sample) -> dict:
     """
     metadata = {}
     if "json" in sample.members:
+        if len(sample.members["json"]) > MAX_JSON_BYTES:
+            raise ValueError(f"its .json has {len(sample.members['json'])} bytes; expected at most {MAX_JSON_BYTES}")
         try:
             metadata = json.loads(sample.members["json"])
         except RecursionError:
@@ -166,77 +131,22 @@ def read_metadata(sample: Sample) -> dict:
     return metadata
 
 
-@dataclass(slots=True)
-class _Member:
-    name: str
-    offset: int
-    content: bytes | None
-    problem: tuple[str, str] | None = None
-
-
-def _open_shard(tar_path: str) -> BinaryIO:
-    try:
-        stream = Path(tar_path).open("rb")
-    except OSError as error:
-        raise ShardError(f"{tar_path!r}: cannot be read ({error.strerror}); expected a .tar file") from error
-    # By content, not by name: files are renamed more often than they are recompressed.
-    is_gzip = stream.read(2) == b"\x1f\x8b"
-    stream.seek(0)
-    return gzip.GzipFile(fileobj=stream) if is_gzip else stream
-
-
-def _read_members(tar_path: str, wants: Callable[[str], bool]) -> Iterator[_Member]:
-    """Yield the members that could belong to a sample; raise ShardError at the first damage."""
-    name, offset, passed_over = None, 0, 0
-    try:
-        with (
-            _open_shard(tar_path) as stream,
-            tarfile.open(fileobj=stream, mode="r:", tarinfo=_StrictTarInfo, errors="surrogateescape") as archive,
-        ):
-            while (info := archive.next()) is not None:
-                archive.members.clear()  # else tarfile keeps the headers of the whole shard
-                name, offset = info.name, info.offset
-                if info.isdir():
-                    continue
-                if _META.match(name) or name.rpartition("/")[2].startswith("."):
-                    passed_over += 1
-                    continue
-                yield _read_member(archive, info, wants)
-            name, offset = None, archive.offset
-            _check_end(stream)
-            if passed_over:
-                log.info("%s: passed over %d hidden or __meta__ files", tar_path, passed_over)
-    except (_Damage, tarfile.TarError, EOFError, gzip.BadGzipFile, zlib.error) as error:
-        after = f" after member {name!r}" if name else ""
-        raise ShardError(
-            f"{tar_path!r}: damaged{after}, at byte {offset}: {error}; expected a whole tar; copy or make it again"
-        ) from error
-
-
-def _read_member(archive: tarfile.TarFile, info: tarfile.TarInfo, wants: Callable[[str], bool]) -> _Member:
-    member = _Member(info.name, info.offset, None)
-    if not info.isreg() or info.issparse():
-        member.problem = ("not_a_file", "a link, device or sparse file; expected a regular file")
-    elif info.size > MAX_MEMBER_BYTES:
-        member.problem = ("too_large", f"{info.size} bytes; expected at most {MAX_MEMBER_BYTES}")
-    elif wants(info.name):
-        content = archive.extractfile(info).read()
-        if len(content) != info.size:
-            raise _Damage(f"its data end after {len(content)} of {info.size} bytes")
-        member.content = content
-    return member
-
-
-def _check_end(stream: BinaryIO) -> None:
-    """Read what follows the first end-of-archive block: zeros, and for gzip the checksum behind them."""
-    while block := stream.read(1 << 16):
-        if block.strip(b"\0"):
-            raise _Damage("data after the end-of-archive blocks (two tars in one file?)")
-
-
-def _group_members(members: Iterator[_Member]) -> Iterator[Sample]:
-    sample = None
+def _group_members(members: Iterator[Member], tar_path: str, accept_damage: bool) -> Iterator[Sample]:
+    sample, after_damage = None, None
     for member in members:
+        if member.damage is not None:
+            if not accept_damage:
+                raise ShardError(
+                    f"{tar_path!r}: damaged at byte {member.offset}: {member.damage}; expected a whole tar; copy or "
+                    "make it again, or set accept_damaged_shards: true"
+                )
+            if member.damage.may_hide_members:
+                after_damage = ("damaged_tar", f"members of it may be lost in the damage at byte {member.offset}")
+                if sample is not None:
+                    sample.problem = sample.problem or after_damage
+            key = f"(damage at byte {member.offset})"
+            yield Sample(key, member.name, member.offset, problem=("damaged_tar", str(member.damage)))
+            continue
         match = _KEY.match(member.name)
         if match is None or not _is_text(member.name):
             # No sample can take it: it becomes a sample of its own, so that it is counted and named.
@@ -248,7 +158,8 @@ def _group_members(members: Iterator[_Member]) -> Iterator[Sample]:
         if sample is None or key != sample.key:
             if sample is not None:
                 yield sample
-            sample = Sample(key, member.name, member.offset)
+            sample = Sample(key, member.name, member.offset, problem=after_damage)
+            after_damage = None
         if suffix in sample.members:
             sample.problem = ("repeated_member", f"member {member.name!r} is there twice")
         sample.members[suffix] = member.content

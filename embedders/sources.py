@@ -23,7 +23,7 @@ def fingerprint_sources(class_path: str, args: Mapping[str, Any]) -> dict[str, s
     count: an upgrade does not rerun terabytes by itself (`snakemake -F` does).
     """
     files = [*find_sources(class_path), *_find_files(args)]
-    return {str(path): _fingerprint(path) for path in dict.fromkeys(files)}
+    return {str(path): fingerprint_file(path) for path in dict.fromkeys(files)}
 
 
 def find_sources(class_path: str) -> list[Path]:
@@ -78,7 +78,9 @@ def _find_files(value: Any) -> list[Path]:
     return [Path(value)] if isinstance(value, str) and len(value) < 4096 and Path(value).is_file() else []
 
 
-def _fingerprint(path: Path) -> str:
+def fingerprint_file(path: str | Path) -> str:
+    """Fingerprint a file: by content if it is small, else by size and time of change."""
+    path = Path(path)
     stat = path.stat()
     if stat.st_size > 1 << 20:
         return f"{stat.st_size} bytes, changed {int(stat.st_mtime)}"

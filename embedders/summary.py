@@ -2,15 +2,13 @@
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-import pyarrow.parquet as pq
-
 from embedders.errors import ShardError
 from embedders.outputs import write_whole
-from embedders.parquet import read_provenance
+from embedders.parquet import describe_file, read_ledger
 
 # Enough to see what is wrong; the ledgers hold all of them.
 NAMES_PER_KIND = 5
@@ -56,27 +54,29 @@ def summarize_run(embeddings: Sequence[str], ledgers: Sequence[str]) -> Summary:
     summary = Summary()
     kinds: Counter[str] = Counter()
     for embeddings_path, ledger_path in zip(embeddings, ledgers, strict=True):
-        rows = pq.read_metadata(embeddings_path).num_rows
-        failed = pq.read_table(ledger_path).to_pylist()
-        samples = read_provenance(embeddings_path).get("samples")
+        output = describe_file(embeddings_path)
+        rows, samples, vectors = output["rows"], output["samples"], output["vectors"]
+        failed = read_ledger(ledger_path)
         if samples != rows + len(failed):
             raise ShardError(
                 f"{embeddings_path!r}: {samples} samples, but {rows} rows and {len(failed)} failed in "
                 f"{ledger_path!r}; expected the sum to come out; remove both files and run again"
             )
-        vectors = str(pq.read_schema(embeddings_path).types[-1])
         if summary.vectors not in ("", vectors):
-            raise ShardError(f"{embeddings_path!r}: vectors are {vectors}, but {summary.vectors} in other shards")
+            raise ShardError(
+                f"{embeddings_path!r}: its vectors are {vectors}, but {summary.vectors} in other shards; expected "
+                "one type; remove it and run again"
+            )
         summary.vectors = vectors
         summary.shards += 1
         summary.samples += samples
         summary.embedded += rows
         summary.failed += len(failed)
         for sample in failed:
-            kinds[sample["kind"]] += 1
-            names = summary.first_failed.setdefault(sample["kind"], [])
+            kinds[sample.kind] += 1
+            names = summary.first_failed.setdefault(sample.kind, [])
             if len(names) < NAMES_PER_KIND:
-                names.append(f"{ledger_path}: {sample['key']}: {sample['message']}")
+                names.append(f"{ledger_path}: {sample.key}: {sample.message}")
     summary.failures = dict(kinds.most_common())
     return summary
 
@@ -85,3 +85,9 @@ def write_summary(summary: Summary, path: str | Path) -> None:
     """Write a summary as JSON, whole or not at all."""
     with write_whole(path) as file:
         file.write(json.dumps(asdict(summary), indent=2).encode() + b"\n")
+
+
+def find_failed_shards(ledger_folder: str, shards: Iterable[str]) -> list[str]:
+    """Find the shards of a finished run whose ledgers name at least one sample."""
+    paths = {shard: Path(ledger_folder, f"{shard}.parquet") for shard in shards}
+    return [shard for shard, path in paths.items() if path.is_file() and read_ledger(str(path))]

@@ -105,6 +105,10 @@ class TimmImageEmbedder(ImageEmbedder):
         """Rename the keys of a checkpoint to those of timm's model; the hook for weights of another origin."""
         return state_dict
 
+    def describe_preprocessing(self) -> dict:
+        """Say, as JSON, what happens to an image before the model: timm's data configuration."""
+        return super().describe_preprocessing() | self._config
+
     def _ends_in_projection(self) -> bool:
         name = f"{self._pretrained_cfg.architecture}.{self._pretrained_cfg.tag}"
         return any(word in name for word in _CONTRASTIVE) and self._pretrained_cfg.num_classes not in _LABEL_SETS

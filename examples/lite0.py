@@ -17,4 +17,5 @@ class Lite0Embedder(TimmImageEmbedder):
 
     def convert_state_dict(self, state_dict, model):
         # Both sides list the same layers in the same order; timm's model may have dropped the last one.
-        return dict(zip([*model.state_dict(), "classifier.weight", "classifier.bias"], state_dict.values()))
+        names = dict.fromkeys([*model.state_dict(), "classifier.weight", "classifier.bias"])
+        return dict(zip(names, state_dict.values(), strict=True))

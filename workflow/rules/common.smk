@@ -3,6 +3,7 @@
 # outputs: none of its own; results/run_config.yaml is written when a run starts.
 
 import json
+import shlex
 import sys
 
 import yaml
@@ -13,7 +14,8 @@ sys.path.insert(0, str(workflow.basedir))
 from embedders.config import check_config, find_shards
 from embedders.errors import TarquetError
 from embedders.outputs import write_whole
-from embedders.sources import fingerprint_sources
+from embedders.sources import fingerprint_file, fingerprint_sources
+from embedders.summary import find_failed_shards
 
 try:
     config = check_config(config, workflow.source_path("../schemas/config.schema.yaml"))
@@ -24,6 +26,7 @@ try:
 except TarquetError as error:
     raise WorkflowError(str(error))
 
+ACCEPT_DAMAGE = "--accept-damaged-shards" if config["accept_damaged_shards"] else ""
 OUT = config["output_dir"].rstrip("/")
 
 

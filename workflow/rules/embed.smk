@@ -20,9 +20,9 @@ rule embed:
         gpu=config["gpu"],
         mem_mb=config["mem_mb"],
         runtime=config["runtime"],
-    # What decides the vectors is a param, so that a change reruns the shards. What only decides how they are made
-    # (device, threads, the limit of failures) stays out: it is written into the command, which Snakemake
-    # compares before it is filled in.
+    # What decides the vectors is a param, so that a change reruns the shards. What only decides how they are made,
+    # or whether a shard passes (device, threads, the limits), stays out: it is written into the command, which
+    # Snakemake compares before it is filled in.
     params:
         embedder=config["embedder"]["class"],
         args=lambda wildcards: json.dumps(config["embedder"]["args"]),
@@ -30,6 +30,7 @@ rule embed:
         id_col=config["id_col"],
         metadata_columns=lambda wildcards: json.dumps(config["metadata_columns"]),
         embedding_dtype=config["embedding_dtype"],
+        only="",
     shell:
         """
         python -m embedders embed {input.shard:q} {output.embeddings:q} \
@@ -40,6 +41,7 @@ rule embed:
             --metadata-columns {params.metadata_columns:q} \
             --embedding-dtype {params.embedding_dtype:q} \
             --max-failed-fraction {config[max_failed_fraction]} \
+            {ACCEPT_DAMAGE} {params.only} \
             --device {config[device]} \
             --threads {threads} \
             >{log:q} 2>&1

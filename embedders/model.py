@@ -1,0 +1,139 @@
+"""An embedder's model on its device: loading it, running it, and the checks of what it gives back."""
+
+import io
+import logging
+import os
+from collections.abc import Callable
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from embedders.base import ImageEmbedder, uses_default_loader
+from embedders.errors import EmbedderError, GpuError, ShardError, TarquetError
+from embedders.provenance import hash_weights
+
+log = logging.getLogger(__name__)
+
+
+class Model:
+    """An embedder's model on its device, and the checks of what it returns.
+
+    Attributes:
+        dimension: Length of a vector, once the first batch has shown it.
+        weights: Fingerprint of the weights, as `provenance.hash_weights` gives it.
+        max_batch_size: Images that the device holds at once, where it has run out of memory; else `None`.
+    """
+
+    def __init__(self, embedder: ImageEmbedder, device: str, tar_path: str, dtype: str):
+        self.embedder = embedder
+        self.device = device
+        self.tar_path = tar_path
+        self.dtype = dtype
+        self.dimension: int | None = None
+        self.max_batch_size: int | None = None
+        self._forward, self.weights = load_model(embedder, device)
+
+    def embed(self, batch: Any, metadata: list[dict]) -> np.ndarray:
+        """Embed a batch.
+
+        Returns:
+            float32 of shape (len(metadata), dimension), all finite.
+
+        Raises:
+            EmbedderError: Anything else came back; names the shard and the first sample concerned.
+        """
+        first = metadata[0].get("__key__", metadata[0]) if metadata else "none"
+        where = f"{self.tar_path}: batch that starts at sample {first!r}: {self.embedder.model_name}"
+        if hasattr(batch, "__len__") and len(batch) != len(metadata):
+            raise EmbedderError(
+                f"{where}: load_dataset_shard gave {len(batch)} images with {len(metadata)} dicts of metadata; "
+                "expected one dict per image"
+            )
+        vectors = self._run(batch, where)
+        if vectors.ndim != 2 or len(vectors) != len(metadata):
+            raise EmbedderError(
+                f"{where}: the model gave shape {vectors.shape}; expected ({len(metadata)}, dimension): one vector "
+                "per image"
+            )
+        if self.dimension not in (None, vectors.shape[1]):
+            raise EmbedderError(
+                f"{where}: the model gave dimension {vectors.shape[1]}, but {self.dimension} before; expected one"
+            )
+        limit = np.finfo(self.dtype).max
+        bad = np.flatnonzero(~(np.abs(vectors) <= limit).all(axis=1))  # NaN compares false, so it counts as bad
+        if len(bad):
+            sample = metadata[bad[0]]
+            raise EmbedderError(
+                f"{where}: the vector of sample {sample.get('__key__', sample)!r} holds NaN, or numbers beyond "
+                f"{self.dtype}; expected finite vectors; check the weights, or set autocast: false"
+            )
+        self.dimension = vectors.shape[1]
+        return vectors
+
+    def probe_dimension(self) -> int:
+        """Learn the dimension from a blank image, for a shard that holds none: its schema must be the others'."""
+        if not uses_default_loader(self.embedder):
+            raise ShardError(
+                f"{self.tar_path}: no sample to learn the dimension of the vectors from; expected at least one, "
+                "since this embedder has a loader of its own; leave empty shards out"
+            )
+        blank = io.BytesIO()
+        Image.new("RGB", (64, 64)).save(blank, "PNG")
+        return self._run(self.embedder.decode(blank.getvalue()).unsqueeze(0), f"{self.tar_path}: blank image").shape[
+            1
+        ]
+
+    def _run(self, batch: Any, where: str) -> np.ndarray:
+        """Run the model; when the device runs out of memory, halve the batch, down to one image."""
+        size = len(batch) if isinstance(batch, torch.Tensor) else None
+        if size and self.max_batch_size and size > self.max_batch_size:
+            return np.concatenate([self._run(part, where) for part in batch.split(self.max_batch_size)])
+        try:
+            with torch.inference_mode():
+                vectors = self._forward(batch)
+            return torch.as_tensor(vectors).detach().to("cpu", torch.float32).numpy()
+        except torch.cuda.OutOfMemoryError as error:
+            if size is None or size < 2:
+                raise GpuError(
+                    f"{where}: out of memory on the device with {'one image' if size else 'this batch'}; expected "
+                    "it to fit; take a smaller model or a larger GPU"
+                ) from error
+        except TarquetError:
+            raise
+        except Exception as error:
+            raise explain_failure(error, where) from error
+        # Outside the handler: the exception's traceback holds the tensors that are to be freed.
+        self.max_batch_size = size // 2
+        torch.cuda.empty_cache()
+        log.warning("%s: out of memory with %d images; going on with %d", where, size, self.max_batch_size)
+        return self._run(batch, where)
+
+
+def load_model(embedder: ImageEmbedder, device: str) -> tuple[Callable[[Any], torch.Tensor], str | None]:
+    """Load an embedder's model and fingerprint its weights, or give what was loaded for this device before."""
+    models = embedder.__dict__.setdefault("_loaded_models", {})
+    if device not in models:
+        start = perf_counter()
+        try:
+            model = embedder.load_embedding_model(device)
+        except TarquetError:
+            raise
+        except Exception as error:
+            raise explain_failure(error, f"{embedder.model_name}: load_embedding_model({device!r})") from error
+        if isinstance(model, torch.nn.Module):
+            model.eval()  # else dropout and batch statistics make a vector depend on its neighbours
+        models[device] = model, hash_weights(model)
+        log.info("loaded %s on %s in %.1f s", embedder.model_name, device, perf_counter() - start)
+    return models[device]
+
+
+def explain_failure(error: Exception, where: str) -> TarquetError:
+    """Tell a lost device from a defect in the embedder: only the first is worth a retry elsewhere."""
+    text = str(error).strip().splitlines()[0] if str(error).strip() else ""
+    if isinstance(error, getattr(torch, "AcceleratorError", ())) or "CUDA error" in text:
+        uuid = os.environ.get("CUDA_VISIBLE_DEVICES", "unknown")
+        return GpuError(f"{where}: the GPU {uuid} failed: {text}; expected it to work; run again on another one")
+    return EmbedderError(f"{where}: the model raised {type(error).__name__}: {text}")

@@ -1,0 +1,92 @@
+"""How vectors were made, for the footer of their Parquet file: what `inspect` shows and `verify` compares.
+
+No times and no host: the same run twice leaves the same bytes.
+"""
+
+import hashlib
+import inspect
+import platform
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+
+from embedders import __version__
+from embedders.base import ImageEmbedder
+from embedders.errors import ShardError
+
+SCHEMA_VERSION = 1
+
+
+def describe_embedder(embedder: ImageEmbedder, weights: str | None, device: str) -> dict[str, Any]:
+    """Describe an embedder with its model loaded.
+
+    Args:
+        embedder: The embedder.
+        weights: Fingerprint of the model's weights, from `hash_weights`.
+        device: `"cuda"` or `"cpu"`.
+    """
+    recipe = embedder.recipe or {"class": f"{type(embedder).__module__}:{type(embedder).__qualname__}", "args": None}
+    versions = {"tarquet": __version__, "python": platform.python_version()}
+    versions |= {"torch": torch.__version__, "torchvision": torchvision.__version__}
+    if "timm" in sys.modules:
+        versions["timm"] = sys.modules["timm"].__version__
+    return {
+        **recipe,
+        "model_name": embedder.model_name,
+        "source_sha256": hash_source(type(embedder)),
+        "weights_sha256": weights,
+        "preprocessing": embedder.describe_preprocessing(),
+        "device": torch.cuda.get_device_name() if device == "cuda" else device,
+        "versions": versions,
+    }
+
+
+def describe_shard(tar_path: str) -> dict[str, Any]:
+    """Say which bytes a shard holds: path, size, and SHA-256 as `sha256sum` prints it.
+
+    Raises:
+        ShardError: The shard cannot be read.
+    """
+    try:
+        return {"path": tar_path, "bytes": Path(tar_path).stat().st_size, "sha256": hash_file(tar_path)}
+    except OSError as error:
+        raise ShardError(f"{tar_path!r}: cannot be read ({error.strerror}); expected a .tar file") from error
+
+
+def hash_file(path: str | Path) -> str:
+    """SHA-256 of a file."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def hash_source(embedder_class: type) -> str | None:
+    """SHA-256 of the file that defines a class; `None` for one without a file (a notebook)."""
+    try:
+        return hash_file(inspect.getsourcefile(embedder_class))
+    except (TypeError, OSError):
+        return None
+
+
+def hash_weights(model: Callable) -> str | None:
+    """SHA-256 over the names and values of a model's weights.
+
+    Looks for the modules in the callable itself, in its attributes and, for a function, in what it closes over.
+
+    Returns:
+        The hash; `None` where no `torch.nn.Module` is found (an ONNX session, a plain function).
+    """
+    candidates = [model, *getattr(model, "__dict__", {}).values()]
+    if inspect.isfunction(model):
+        candidates += inspect.getclosurevars(model).nonlocals.values()
+    modules = [candidate for candidate in candidates if isinstance(candidate, torch.nn.Module)]
+    digest = hashlib.sha256()
+    for module in modules:
+        for name, value in module.state_dict().items():
+            digest.update(name.encode())
+            if isinstance(value, torch.Tensor):
+                digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest() if modules else None
