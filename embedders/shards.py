@@ -118,7 +118,8 @@ def read_samples(tar_path: str, wants: Callable[[str], bool] = lambda name: True
                 "repeated_key",
                 "this key came earlier in the tar; the members of a sample must be adjacent, and keys unique",
             )
-        seen_keys.add(fingerprint)
+        if sample.members:  # one without is a file whose name gives no key
+            seen_keys.add(fingerprint)
         yield sample
 
 
@@ -144,11 +145,13 @@ def select_image(sample: Sample) -> tuple[str, bytes] | tuple[None, str]:
 def read_metadata(sample: Sample) -> dict:
     """Gather what a sample says of itself: the fields of its `.json`, `caption` from its `.txt`, `__key__`.
 
+    A member that was not read counts as absent.
+
     Raises:
         ValueError: The `.json` or `.txt` cannot be read.
     """
     metadata = {}
-    if "json" in sample.members:
+    if sample.members.get("json") is not None:
         try:
             metadata = json.loads(sample.members["json"])
         except RecursionError:
@@ -157,7 +160,7 @@ def read_metadata(sample: Sample) -> dict:
             raise ValueError(f"its .json cannot be read: {error}") from error
         if not isinstance(metadata, dict):
             raise ValueError(f"its .json holds a {type(metadata).__name__}, expected an object")
-    if "txt" in sample.members:
+    if sample.members.get("txt") is not None:
         try:
             metadata["caption"] = sample.members["txt"].decode("utf-8").strip()
         except UnicodeDecodeError as error:
@@ -175,14 +178,10 @@ class _Member:
 
 
 def _open_shard(tar_path: str) -> BinaryIO:
-    try:
-        stream = Path(tar_path).open("rb")
-    except OSError as error:
-        raise ShardError(f"{tar_path!r}: cannot be read ({error.strerror}); expected a .tar file") from error
     # By content, not by name: files are renamed more often than they are recompressed.
-    is_gzip = stream.read(2) == b"\x1f\x8b"
-    stream.seek(0)
-    return gzip.GzipFile(fileobj=stream) if is_gzip else stream
+    with Path(tar_path).open("rb") as stream:
+        is_gzip = stream.read(2) == b"\x1f\x8b"
+    return gzip.open(tar_path) if is_gzip else Path(tar_path).open("rb")
 
 
 def _read_members(tar_path: str, wants: Callable[[str], bool]) -> Iterator[_Member]:
@@ -207,10 +206,12 @@ def _read_members(tar_path: str, wants: Callable[[str], bool]) -> Iterator[_Memb
             if passed_over:
                 log.info("%s: passed over %d hidden or __meta__ files", tar_path, passed_over)
     except (_Damage, tarfile.TarError, EOFError, gzip.BadGzipFile, zlib.error) as error:
-        after = f" after member {name!r}" if name else ""
+        after = f" in or after member {name!r}" if name else ""
         raise ShardError(
-            f"{tar_path!r}: damaged{after}, at byte {offset}: {error}; expected a whole tar; copy or make it again"
+            f"{tar_path!r}: damaged{after}, from byte {offset}: {error}; expected a whole tar; copy or make it again"
         ) from error
+    except OSError as error:  # after BadGzipFile, which is one too
+        raise ShardError(f"{tar_path!r}: cannot be read ({error.strerror}); expected a .tar file") from error
 
 
 def _read_member(archive: tarfile.TarFile, info: tarfile.TarInfo, wants: Callable[[str], bool]) -> _Member:
@@ -220,10 +221,7 @@ def _read_member(archive: tarfile.TarFile, info: tarfile.TarInfo, wants: Callabl
     elif info.size > MAX_MEMBER_BYTES:
         member.problem = ("too_large", f"{info.size} bytes; expected at most {MAX_MEMBER_BYTES}")
     elif wants(info.name):
-        content = archive.extractfile(info).read()
-        if len(content) != info.size:
-            raise _Damage(f"its data end after {len(content)} of {info.size} bytes")
-        member.content = content
+        member.content = archive.extractfile(info).read()  # raises where the data are cut short
     return member
 
 
