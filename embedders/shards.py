@@ -81,7 +81,8 @@ def read_samples(
                 "repeated_key",
                 "this key came earlier in the tar; the members of a sample must be adjacent, and keys unique",
             )
-        seen_keys.add(fingerprint)
+        if sample.members:  # one without is a file whose name gives no key, or a damaged place
+            seen_keys.add(fingerprint)
         yield sample
 
 
@@ -107,11 +108,13 @@ def select_image(sample: Sample) -> tuple[str, bytes] | tuple[None, str]:
 def read_metadata(sample: Sample) -> dict:
     """Gather what a sample says of itself: the fields of its `.json`, `caption` from its `.txt`, `__key__`.
 
+    A member that was not read counts as absent.
+
     Raises:
         ValueError: The `.json` or `.txt` cannot be read.
     """
     metadata = {}
-    if "json" in sample.members:
+    if sample.members.get("json") is not None:
         if len(sample.members["json"]) > MAX_JSON_BYTES:
             raise ValueError(f"its .json has {len(sample.members['json'])} bytes; expected at most {MAX_JSON_BYTES}")
         try:
@@ -122,7 +125,7 @@ def read_metadata(sample: Sample) -> dict:
             raise ValueError(f"its .json cannot be read: {error}") from error
         if not isinstance(metadata, dict):
             raise ValueError(f"its .json holds a {type(metadata).__name__}, expected an object")
-    if "txt" in sample.members:
+    if sample.members.get("txt") is not None:
         try:
             metadata["caption"] = sample.members["txt"].decode("utf-8").strip()
         except UnicodeDecodeError as error:
@@ -136,9 +139,10 @@ def _group_members(members: Iterator[Member], tar_path: str, accept_damage: bool
     for member in members:
         if member.damage is not None:
             if not accept_damage:
+                after = f", after member {member.name!r}" if member.name else ""
                 raise ShardError(
-                    f"{tar_path!r}: damaged at byte {member.offset}: {member.damage}; expected a whole tar; copy or "
-                    "make it again, or set accept_damaged_shards: true"
+                    f"{tar_path!r}: damaged at byte {member.offset}{after}: {member.damage}; expected a whole tar; "
+                    "copy or make it again, or set accept_damaged_shards: true"
                 )
             if member.damage.may_hide_members:
                 after_damage = ("damaged_tar", f"members of it may be lost in the damage at byte {member.offset}")

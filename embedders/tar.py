@@ -43,7 +43,7 @@ class Member:
     """One member of a tar, or one place where the tar is damaged.
 
     Attributes:
-        name: Name of the member; of the one where the damage was met, if it has one.
+        name: Name of the member; for a damaged place, of the last member that was whole.
         offset: Position of its header in the uncompressed tar, in bytes.
         content: Its bytes; `None` where they were not wanted or cannot be had.
         problem: Kind and message of what makes it unusable, if anything does.
@@ -118,13 +118,12 @@ def open_tar(tar_path: str) -> BinaryIO:
         ShardError: The file cannot be read.
     """
     try:
-        stream = Path(tar_path).open("rb")
+        # By content, not by name: files are renamed more often than they are recompressed.
+        with Path(tar_path).open("rb") as stream:
+            is_gzip = stream.read(2) == b"\x1f\x8b"
+        return gzip.open(tar_path) if is_gzip else Path(tar_path).open("rb")
     except OSError as error:
         raise ShardError(f"{tar_path!r}: cannot be read ({error.strerror}); expected a .tar file") from error
-    # By content, not by name: files are renamed more often than they are recompressed.
-    is_gzip = stream.read(2) == b"\x1f\x8b"
-    stream.seek(0)
-    return gzip.GzipFile(fileobj=stream) if is_gzip else stream
 
 
 def read_members(tar_path: str, wants: Callable[[str], bool]) -> Iterator[Member]:
@@ -138,33 +137,35 @@ def read_members(tar_path: str, wants: Callable[[str], bool]) -> Iterator[Member
         Members in tar order, without folders, hidden files and `__name__` members; and one with `damage` for each
         place that is not whole, after which reading goes on at the next valid header.
     """
-    passed_over = 0
+    passed_over, last = 0, ""
     with open_tar(tar_path) as stream:
         archive = Archive(stream)
         while True:
-            start, name = archive.offset, ""
+            start = archive.offset
             try:
                 header = archive.read_header()
                 if header is None:
                     _check_end(stream)
                     break
-                name = header.name
                 if header.isdir():
                     continue
-                if _META.match(name) or name.rpartition("/")[2].startswith("."):
+                if _META.match(header.name) or header.name.rpartition("/")[2].startswith("."):
                     passed_over += 1
                     continue
                 yield _read_member(stream, header, wants)
+                last = header.name
             except Damage as damage:
-                yield Member(name, start, damage=damage)
+                yield Member(last, start, damage=damage)
                 resume = archive.find_header(start + tarfile.BLOCKSIZE) if damage.may_hide_members else None
                 if resume is None:
                     break
                 archive.offset = resume
             except (EOFError, gzip.BadGzipFile, zlib.error) as error:
                 # the checksum comes last: by then every member was read, and nothing says which one is wrong
-                yield Member(name, start, damage=Damage(f"bad gzip data ({error})"))
+                yield Member(last, start, damage=Damage(f"bad gzip data ({error})"))
                 break
+            except OSError as error:  # after BadGzipFile, which is one too
+                raise ShardError(f"{tar_path!r}: cannot be read ({error.strerror}); expected a .tar file") from error
     if passed_over:
         log.info("%s: passed over %d hidden or __meta__ files", tar_path, passed_over)
 
