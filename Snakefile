@@ -19,7 +19,11 @@ from snakemake.utils import min_version
 min_version("9.8")
 
 
-configfile: "config.yaml"
+# A --configfile takes the place of config.yaml. Snakemake would merge the two key by key, and so hand the arguments of
+# one embedder to another; its --replace-workflow-config does not reach the jobs that an executor submits.
+if not workflow.overwrite_configfiles:
+
+    configfile: "config.yaml"
 
 
 include: "workflow/rules/common.smk"

@@ -26,7 +26,6 @@ try:
 except TarquetError as error:
     raise WorkflowError(str(error))
 
-ACCEPT_DAMAGE = "--accept-damaged-shards" if config["accept_damaged_shards"] else ""
 OUT = config["output_dir"].rstrip("/")
 
 
