@@ -1,8 +1,7 @@
 """Lays out the demo's shards: crops of the photographs that scikit-image's wheel brings along.
 
-    python examples/demo/make_shards.py data/demo
-
-Nothing is downloaded. Every crop becomes one sample: `chelsea-03.jpg`, `.json` (scene, box, credit) and `.txt`.
+Nothing is downloaded. The one argument is the folder to write to. Every crop becomes one sample: `chelsea-03.jpg`,
+its `.json` (scene, box, credit) and its `.txt`.
 """
 
 import io

@@ -1,6 +1,6 @@
 """Says where the demo's results are, and shows what they are good for: nearest neighbours by cosine.
 
-    python examples/demo/show_neighbours.py results/demo
+The one argument is the output folder of the run.
 """
 
 import sys
@@ -27,7 +27,7 @@ def main() -> None:
         row = keys.index(query)
         nearest = np.argsort(-cosine[row])
         stranger = next(other for other in nearest if scenes[other] != scenes[row])
-        print(f"  {query:12}", *(f"{keys[other]} {cosine[row, other]:.2f}" for other in nearest[:NEIGHBOURS]), sep="  ")
+        print(f"  {query:12}", *(f"{keys[other]} {cosine[row, other]:.2f}" for other in nearest[:NEIGHBOURS]))
         print(f"  {'':12}  nearest of another photograph: {keys[stranger]} {cosine[row, stranger]:.2f}")
     same = int((scenes[cosine.argmax(axis=1)] == scenes).sum())
     print(f"\nFor {same} of {len(keys)} crops the nearest one is a crop of the same photograph.")
