@@ -21,7 +21,7 @@ $(READY): requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; try: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv .venv
 	python -m pip install --disable-pip-version-check -r requirements.txt
-	python -m pip install --disable-pip-version-check --no-deps -e .
+	python -m pip install --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
 $(DEMO): $(READY) examples/demo/make_shards.py
