@@ -11,6 +11,7 @@
 #   ledger/{shard}.parquet        the samples that were not embedded, and why
 #   summary.json                  totals of the run
 #   run_config.yaml               the configuration that the run was made with
+#   run_shards.json               the path of each shard, by name
 #   logs/, benchmarks/            per shard
 #   retried/                      what `snakemake retry` embedded
 
@@ -33,7 +34,7 @@ include: "workflow/rules/retry.smk"
 
 
 onstart:
-    write_run_config()
+    describe_run()
 
 
 rule all:
