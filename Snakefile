@@ -11,6 +11,7 @@
 #   ledger/{shard}.parquet        the samples that were not embedded, and why
 #   summary.json                  totals of the run
 #   run_config.yaml               the configuration that the run was made with
+#   run_shards.json               the path of each shard, by name
 #   logs/, benchmarks/            per shard
 #   retried/                      what `snakemake retry` embedded
 
@@ -19,7 +20,11 @@ from snakemake.utils import min_version
 min_version("9.8")
 
 
-configfile: "config.yaml"
+# A --configfile takes the place of config.yaml. Snakemake would merge the two key by key, and so hand the arguments of
+# one embedder to another; its --replace-workflow-config does not reach the jobs that an executor submits.
+if not workflow.overwrite_configfiles:
+
+    configfile: "config.yaml"
 
 
 include: "workflow/rules/common.smk"
@@ -29,7 +34,7 @@ include: "workflow/rules/retry.smk"
 
 
 onstart:
-    write_run_config()
+    describe_run()
 
 
 rule all:

@@ -160,6 +160,19 @@ def verify(files, shard, ledger, sample, device) -> None:
             raise ShardError(f"{unsound} of {len(files)} files are not sound; expected none; make them again")
 
 
+@main.command()
+@click.argument("shards", type=click.File())
+@click.argument("output")
+def summarize(shards, output) -> None:
+    """Count what a run left, by SHARDS, its run_shards.json, into OUTPUT, its summary.json."""
+    with one_line_errors():
+        from embedders.summary import summarize_run, write_summary
+
+        summary = summarize_run(Path(shards.name).parent, list(json.load(shards)))
+        write_summary(summary, output)
+        click.echo(summary.describe())
+
+
 def check_before_lease(shard: str, output: str, embedder: str, embedder_args: object) -> None:
     """Refuse in a moment what would fail anyway, before a job waits for a GPU."""
     from embedders.locate import split_class_path

@@ -45,15 +45,20 @@ class Summary:
         return "\n".join(lines)
 
 
-def summarize_run(embeddings: Sequence[str], ledgers: Sequence[str]) -> Summary:
+def summarize_run(folder: str | Path, shards: Sequence[str]) -> Summary:
     """Count the rows and the failed samples of a run.
+
+    Args:
+        folder: The run's output folder.
+        shards: Names of its shards.
 
     Raises:
         ShardError: A file does not say what a ledger and its vectors must, or the shards' vectors differ in type.
     """
     summary = Summary()
     kinds: Counter[str] = Counter()
-    for embeddings_path, ledger_path in zip(embeddings, ledgers, strict=True):
+    for shard in shards:
+        embeddings_path, ledger_path = f"{folder}/embeddings/{shard}.parquet", f"{folder}/ledger/{shard}.parquet"
         output = describe_file(embeddings_path)
         rows, samples, vectors = output["rows"], output["samples"], output["vectors"]
         failed = read_ledger(ledger_path)

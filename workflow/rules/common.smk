@@ -1,6 +1,6 @@
 # Checks the configuration and finds the shards; every other file builds on its two names.
 #
-# outputs: none of its own; results/run_config.yaml is written when a run starts.
+# outputs: {output_dir}/run_config.yaml and run_shards.json, written when a run starts.
 
 import json
 import shlex
@@ -26,11 +26,15 @@ try:
 except TarquetError as error:
     raise WorkflowError(str(error))
 
-ACCEPT_DAMAGE = "--accept-damaged-shards" if config["accept_damaged_shards"] else ""
 OUT = config["output_dir"].rstrip("/")
 
 
-def write_run_config():
-    """Keep the merged configuration (file, --configfile, --config, defaults) beside the results."""
+def describe_run():
+    """Keep beside the results what the run was made from.
+
+    That is the merged configuration (file, --configfile, --config, defaults), and the path of each shard by name.
+    """
     with write_whole(f"{OUT}/run_config.yaml") as file:
         file.write(yaml.safe_dump(dict(config), sort_keys=False).encode())
+    with write_whole(f"{OUT}/run_shards.json") as file:
+        file.write(json.dumps(SHARDS, indent=0).encode())

@@ -20,9 +20,8 @@ rule embed:
         gpu=config["gpu"],
         mem_mb=config["mem_mb"],
         runtime=config["runtime"],
-    # What decides the vectors is a param, so that a change reruns the shards. What only decides how they are made,
-    # or whether a shard passes (device, threads, the limits), stays out: it is written into the command, which
-    # Snakemake compares before it is filled in.
+    # What decides the vectors is a param, and a change reruns the shards. The functions of threads are params that
+    # Snakemake does not compare: they decide only how vectors are made, or whether a shard passes.
     params:
         embedder=config["embedder"]["class"],
         args=lambda wildcards: json.dumps(config["embedder"]["args"]),
@@ -30,7 +29,12 @@ rule embed:
         id_col=config["id_col"],
         metadata_columns=lambda wildcards: json.dumps(config["metadata_columns"]),
         embedding_dtype=config["embedding_dtype"],
+        max_failed_fraction=lambda wildcards, threads: config["max_failed_fraction"],
+        accept_damaged_shards=lambda wildcards, threads: (
+            "--accept-damaged-shards" if config["accept_damaged_shards"] else ""
+        ),
         only="",
+        device=lambda wildcards, threads: config["device"],
     shell:
         """
         python -m embedders embed {input.shard:q} {output.embeddings:q} \
@@ -40,9 +44,9 @@ rule embed:
             --id-col {params.id_col:q} \
             --metadata-columns {params.metadata_columns:q} \
             --embedding-dtype {params.embedding_dtype:q} \
-            --max-failed-fraction {config[max_failed_fraction]} \
-            {ACCEPT_DAMAGE} {params.only} \
-            --device {config[device]} \
+            --max-failed-fraction {params.max_failed_fraction} \
+            {params.accept_damaged_shards} {params.only} \
+            --device {params.device} \
             --threads {threads} \
             >{log:q} 2>&1
         """

@@ -13,5 +13,10 @@ rule summarize:
         f"{OUT}/logs/summarize.log",
     conda:
         "../../envs/embed.yaml"
-    script:
-        "../scripts/summarize.py"
+    # A file, because a hundred thousand names do not fit on a command line.
+    params:
+        shards=f"{OUT}/run_shards.json",
+    shell:
+        """
+        python -m embedders summarize {params.shards:q} {output:q} 2>&1 | tee {log:q}
+        """

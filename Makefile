@@ -1,0 +1,47 @@
+# make run    set up, then embed demo photographs and show their nearest neighbours
+# make test   set up, then run the tests
+# make lint   set up, then check style and the workflow
+# make setup  the local environment .venv, from the versions pinned in requirements.txt
+# make clean  remove the environment, the demo's data and results, and caches; never other data or results
+
+PYTHON ?= python3
+READY := .venv/.ready
+DEMO := data/demo/.ready
+
+# Jobs start `python -m embedders`: that python must be this one.
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+
+.PHONY: setup run test lint clean
+.DELETE_ON_ERROR:
+
+setup: $(READY)
+
+# A stamp and not the folder: an installation that was broken off must be done again.
+$(READY): requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; try: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv .venv
+	python -m pip install --disable-pip-version-check -r requirements.txt
+	python -m pip install --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(DEMO): $(READY) examples/demo/make_shards.py
+	python examples/demo/make_shards.py data/demo
+	@touch $@
+
+run: $(DEMO)
+	snakemake --configfile examples/demo/config.yaml --quiet rules
+	python examples/demo/show_neighbours.py results/demo
+
+test: $(READY)
+	python -m pytest
+
+# The demo's shards, because a workflow without shards cannot be checked.
+lint: $(DEMO)
+	ruff check .
+	ruff format --check .
+	snakefmt --check .
+	snakemake --lint --configfile examples/demo/config.yaml
+
+clean:
+	rm -rf .venv data/demo results/demo build *.egg-info .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
