@@ -15,7 +15,6 @@ from embedders.config import check_config, find_shards
 from embedders.errors import TarquetError
 from embedders.outputs import write_whole
 from embedders.sources import fingerprint_file, fingerprint_sources
-from embedders.summary import find_failed_shards
 
 try:
     config = check_config(config, workflow.source_path("../schemas/config.schema.yaml"))
@@ -27,6 +26,14 @@ except TarquetError as error:
     raise WorkflowError(str(error))
 
 OUT = config["output_dir"].rstrip("/")
+
+
+def list_retried(wildcards):
+    """Name the outputs of `snakemake retry`: one for each shard whose ledger is not empty."""
+    from embedders.summary import find_failed_shards  # brings pyarrow, which no other target needs here
+
+    failed = find_failed_shards(f"{OUT}/ledger", SHARDS)
+    return expand(f"{OUT}/retried/embeddings/{{shard}}.parquet", shard=failed)
 
 
 def describe_run():

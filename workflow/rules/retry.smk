@@ -6,10 +6,7 @@
 
 rule retry:
     input:
-        lambda wildcards: expand(
-            f"{OUT}/retried/embeddings/{{shard}}.parquet",
-            shard=find_failed_shards(f"{OUT}/ledger", SHARDS),
-        ),
+        list_retried,
 
 
 use rule embed as embed_failed with:
