@@ -4,12 +4,13 @@ Imports nothing heavy at the top: `--help` and a bad option answer at once, and 
 pinned.
 """
 
+import ctypes
 import json
 import logging
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import click
@@ -20,6 +21,9 @@ from embedders.gpus import lease_gpu
 from embedders.nvml import has_driver
 
 log = logging.getLogger("embedders")
+
+# From glibc's malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
 class JsonValue(click.ParamType):
@@ -186,6 +190,18 @@ def check_before_lease(shard: str, output: str, embedder: str, embedder_args: ob
     check_writable(Path(output))
 
 
+def keep_freed_memory() -> None:
+    """Tell glibc to keep what a layer frees for the next one, instead of giving it back to the kernel each time.
+
+    A network on the CPU otherwise spends half of its time in page faults: EfficientNet-Lite0 takes 5.4 CPU seconds
+    for 96 images without this, 2.7 with it (`benchmarks/malloc.py`).
+    """
+    with suppress(OSError, AttributeError):  # not glibc
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+        libc.mallopt(_M_MMAP_THRESHOLD, 2**30)
+
+
 @contextmanager
 def pin_device(device: str, shard: str) -> Iterator[str]:
     """Choose what to compute on, and lease it for the length of the block.
@@ -200,6 +216,7 @@ def pin_device(device: str, shard: str) -> Iterator[str]:
         log.info("computing on the CPU (%s)", "as asked" if device == "cpu" else "no NVIDIA driver here")
         # Else a library that looks for a GPU by itself would take one that is not leased.
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+        keep_freed_memory()
         yield "cpu"
         return
     with lease_gpu(shard=shard) as gpu:

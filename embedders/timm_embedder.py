@@ -166,7 +166,8 @@ class TimmModel:
     """The callable that a job feeds: uint8 batch -> float32 vectors."""
 
     def __init__(self, model: torch.nn.Module, config: dict, device: str, normalize: bool, autocast: bool):
-        self.model = model
+        # Convolutions run faster on this layout, on GPUs as on CPUs; transformers do not mind.
+        self.model = model.to(memory_format=torch.channels_last)
         self.device = torch.device(device)
         # timm's ToTensor divides by 255 before Normalize; one multiplication and one addition do both
         self.mean = torch.tensor(config["mean"]).view(1, -1, 1, 1).mul(255).to(self.device)
@@ -177,6 +178,7 @@ class TimmModel:
 
     def __call__(self, batch: torch.Tensor) -> torch.Tensor:
         pixels = batch.to(self.device, non_blocking=True).float().sub_(self.mean).div_(self.std)
+        pixels = pixels.contiguous(memory_format=torch.channels_last)
         with torch.inference_mode(), torch.autocast(self.device.type, self.dtype, enabled=self.autocast):
             vectors = self.model(pixels)
         vectors = vectors.float()
