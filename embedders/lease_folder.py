@@ -19,6 +19,7 @@ log = logging.getLogger(__name__)
 
 FOLDER_VARIABLE = "TARQUET_LEASE_DIR"
 DEFAULT_FOLDER = "/tmp/tarquet-leases"
+MOUNTINFO = Path("/proc/self/mountinfo")
 
 # Where `flock` is known to be decided by this node's own kernel. A network filesystem may forget the lock
 # outside the node, ask a server that hangs, or grant it to everybody; one that is not listed is not
@@ -57,7 +58,7 @@ def open_folder() -> Path:
         raise _refusal(folder, "is not a folder (nor may it be a link to one)")
     if status.st_mode & stat.S_IWOTH and not status.st_mode & stat.S_ISVTX:
         raise _refusal(folder, f"lets everybody delete locks ({stat.filemode(status.st_mode)}: chmod 1777)")
-    filesystem = find_filesystem(folder.resolve(), Path("/proc/self/mountinfo").read_text())
+    filesystem = find_filesystem(folder.resolve(), MOUNTINFO.read_text())
     if filesystem not in _LOCAL_FILESYSTEMS:
         raise _refusal(folder, f"is on {filesystem!r}, which is not known to be local to this node")
     if filesystem == "overlay":

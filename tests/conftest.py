@@ -28,7 +28,7 @@ def drivers():
 def world(drivers):
     """A node with a driver and no GPU yet; pytest's own folders are closed to other users, so it has its own."""
     folder = Path(tempfile.mkdtemp(prefix="fake-node-"))
-    folder.chmod(0o755)
+    folder.chmod(0o1777)
     world = World(drivers / "new", folder)
     world.write()
     yield world

@@ -5,6 +5,7 @@ milliseconds. What happens is printed as it happens, one JSON object a line.
 """
 
 import json
+import logging
 import os
 import random
 import signal
@@ -22,7 +23,7 @@ NOBODY = 65534
 def tell(what, **details):
     # One write: shorter than PIPE_BUF, so that the lines of several processes do not mix.
     event = {"what": what, "pid": os.getpid(), "uid": os.getuid(), "time_s": time.monotonic(), **details}
-    os.write(1, (json.dumps(event) + "\\n").encode())
+    os.write(1, (json.dumps(event) + "\n").encode())
 
 
 def fork(work, *args):
@@ -72,9 +73,10 @@ def run_kills(rounds, cards):
         with lease_gpu(timeout_s=30) as gpu:
             if not os.fork():  # a worker that outlives its job, as a DataLoader's do for a while
                 os.close(keeper)
+                os.write(ready, gpu.uuid.encode())
+                os.close(ready)
                 os.read(end, 1)
                 os._exit(0)
-            os.write(ready, gpu.uuid.encode())
             signal.pause()
 
     def start():
@@ -124,5 +126,8 @@ def run_once(uid, jobs_per_gpu):
 
 
 if __name__ == "__main__":
+    logging.getLogger().addHandler(logging.NullHandler())  # only events are read from here
     name, *numbers = sys.argv[1:]
-    {"crowd": run_crowd, "kills": run_kills, "hold": run_hold, "once": run_once}[name](*map(json.loads, numbers))
+    {"crowd": run_crowd, "kills": run_kills, "hold": run_hold, "once": run_once}[name](
+        *map(json.loads, numbers)
+    )

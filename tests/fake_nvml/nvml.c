@@ -7,7 +7,7 @@
  *   fail nvmlDeviceGetUUID 2 15                                 the call fails on the third gpu (* for all) with code 15
  *
  * Sizes are in MiB, `open` is the code with which opening fails. `procs=0,0,1` is the answer to the first question of a
- * process, the second, and any later one. Without a file there is no driver. Compiled with -DOLD, the library lacks the
+ * connection, the second, and any later one. Without a file there is no driver. Compiled with -DOLD, the library lacks the
  * functions that came after release 450.
  */
 #include <stdio.h>
@@ -19,7 +19,7 @@ enum { OK = 0, INVALID = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6, INSUFFICIENT = 7, 
 
 typedef struct { char text[400]; int gpu, place; } Device; /* place: of a MIG instance in its gpu, else -1 */
 static Device world[MOST], fails[MOST];
-static int devices, failures;
+static int devices, failures, connections, asked[MOST];
 
 static void add(Device *list, int *count, const char *line, int gpu, int place) {
     if (*count == MOST) abort();
@@ -91,10 +91,15 @@ int nvmlInitWithFlags(unsigned flags) {
     Device *device;
     int code = look(__func__, 1, &device); /* the first gpu's handle, though there may be none */
     (void)flags;
-    return code == INVALID ? OK : code;
+    if (code && code != INVALID) return code;
+    if (!connections++) memset(asked, 0, sizeof asked);
+    return OK;
 }
 
-int nvmlShutdown(void) { return OK; }
+int nvmlShutdown(void) {
+    --connections;
+    return OK;
+}
 
 const char *nvmlErrorString(int code) {
     switch (code) {
@@ -169,7 +174,6 @@ typedef struct { unsigned pid; unsigned long long memory; unsigned gi, ci; } Pro
 int nvmlDeviceGetComputeRunningProcesses_v3(void *handle, unsigned *count, Process *out) {
     LOOK;
     if (!field(device, "procs")) return NOT_SUPPORTED;
-    static int asked[MOST];
     int *asks = &asked[device - world];
     const char *answer = field(device, "procs");
     if (!out) ++*asks; /* the first of two calls for one question: how many are there? */

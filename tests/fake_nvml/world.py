@@ -28,6 +28,7 @@ class World:
     """
 
     def __init__(self, driver: Path, folder: Path):
+        self.repository = REPOSITORY
         self.driver = driver
         self.folder = folder
         self.file = folder / "world.txt"
@@ -68,6 +69,15 @@ class World:
 
 def describe(uuid: str, kind: str = "gpu", **changes: object) -> str:
     """Return a line of the world: an idle device of 80 GB, but for the changes; None drops a field."""
-    fields = {"uuid": uuid, "name": "Fake", "total": 80000, "used": 4, "procs": 0, "util": 0, "mode": 0, "mig": 0}
+    fields = {
+        "uuid": uuid,
+        "name": "Fake",
+        "total": 80000,
+        "used": 4,
+        "procs": 0,
+        "util": 0,
+        "mode": 0,
+        "mig": 0,
+    }
     fields |= changes
     return " ".join([kind, *(f"{name}={value}" for name, value in fields.items() if value is not None)])
