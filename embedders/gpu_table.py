@@ -54,7 +54,7 @@ def _format_row(row: dict[str, Any]) -> list[str]:
         _show(row["uuid"]),
         _show(row["name"]),
         "/".join(_show(row[name], lambda size: f"{size / _GIB:.1f}") for name in sizes),
-        _show(row["utilization_percent"], "{} %".format),
+        _show(row["utilization_percent"], "{}%".format),
         _show(row["foreign_process_count"]),
         _show(row["mig_parent_uuid"]),
         "; ".join(filter(None, [used, row["problem"]])) or "-",

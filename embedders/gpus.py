@@ -71,12 +71,12 @@ def why_busy(gpu: Gpu, terms: Terms, siblings: int = 0) -> str | None:
     if gpu.problem:
         return gpu.problem
     if siblings >= slots:
-        return f"leased by {siblings} jobs that share it"
+        return f"leased by jobs that share it: {siblings}"
     if gpu.process_count is None and gpu.used_bytes is None:
         return "the driver tells neither its processes nor its memory, so nobody knows whether it is free"
     most = terms.max_processes + siblings
     if gpu.process_count is not None and gpu.process_count > most:
-        return f"{gpu.process_count} compute processes (at most {most} expected)"
+        return f"compute processes: {gpu.process_count} (at most {most} expected)"
     if gpu.used_bytes is not None:
         most_bytes = terms.max_used_bytes + gpu.total_bytes * siblings // slots
         if gpu.used_bytes > most_bytes:

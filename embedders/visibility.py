@@ -73,7 +73,7 @@ def check_unpinned() -> None:
         return  # nobody in this process has even loaded it
     if driver.cuDeviceGetCount(ctypes.byref(ctypes.c_int())) != _CUDA_ERROR_NOT_INITIALIZED:
         raise GpuError(
-            "CUDA already runs in this process, which cannot be pinned to a GPU any more: expected the lease to "
+            "CUDA already runs in this process, which can be pinned to a GPU no more: expected the lease to "
             "come first; call nothing of torch.cuda before it, or start a new process for the job"
         )
 

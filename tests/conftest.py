@@ -26,7 +26,7 @@ def drivers():
 
 @pytest.fixture
 def world(drivers):
-    """A node with a driver and no GPU yet; pytest's own folders are closed to other users, so it has its own."""
+    """A node with a driver and no GPU yet, in a folder of its own: pytest's are closed to other users."""
     folder = Path(tempfile.mkdtemp(prefix="fake-node-"))
     folder.chmod(0o1777)
     world = World(drivers / "new", folder)
@@ -37,7 +37,7 @@ def world(drivers):
 
 @pytest.fixture
 def node(world, monkeypatch):
-    """The same for code that runs in the test's own process, which can no longer be told where to find libraries."""
+    """The same for code in the test's own process, which can be told no more where to find libraries."""
     monkeypatch.setattr(pynvml, "nvmlLib", ctypes.CDLL(world.driver / "libnvidia-ml.so.1"))
     monkeypatch.setattr(pynvml, "_nvmlGetFunctionPointer_cache", {})
     for name in ("FAKE_NVML", "TARQUET_LEASE_DIR"):

@@ -1,7 +1,7 @@
 """Real processes that lease GPUs, for the tests of leases: `python lease_jobs.py crowd 50 ...` and so on.
 
-They are forked from one process that has imported everything and holds no lease, so that 50 of them start within
-milliseconds. What happens is printed as it happens, one JSON object a line.
+They are forked from one process that has imported everything and holds no lease, so that 50 of them start
+within milliseconds. What happens is printed as it happens, one JSON object a line.
 """
 
 import json
@@ -40,7 +40,7 @@ def fork(work, *args):
 
 
 def run_crowd(jobs, hold_s, jobs_per_gpu, timeout_s, second_uid):
-    """All jobs start at the same instant, hold a device for a while and go; every other one as another user."""
+    """All jobs start at one instant, hold a device for a while and go; every other one as another user."""
     gate, opener = os.pipe()
 
     def job(number):
@@ -65,7 +65,7 @@ def run_crowd(jobs, hold_s, jobs_per_gpu, timeout_s, second_uid):
 
 
 def run_kills(rounds, cards):
-    """Every card is held; again and again a holder is killed, and its card must be free at once, and no other."""
+    """Every card is held; a holder is killed again and again, and its card must be free at once, no other."""
     folder = open_folder()
     end, keeper = os.pipe()
 

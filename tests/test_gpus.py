@@ -84,7 +84,7 @@ def test_two_users_contend(world):
 @needs_root
 @pytest.mark.parametrize(("mode", "leased"), [(0o666, True), (0o644, True), (0o600, False)])
 def test_file_of_another_user(world, mode, leased):
-    """What cannot be written is locked all the same; what cannot be read is taken for leased. Neither hangs."""
+    """What cannot be written is locked all the same; what cannot be read is taken for leased."""
     world.write_gpus(1)
     world.leases.mkdir()
     world.leases.chmod(0o1777)
@@ -96,6 +96,17 @@ def test_file_of_another_user(world, mode, leased):
     if not leased:
         assert f"its lock file '{path}' cannot be opened (Permission denied)" in event["text"]
     assert path.exists() and path.stat().st_uid == 0
+
+
+@needs_root
+def test_pipe_of_another_user_does_not_hang(world):
+    world.write_gpus(2)
+    world.leases.mkdir()
+    world.leases.chmod(0o1777)
+    os.mkfifo(world.leases / "GPU-0.lock")
+    (world.leases / "GPU-0.lock").chmod(0o644)  # to open one for reading waits for a writer, who never comes
+    (event,) = run_jobs(world, "once", NOBODY, 1, timeout_s=20)
+    assert event["uuid"] == "GPU-1"
 
 
 @needs_root
@@ -136,7 +147,8 @@ def test_one_lease_at_a_time(node):
 
 def test_lease_comes_before_cuda(world):
     world.write_gpus(1)
-    code = "import ctypes; ctypes.CDLL('libcuda.so.1').cuInit(0)\nfrom embedders.gpus import *\nwith lease_gpu(): 1"
+    start = "import ctypes; ctypes.CDLL('libcuda.so.1').cuInit(0)\n"
+    code = start + "from embedders.gpus import *\nwith lease_gpu(): pass"
     assert "GpuError: CUDA already runs in this process" in world.run("-c", code)
     assert not world.leases.exists()
 
@@ -203,7 +215,7 @@ def test_error_names_every_device_and_why(node, monkeypatch):
     for pattern in [
         r"GPU 0 of unknown UUID: NVML cannot open it \(GPU is lost\)",
         r"GPU 1 GPU-1: compute mode 'prohibited'",
-        r"GPU 2 GPU-2: 2 compute processes \(at most 0 expected\)",
+        r"GPU 2 GPU-2: compute processes: 2 \(at most 0 expected\)",
         r"GPU 3 GPU-3: 2\.00 GiB in use \(at most 1\.00 expected\)",
         r"GPU 4 GPU-4: in MIG mode",
         r"GPU 5 GPU-5: its lock file '.*/GPU-5.lock' is not a plain file",
@@ -223,7 +235,7 @@ def test_no_device_is_admitted(node, monkeypatch, visible):
 
 def test_no_device_can_ever_be_free(node):
     node.write(describe("GPU-0", mode=PROHIBITED))
-    with pytest.raises(GpuError, match="after 0 s.*prohibited"), lease_gpu(timeout_s=3600):
+    with pytest.raises(GpuError, match=r"after 0 s.*prohibited"), lease_gpu(timeout_s=3600):
         pass
 
 
@@ -254,14 +266,14 @@ def test_waiting_job_says_so_and_takes_what_becomes_free(node, monkeypatch, capl
         pass
     notices = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert len(notices) >= 2
-    assert re.fullmatch(r"waiting for a GPU since \d s: GPU 0 GPU-0: 1 compute processes .*", notices[-1])
+    assert re.fullmatch(r"waiting for a GPU since \d s: GPU 0 GPU-0: compute processes: 1 .*", notices[-1])
     assert "leased GPU 0 GPU-0 (Fake)" in caplog.text
 
 
 def test_wait_ends(node):
     node.write(describe("GPU-0", procs=1))
     with (
-        pytest.raises(GpuError, match="no GPU to lease after 1 s: GPU 0 GPU-0: 1 compute"),
+        pytest.raises(GpuError, match="no GPU to lease after 1 s: GPU 0 GPU-0: compute processes: 1"),
         lease_gpu(timeout_s=0.8),
     ):
         pass
@@ -329,7 +341,7 @@ CARD = Gpu(index=0, uuid="GPU-a", total_bytes=80 * GIB, free_bytes=80 * GIB, use
         ({}, 1, 0, None),
         ({"used_bytes": GIB}, 1, 0, None),
         ({"used_bytes": GIB + 1}, 1, 0, "1.00 GiB in use (at most 1.00 expected)"),
-        ({"process_count": 1}, 1, 0, "1 compute processes (at most 0 expected)"),
+        ({"process_count": 1}, 1, 0, "compute processes: 1 (at most 0 expected)"),
         ({"problem": "lost"}, 1, 0, "lost"),
         ({"process_count": None, "used_bytes": None}, 1, 0, "nobody knows"),
         ({"process_count": None}, 1, 0, None),
@@ -337,7 +349,7 @@ CARD = Gpu(index=0, uuid="GPU-a", total_bytes=80 * GIB, free_bytes=80 * GIB, use
         # A sibling accounts for one process and its share of the memory, here a quarter.
         ({"process_count": 1, "used_bytes": 20 * GIB}, 4, 1, None),
         ({"process_count": 1, "used_bytes": 30 * GIB}, 4, 1, "30.00 GiB in use (at most 21.00 expected)"),
-        ({"process_count": 2, "used_bytes": 20 * GIB}, 4, 1, "2 compute processes (at most 1 expected)"),
+        ({"process_count": 2, "used_bytes": 20 * GIB}, 4, 1, "compute processes: 2 (at most 1 expected)"),
         ({"process_count": 3, "used_bytes": 60 * GIB}, 4, 3, None),
         (
             {"process_count": 0, "used_bytes": 20 * GIB},
@@ -345,10 +357,10 @@ CARD = Gpu(index=0, uuid="GPU-a", total_bytes=80 * GIB, free_bytes=80 * GIB, use
             1,
             None,
         ),  # in a container, where processes are hidden
-        ({"process_count": 1}, 4, 0, "1 compute processes"),
-        ({}, 4, 4, "leased by 4 jobs"),
-        ({}, 1, 2, "leased by 2 jobs"),
-        ({"compute_mode": "exclusive"}, 4, 1, "leased by 1 jobs"),
+        ({"process_count": 1}, 4, 0, "compute processes: 1"),
+        ({}, 4, 4, "leased by jobs that share it: 4"),
+        ({}, 1, 2, "leased by jobs that share it: 2"),
+        ({"compute_mode": "exclusive"}, 4, 1, "leased by jobs that share it: 1"),
     ],
 )
 def test_what_is_free(state, jobs_per_gpu, siblings, reason):

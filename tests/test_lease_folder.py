@@ -100,7 +100,7 @@ def test_folder_inside_a_container_is_remarked(mounted, folder, caplog):
 def test_folder_without_sticky_bit_is_refused(folder):
     folder.mkdir()
     folder.chmod(0o777)
-    with pytest.raises(GpuError, match="lets everybody delete locks.*chmod 1777"):
+    with pytest.raises(GpuError, match=r"lets everybody delete locks.*chmod 1777"):
         open_folder()
 
 

@@ -1,3 +1,4 @@
+import ctypes
 import fcntl
 import json
 import os
@@ -33,7 +34,7 @@ def is_free(path):
 
 @pytest.fixture
 def in_child():
-    """Run a function in a forked child that stays until it is killed; its return value comes back through a pipe."""
+    """Run a function in a forked child, killed at the end at the latest; it can say things to the test."""
     children = []
 
     def start(work):
@@ -203,6 +204,20 @@ def test_forked_worker_that_leaves_the_block_drops_nothing(path, tmp_path):
     if not pid:
         os._exit(0)
     assert is_free(path) and innocent.read_text() == "text of the worker"
+
+
+def test_lock_is_dropped_at_the_end_of_the_block_whoever_has_a_copy(path):
+    """C code may fork without Python's knowing, and the copy of the descriptor then stays."""
+    with locked(path):
+        pid = ctypes.PyDLL(None).fork()
+        if not pid:
+            time.sleep(60)
+            os._exit(0)
+    try:
+        assert is_free(path)
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
 
 
 def test_started_program_does_not_inherit_the_lock(path, in_child):

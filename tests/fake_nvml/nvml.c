@@ -1,14 +1,14 @@
 /* A driver without a device: the part of NVML that embedders/nvml.py calls.
  *
- * Each call reads the file named by FAKE_NVML anew, so that a test can change the world meanwhile. One thing a line:
+ * Each call reads the file named by FAKE_NVML anew, so that a test can change the world meanwhile. Its lines:
  *
  *   gpu uuid=GPU-a name=Fake total=80000 used=10 procs=0 util=0 mode=0 mig=0 open=0
- *   mig uuid=MIG-a gi=1 ci=0 total=10000 used=1 procs=0         an instance of the gpu above; `mig` alone: an empty place
- *   fail nvmlDeviceGetUUID 2 15                                 the call fails on the third gpu (* for all) with code 15
+ *   mig uuid=MIG-a gi=1 ci=0 total=10000 used=1 procs=0     an instance of the gpu above; `mig` alone: an empty place
+ *   fail nvmlDeviceGetUUID 2 15                             that call fails on the third gpu (*: on all) with code 15
  *
- * Sizes are in MiB, `open` is the code with which opening fails. `procs=0,0,1` is the answer to the first question of a
- * connection, the second, and any later one. Without a file there is no driver. Compiled with -DOLD, the library lacks the
- * functions that came after release 450.
+ * Sizes are in MiB; `open` is the code with which opening fails; `procs=0,0,1` answers the first question of a
+ * connection, the second, and any later one. Without a file there is no driver. Compiled with -DOLD, the library
+ * lacks the functions that came after release 450.
  */
 #include <stdio.h>
 #include <stdlib.h>

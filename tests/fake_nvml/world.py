@@ -1,4 +1,4 @@
-"""A node with the GPUs that a test wishes for: `nvml.c` compiled, and the file by which it is told what there is."""
+"""A node with the GPUs that a test wishes for: `nvml.c` compiled, and the file that tells it of them."""
 
 import os
 import subprocess
