@@ -11,7 +11,7 @@ import random
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from embedders import leases, nvml
@@ -128,8 +128,7 @@ def lease_gpu(
 
     Raises:
         NoDriverError: There is no driver on this machine.
-        GpuError: No device became free in time, or none ever can, or this process cannot be pinned (any
-        more).
+        GpuError: No device became free in time, none ever can, or this process cannot be pinned.
     """
     terms = Terms(max_used_bytes, max_processes, jobs_per_gpu)
     if leases.is_holding():
@@ -185,10 +184,8 @@ def _claim(gpu: Gpu, folder: Path, shard: str, terms: Terms, siblings: int) -> t
         lock = held.enter_context(leases.locked(leases.card_path(folder, gpu.uuid)))
         if len(leases.find_leased_slots(folder, gpu.uuid)) > siblings:
             raise NotFree("another job took a slot just now")
-        now = {other.uuid: other for other in nvml.read_gpus()}.get(
-            gpu.uuid, replace(gpu, problem="it is gone")
-        )
-        if reason := why_busy(now, terms, siblings):
+        now = next((other for other in nvml.read_gpus() if other.uuid == gpu.uuid), None)
+        if reason := "it is gone" if now is None else why_busy(now, terms, siblings):
             raise NotFree(reason)
         if terms.count_slots(gpu) > 1:
             with held.pop_all():

@@ -110,7 +110,7 @@ def locked(path: Path, how: int = fcntl.LOCK_EX) -> Iterator[int]:
                 if how == fcntl.LOCK_EX:
                     with suppress(OSError):
                         os.ftruncate(descriptor, 0)
-                fcntl.flock(descriptor, fcntl.LOCK_UN)  # closing spares a copy that C code forked
+                fcntl.flock(descriptor, fcntl.LOCK_UN)  # to close is not enough if C code forked
 
 
 def write_holder(descriptor: int, shard: str) -> None:
@@ -121,16 +121,15 @@ def write_holder(descriptor: int, shard: str) -> None:
         "shard": shard,
         "since": datetime.now().astimezone().isoformat(timespec="seconds"),
     }
-    # Another user's file may be open for reading only, and the disk may be full: the lock holds without its
-    # label.
+    # Another user's file may be open for reading only, the disk may be full: the lock holds without a label.
     with suppress(OSError):
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, json.dumps(holder).encode(), 0)
 
 
 def _find_holder(path: Path) -> dict | None:
-    # To ask is to lock, shared and for microseconds; `_flock` looks twice, so that no job takes it for a
-    # lease.
+    # To ask is to lock, shared and for microseconds, since /proc/locks hides the locks of other containers.
+    # `_flock` looks twice, so that no job takes this for a lease.
     try:
         with locked(path, fcntl.LOCK_SH):
             return None
