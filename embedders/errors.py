@@ -27,3 +27,7 @@ class OutputError(TarquetError):
 
 class GpuError(TarquetError):
     """No GPU can be leased, or the one that was leased is lost."""
+
+
+class NoDriverError(GpuError):
+    """This machine has no NVIDIA driver: the only case in which `device: auto` means the CPU."""

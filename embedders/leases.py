@@ -1,0 +1,204 @@
+"""The lock files by which the jobs of one node share its GPUs: the kernel decides who holds which card.
+
+Owns the files in the lock folder and every `flock`; knows nothing of NVML. A lease is an exclusive `flock`
+that its job holds for life. The kernel drops it when the job ends, `kill -9` included: there is nothing to
+clean up and no PID to believe in.
+
+- A file is never unlinked. If it were, a job that had opened the old file and a job that made the new one
+  would each lock their own.
+- A file of another user is honoured, be it writable or not: `flock` asks for no more than an open file.
+- The text in a file says who holds the lock. It is for people: anybody can write it, no decision rests on
+  it.
+"""
+
+import fcntl
+import json
+import os
+import socket
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from pathlib import Path
+from time import sleep
+
+from embedders.errors import GpuError
+
+# A stranger may have put anything under the name: do not follow a link, do not wait for a pipe's other end.
+# And a program that the job starts must not inherit the lock.
+_SAFELY = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+
+_held: set[int] = set()
+
+
+def _drop_in_child() -> None:
+    # A fork without exec (a DataLoader's workers) copies the descriptor, and a lock lives until its last
+    # copy is closed: workers that outlive a killed job would keep its card. To close a copy does not unlock
+    # the parent's.
+    for descriptor in _held:
+        os.close(descriptor)
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_drop_in_child)
+
+
+class NotFree(GpuError):
+    """Why one device cannot be had at this moment; a lease goes on to the next one.
+
+    Attributes:
+        holder: What the one who has it wrote down (`pid`, `host`, `shard`, `since`); None where nobody has
+            it.
+    """
+
+    def __init__(self, reason: str, holder: dict | None = None):
+        super().__init__(reason)
+        self.holder = holder
+
+
+def is_holding() -> bool:
+    """Tell whether this process holds a lock."""
+    return bool(_held)
+
+
+def card_path(folder: Path, uuid: str) -> Path:
+    """Return the lock file of a card: who holds it has the card alone, or is deciding about it."""
+    return folder / f"{_file_name(uuid)}.lock"
+
+
+def slot_path(folder: Path, uuid: str, slot: int) -> Path:
+    """Return the lock file of one of the slots of a card that several jobs share."""
+    return folder / f"{_file_name(uuid)}.slot{slot}.lock"
+
+
+def find_leased_slots(folder: Path, uuid: str) -> list[dict]:
+    """Return what the holders of a card's slots wrote down, of slots beyond this job's own count too."""
+    paths = sorted(folder.glob(f"{_file_name(uuid)}.slot*.lock"))
+    return [holder for path in paths if (holder := _find_holder(path)) is not None]
+
+
+def read_leases(folder: Path, uuid: str) -> list[dict]:
+    """Return what the holders of a card wrote down: none, one, or one for each of its slots."""
+    card = card_path(folder, uuid)
+    holder = _find_holder(card) if card.exists() else None
+    return find_leased_slots(folder, uuid) if holder is None else [holder]
+
+
+def format_holder(holder: dict) -> str:
+    """Return a holder as a phrase: `pid 71 on node1, shard 00000.tar, since ...`."""
+    if not holder:
+        return "a job that wrote no name"
+    return holder.get("problem") or "pid {pid} on {host}, shard {shard}, since {since}".format(**holder)
+
+
+@contextmanager
+def locked(path: Path, how: int = fcntl.LOCK_EX) -> Iterator[int]:
+    """Hold the lock of a file, made if it is missing, without waiting for it.
+
+    Yields:
+        The open descriptor.
+
+    Raises:
+        NotFree: Somebody else holds it, or the file is not one to trust.
+    """
+    with _opened(path) as descriptor:
+        _flock(path, descriptor, how | fcntl.LOCK_NB)
+        try:
+            yield descriptor
+        finally:
+            if descriptor in _held:  # false in a forked child, whose parent still holds the lock
+                if how == fcntl.LOCK_EX:
+                    with suppress(OSError):
+                        os.ftruncate(descriptor, 0)
+                fcntl.flock(descriptor, fcntl.LOCK_UN)  # to close is not enough if C code forked
+
+
+def write_holder(descriptor: int, shard: str) -> None:
+    """Write into a lock file who holds it."""
+    holder = {
+        "pid": os.getpid(),
+        "host": socket.gethostname(),
+        "shard": shard,
+        "since": datetime.now().astimezone().isoformat(timespec="seconds"),
+    }
+    # Another user's file may be open for reading only, the disk may be full: the lock holds without a label.
+    with suppress(OSError):
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, json.dumps(holder).encode(), 0)
+
+
+def _find_holder(path: Path) -> dict | None:
+    # To ask is to lock, shared and for microseconds, since /proc/locks hides the locks of other containers.
+    # `_flock` looks twice, so that no job takes this for a lease.
+    try:
+        with locked(path, fcntl.LOCK_SH):
+            return None
+    except NotFree as taken:
+        return {"problem": str(taken)} if taken.holder is None else taken.holder
+
+
+def _flock(path: Path, descriptor: int, how: int) -> None:
+    try:
+        try:
+            fcntl.flock(descriptor, how)
+        except BlockingIOError:
+            sleep(0.002)  # it may be `_find_holder`, which is gone by now
+            fcntl.flock(descriptor, how)
+        here, there = os.fstat(descriptor), path.lstat()
+    except BlockingIOError:
+        holder = _read_holder(descriptor)
+        raise NotFree(f"leased by {format_holder(holder)}", holder) from None
+    except OSError as error:
+        raise NotFree(f"its lock file '{path}' cannot be locked ({error.strerror})") from error
+    if not os.path.samestat(here, there):
+        raise NotFree(f"its lock file '{path}' was replaced meanwhile")
+    # By a second name a stranger could make us write our label into another file of ours.
+    if not stat.S_ISREG(here.st_mode) or here.st_nlink != 1:
+        raise NotFree(f"its lock file '{path}' is not a plain file with one name")
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    try:
+        descriptor = _open(path)
+    except OSError as error:
+        raise NotFree(
+            f"its lock file '{path}' cannot be opened ({error.strerror}): expected a plain file of mode 666"
+        ) from error
+    _held.add(descriptor)
+    try:
+        yield descriptor
+    finally:
+        if descriptor in _held:  # false in a forked child, where the number may mean another file by now
+            _held.remove(descriptor)
+            os.close(descriptor)
+
+
+def _open(path: Path) -> int:
+    try:
+        return os.open(path, os.O_RDWR | _SAFELY)
+    except PermissionError:
+        return os.open(path, os.O_RDONLY | _SAFELY)
+    except FileNotFoundError:
+        pass
+    try:
+        # O_CREAT only with O_EXCL: in a sticky folder fs.protected_regular refuses it on another user's
+        # file.
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _SAFELY, 0o666)
+    except FileExistsError:
+        return _open(path)  # another job made it just now
+    os.fchmod(descriptor, 0o666)  # despite the umask, so that other users can write their label
+    return descriptor
+
+
+def _read_holder(descriptor: int) -> dict:
+    """Reads a label as what it is: anybody's text, about to be shown on a terminal."""
+    try:
+        label = json.loads(os.pread(descriptor, 4096, 0))
+        return {name: ascii(str(label[name]))[1:-1][:100] for name in ("pid", "host", "shard", "since")}
+    except (OSError, ValueError, RecursionError, TypeError, KeyError):
+        return {}
+
+
+def _file_name(uuid: str) -> str:
+    return uuid.replace("/", "_")  # drivers before 470 name an instance MIG-GPU-.../1/0

@@ -1,0 +1,48 @@
+"""Fixtures that several test files share."""
+
+import ctypes
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import pynvml
+import pytest
+from fake_nvml.world import World, compile_driver
+
+
+@pytest.fixture(scope="session")
+def drivers():
+    """A folder, readable by every user, with a fake driver of today (`new`) and one of long ago (`old`)."""
+    if not shutil.which("gcc"):
+        pytest.skip("needs gcc to compile the fake NVIDIA driver")
+    folder = Path(tempfile.mkdtemp(prefix="fake-driver-"))
+    folder.chmod(0o755)
+    compile_driver(folder / "new")
+    compile_driver(folder / "old", "-DOLD")
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def world(drivers):
+    """A node with a driver and no GPU yet, in a folder of its own: pytest's are closed to other users."""
+    folder = Path(tempfile.mkdtemp(prefix="fake-node-"))
+    folder.chmod(0o1777)
+    world = World(drivers / "new", folder)
+    world.write()
+    yield world
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def node(world, monkeypatch):
+    """The same for code in the test's own process, which can be told no more where to find libraries."""
+    monkeypatch.setattr(pynvml, "nvmlLib", ctypes.CDLL(world.driver / "libnvidia-ml.so.1"))
+    monkeypatch.setattr(pynvml, "_nvmlGetFunctionPointer_cache", {})
+    for name in ("FAKE_NVML", "TARQUET_LEASE_DIR"):
+        monkeypatch.setenv(name, world.env[name])
+    for name in os.environ:
+        if name.startswith("CUDA_"):
+            monkeypatch.delenv(name)
+    return world
