@@ -86,15 +86,26 @@ def one_line_errors() -> Iterator[None]:
 @click.option("--accept-damaged-shards", is_flag=True, help="Embed what is whole of a damaged tar.")
 @click.option("--only", default=None, help="Ledger of an earlier run: embed only the samples that failed then.")
 @DEVICE
+@click.option("--gpu-wait-timeout-s", type=click.FloatRange(0), default=3600, show_default=True, help="0 looks once.")
+@click.option("--gpu-max-used-mb", type=click.IntRange(0), default=1024, show_default=True, help="More is not free.")
+@click.option("--gpu-max-processes", type=click.IntRange(0), default=0, show_default=True, help="More is not free.")
+@click.option("--jobs-per-gpu", type=click.IntRange(1), default=1, show_default=True, help="Jobs that share a GPU.")
 @click.option("--threads", type=click.IntRange(1), default=None, help="Threads to compute and decode with.")
 def embed(
     shard, output, embedder, embedder_args, ledger, id_col, metadata_columns, embedding_dtype,
-    max_failed_fraction, accept_damaged_shards, only, device, threads,
+    max_failed_fraction, accept_damaged_shards, only, device, gpu_wait_timeout_s, gpu_max_used_mb, gpu_max_processes,
+    jobs_per_gpu, threads,
 ) -> None:  # fmt: skip
     """Embed SHARD, a .tar or .tar.gz, into OUTPUT, a Parquet file that appears whole or not at all."""
     with one_line_errors():
         check_before_lease(shard, output, embedder, embedder_args)
-        with pin_device(device, shard) as torch_device:
+        terms = {
+            "timeout_s": gpu_wait_timeout_s,
+            "max_used_bytes": gpu_max_used_mb * 2**20,
+            "max_processes": gpu_max_processes,
+            "jobs_per_gpu": jobs_per_gpu,
+        }
+        with pin_device(device, shard, **terms) as torch_device:
             import torch
 
             from embedders.job import embed_shard
@@ -119,6 +130,17 @@ def embed(
                 only={sample.key for sample in read_ledger(only)} if only else None,
                 device=torch_device,
             )
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per device, in a list.")
+def gpus(as_json) -> None:
+    """Show the GPUs of this node: what the driver reports, and which job leases each."""
+    from embedders.gpu_table import describe_gpus, format_gpus
+
+    with one_line_errors():
+        rows = describe_gpus()
+        click.echo(json.dumps(rows, indent=2) if as_json else format_gpus(rows))
 
 
 @main.command()
@@ -203,8 +225,8 @@ def keep_freed_memory() -> None:
 
 
 @contextmanager
-def pin_device(device: str, shard: str) -> Iterator[str]:
-    """Choose what to compute on, and lease it for the length of the block.
+def pin_device(device: str, shard: str, **terms) -> Iterator[str]:
+    """Choose what to compute on, and lease it for the length of the block; `terms` are those of `lease_gpu`.
 
     Yields:
         `"cuda"`, with `CUDA_VISIBLE_DEVICES` set to the one GPU that is leased; or `"cpu"`.
@@ -219,7 +241,7 @@ def pin_device(device: str, shard: str) -> Iterator[str]:
         keep_freed_memory()
         yield "cpu"
         return
-    with lease_gpu(shard=shard) as gpu:
+    with lease_gpu(shard, **terms) as gpu:
         import torch
 
         log.info("computing on GPU %s (%s)", gpu.uuid, gpu.name)

@@ -128,6 +128,4 @@ def run_once(uid, jobs_per_gpu):
 if __name__ == "__main__":
     logging.getLogger().addHandler(logging.NullHandler())  # only events are read from here
     name, *numbers = sys.argv[1:]
-    {"crowd": run_crowd, "kills": run_kills, "hold": run_hold, "once": run_once}[name](
-        *map(json.loads, numbers)
-    )
+    {"crowd": run_crowd, "kills": run_kills, "hold": run_hold, "once": run_once}[name](*map(json.loads, numbers))

@@ -45,9 +45,7 @@ def longest_idle_s(events):
     idle_s = [0.0]
     for uuid in {event["uuid"] for event in events if "uuid" in event}:
         turns = [event for event in events if event.get("uuid") == uuid]
-        idle_s += [
-            late["time_s"] - early["time_s"] for early, late in pairwise(turns) if early["what"] == "leave"
-        ]
+        idle_s += [late["time_s"] - early["time_s"] for early, late in pairwise(turns) if early["what"] == "leave"]
         idle_s += [last_take_s - turns[-1]["time_s"]]
     return max(idle_s)
 

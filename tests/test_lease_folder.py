@@ -52,9 +52,7 @@ def mounted(folder, tmp_path, monkeypatch):
 
     def mount(filesystem):
         table = tmp_path / "mountinfo"
-        table.write_text(
-            f"22 1 8:1 / / rw - ext4 /dev/a rw\n23 22 0:9 / {tmp_path} rw - {filesystem} there rw\n"
-        )
+        table.write_text(f"22 1 8:1 / / rw - ext4 /dev/a rw\n23 22 0:9 / {tmp_path} rw - {filesystem} there rw\n")
         monkeypatch.setattr(lease_folder, "MOUNTINFO", table)
 
     return mount

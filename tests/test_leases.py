@@ -102,9 +102,7 @@ def test_readers_of_the_table_do_not_cost_a_job_its_card(folder, path, in_child)
                 pass
         except NotFree:
             refused += 1
-    assert (
-        refused < 10
-    )  # a reader may be suspended in between, on a busy machine; without the second look: most
+    assert refused < 10  # a reader may be suspended in between, on a busy machine; without the second look: most
     assert len(readers) == 2
 
 
@@ -147,9 +145,7 @@ def test_forged_signature_is_no_signature(folder, path, text):
 
 def test_forged_signature_cannot_play_with_the_terminal(folder, path):
     with locked(path):
-        path.write_text(
-            json.dumps({"pid": "\x1b[2J", "host": "a\nb", "shard": "x" * 3000, "since": {"a": 1}})
-        )
+        path.write_text(json.dumps({"pid": "\x1b[2J", "host": "a\nb", "shard": "x" * 3000, "since": {"a": 1}}))
         (holder,) = read_leases(folder, "GPU-a")
     assert holder["pid"] == r"\x1b[2J" and holder["host"] == r"a\nb" and len(holder["shard"]) == 100
     assert format_holder(holder).isprintable()

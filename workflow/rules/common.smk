@@ -30,7 +30,9 @@ OUT = config["output_dir"].rstrip("/")
 
 def list_retried(wildcards):
     """Name the outputs of `snakemake retry`: one for each shard whose ledger is not empty."""
-    from embedders.summary import find_failed_shards  # brings pyarrow, which no other target needs here
+    from embedders.summary import (
+        find_failed_shards,
+    )  # brings pyarrow, which no other target needs here
 
     failed = find_failed_shards(f"{OUT}/ledger", SHARDS)
     return expand(f"{OUT}/retried/embeddings/{{shard}}.parquet", shard=failed)

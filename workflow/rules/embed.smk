@@ -35,6 +35,10 @@ rule embed:
         ),
         only="",
         device=lambda wildcards, threads: config["device"],
+        gpu_wait_timeout_s=lambda wildcards, threads: config["gpu_wait_timeout_s"],
+        gpu_max_used_mb=lambda wildcards, threads: config["gpu_max_used_mb"],
+        gpu_max_processes=lambda wildcards, threads: config["gpu_max_processes"],
+        jobs_per_gpu=lambda wildcards, threads: config["jobs_per_gpu"],
     shell:
         """
         python -m embedders embed {input.shard:q} {output.embeddings:q} \
@@ -47,6 +51,10 @@ rule embed:
             --max-failed-fraction {params.max_failed_fraction} \
             {params.accept_damaged_shards} {params.only} \
             --device {params.device} \
+            --gpu-wait-timeout-s {params.gpu_wait_timeout_s} \
+            --gpu-max-used-mb {params.gpu_max_used_mb} \
+            --gpu-max-processes {params.gpu_max_processes} \
+            --jobs-per-gpu {params.jobs_per_gpu} \
             --threads {threads} \
             >{log:q} 2>&1
         """
