@@ -31,3 +31,7 @@ class GpuError(TarquetError):
 
 class NoDriverError(GpuError):
     """This machine has no NVIDIA driver: the only case in which `device: auto` means the CPU."""
+
+
+class GpuLostError(GpuError):
+    """The leased GPU failed at work (XID, ECC, fallen off the bus): a retry is to take another one."""

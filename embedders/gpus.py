@@ -9,13 +9,13 @@ import logging
 import os
 import random
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from embedders import leases, nvml
-from embedders.errors import ConfigError, GpuError
+from embedders.errors import ConfigError, GpuError, GpuLostError
 from embedders.lease_folder import open_folder
 from embedders.leases import NotFree
 from embedders.nvml import Gpu
@@ -84,16 +84,18 @@ def why_busy(gpu: Gpu, terms: Terms, siblings: int = 0) -> str | None:
     return None
 
 
-def rank_gpus(gpus: list[Gpu], siblings: Mapping[str, int]) -> list[Gpu]:
+def rank_gpus(gpus: list[Gpu], siblings: Mapping[str, int], suspects: Collection[str] = ()) -> list[Gpu]:
     """Return devices in the order in which a job should try them.
 
     Args:
         gpus: Devices that have a UUID.
         siblings: How many jobs hold a slot of each, by UUID.
+        suspects: UUIDs of devices that failed at work a short while ago.
     """
     return sorted(
         gpus,
         key=lambda gpu: (
+            gpu.uuid in suspects,  # a retry goes elsewhere if it can
             siblings[gpu.uuid],  # spread over the cards before sharing one
             gpu.process_count or 0,  # a stranger slows the job down, even one whom the terms allow
             -((gpu.free_bytes or 0) // GIB),  # then the most room, in whole GiB: idle cards differ by some MB
@@ -139,7 +141,11 @@ def lease_gpu(
         lease.enter_context(locks)
         lease.enter_context(pinned(gpu.uuid))
         log.info("leased %s (%s)", gpu.label, gpu.name)
-        yield gpu
+        try:
+            yield gpu
+        except GpuLostError:
+            leases.note_failure(open_folder(), gpu.uuid)
+            raise
 
 
 def _wait_for_gpu(shard: str, timeout_s: float, terms: Terms) -> tuple[Gpu, ExitStack]:
@@ -155,7 +161,8 @@ def _wait_for_gpu(shard: str, timeout_s: float, terms: Terms) -> tuple[Gpu, Exit
             reasons = {gpu.label: f"not in CUDA_VISIBLE_DEVICES={visible!r}" for gpu in gpus}
             reasons |= {gpu.label: gpu.problem for gpu in admitted if gpu.problem}
             siblings = {gpu.uuid: len(leases.find_leased_slots(folder, gpu.uuid)) for gpu in usable}
-            for gpu in rank_gpus(usable, siblings):
+            suspects = [gpu.uuid for gpu in usable if leases.is_suspect(folder, gpu.uuid)]
+            for gpu in rank_gpus(usable, siblings, suspects):
                 try:
                     return _claim(gpu, folder, shard, terms, siblings[gpu.uuid])
                 except NotFree as reason:

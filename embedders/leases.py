@@ -20,13 +20,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
-from time import sleep
+from time import sleep, time
 
 from embedders.errors import GpuError
 
 # A stranger may have put anything under the name: do not follow a link, do not wait for a pipe's other end.
 # And a program that the job starts must not inherit the lock.
 _SAFELY = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+
+_SUSPECT_S = 3600.0
 
 _held: set[int] = set()
 
@@ -69,6 +71,21 @@ def card_path(folder: Path, uuid: str) -> Path:
 def slot_path(folder: Path, uuid: str, slot: int) -> Path:
     """Return the lock file of one of the slots of a card that several jobs share."""
     return folder / f"{_file_name(uuid)}.slot{slot}.lock"
+
+
+def note_failure(folder: Path, uuid: str) -> None:
+    """Remember that a card failed at work, for `is_suspect`."""
+    with suppress(OSError):  # another user's note stands there already, or the disk is full: it is only a hint
+        os.close(os.open(_failure_path(folder, uuid), os.O_WRONLY | os.O_CREAT | os.O_EXCL | _SAFELY, 0o666))
+    with suppress(OSError):
+        os.utime(_failure_path(folder, uuid), follow_symlinks=False)
+
+
+def is_suspect(folder: Path, uuid: str) -> bool:
+    """Tell whether a card failed within the last hour: others are tried first, so that a retry lands elsewhere."""
+    with suppress(OSError):
+        return abs(time() - _failure_path(folder, uuid).lstat().st_mtime) < _SUSPECT_S
+    return False
 
 
 def find_leased_slots(folder: Path, uuid: str) -> list[dict]:
@@ -198,6 +215,10 @@ def _read_holder(descriptor: int) -> dict:
         return {name: ascii(str(label[name]))[1:-1][:100] for name in ("pid", "host", "shard", "since")}
     except (OSError, ValueError, RecursionError, TypeError, KeyError):
         return {}
+
+
+def _failure_path(folder: Path, uuid: str) -> Path:
+    return folder / f"{_file_name(uuid)}.failed"
 
 
 def _file_name(uuid: str) -> str:

@@ -3,6 +3,7 @@
 import io
 import logging
 import os
+import re
 from collections.abc import Callable
 from time import perf_counter
 from typing import Any
@@ -12,10 +13,14 @@ import torch
 from PIL import Image
 
 from embedders.base import ImageEmbedder, uses_default_loader
-from embedders.errors import EmbedderError, GpuError, ShardError, TarquetError
+from embedders.errors import EmbedderError, GpuError, GpuLostError, ShardError, TarquetError
 from embedders.provenance import hash_weights
 
 log = logging.getLogger(__name__)
+
+# torch of 2.8 and later raises a class of its own for what the device reports
+_ACCELERATOR_ERRORS = (torch.AcceleratorError,) if hasattr(torch, "AcceleratorError") else ()
+_GPU_WORDS = re.compile(r"\bCUDA\b|cuDNN|CUBLAS|NVIDIA driver|uncorrectable|\bECC\b", re.IGNORECASE)
 
 
 class Model:
@@ -104,7 +109,7 @@ class Model:
         except TarquetError:
             raise
         except Exception as error:
-            raise explain_failure(error, where) from error
+            raise explain_failure(error, where, self.device) from error
         # Outside the handler: the exception's traceback holds the tensors that are to be freed.
         self.max_batch_size = size // 2
         torch.cuda.empty_cache()
@@ -122,7 +127,7 @@ def load_model(embedder: ImageEmbedder, device: str) -> tuple[Callable[[Any], to
         except TarquetError:
             raise
         except Exception as error:
-            raise explain_failure(error, f"{embedder.model_name}: load_embedding_model({device!r})") from error
+            raise explain_failure(error, f"{embedder.model_name}: load_embedding_model", device) from error
         if isinstance(model, torch.nn.Module):
             model.eval()  # else dropout and batch statistics make a vector depend on its neighbours
         models[device] = model, hash_weights(model)
@@ -130,10 +135,10 @@ def load_model(embedder: ImageEmbedder, device: str) -> tuple[Callable[[Any], to
     return models[device]
 
 
-def explain_failure(error: Exception, where: str) -> TarquetError:
-    """Tell a lost device from a defect in the embedder: only the first is worth a retry elsewhere."""
+def explain_failure(error: Exception, where: str, device: str) -> TarquetError:
+    """Tell a failing GPU from a defect in the embedder: only after the first does a retry elsewhere help."""
     text = str(error).strip().splitlines()[0] if str(error).strip() else ""
-    if isinstance(error, getattr(torch, "AcceleratorError", ())) or "CUDA error" in text:
-        uuid = os.environ.get("CUDA_VISIBLE_DEVICES", "unknown")
-        return GpuError(f"{where}: the GPU {uuid} failed: {text}; expected it to work; run again on another one")
+    if device == "cuda" and (isinstance(error, _ACCELERATOR_ERRORS) or _GPU_WORDS.search(text)):
+        uuid = os.environ.get("CUDA_VISIBLE_DEVICES", "not pinned")
+        return GpuLostError(f"{where}: GPU {uuid} failed: {text}; expected it to work; run again, on another one")
     return EmbedderError(f"{where}: the model raised {type(error).__name__}: {text}")
