@@ -29,7 +29,7 @@ $(DEMO): $(READY) examples/demo/make_shards.py
 	@touch $@
 
 run: $(DEMO)
-	snakemake --configfile examples/demo/config.yaml --quiet rules
+	snakemake --configfile examples/demo/config.yaml --quiet rules host
 	python examples/demo/show_neighbours.py results/demo
 
 test: $(READY)

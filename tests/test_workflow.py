@@ -28,6 +28,7 @@ import os
 import time
 from pathlib import Path
 
+import torch
 from embedders import ImageEmbedder
 from beside import SCALE
 
@@ -281,7 +282,6 @@ def assert_complete(project):
     assert list_outputs_of_c(project) == ["c.parquet", "c.parquet"]
     assert not list(project.glob("results/**/*.partial"))
     assert json.loads((project / "results/summary.json").read_text())["shards"] == 3
-    assert "Nothing to be done" in run_well(project, "-n")
 
 
 def test_a_job_killed_half_way_leaves_no_parquet_and_the_next_run_completes(project):
@@ -292,13 +292,26 @@ def test_a_job_killed_half_way_leaves_no_parquet_and_the_next_run_completes(proj
     assert_complete(project)
 
 
-def test_a_machine_that_dies_half_way_leaves_no_parquet_and_the_next_run_completes(project):
+def test_a_machine_that_dies_half_way_leaves_no_parquet_and_once_unlocked_the_next_run_completes(project):
     snakemake, job = start_held_run(project)
     snakemake.kill()
     snakemake.wait(60)
     os.kill(job, signal.SIGKILL)
     assert list_outputs_of_c(project) == []
+    # Snakemake cannot tell a dead run's lock from a living one's, so it asks.
+    assert "--unlock" in run_snakemake(project).stdout
+    run_well(project, "--unlock")
     assert_complete(project)
+
+
+def test_retry_embeds_the_samples_that_failed_and_no_other(project):
+    fix = "    def decode(self, encoded):\n        return torch.full((3, 32, 32), 0.5)\n\n"
+    edit(project / "embedder.py", "    def embed(self", fix + "    def embed(self")
+    run_well(project, "retry")
+    retried = [path.name for path in (project / "results/retried/embeddings").iterdir()]
+    assert retried == ["b.parquet"]
+    assert pq.read_table(project / "results/retried/embeddings/b.parquet")["key"].to_pylist() == ["0003"]
+    assert read_colors(project / "results/retried/embeddings/b.parquet") == [[0.5, 0.5, 0.5]]
 
 
 # Names
