@@ -4,6 +4,11 @@ Every message is one line with three parts: where and what (with `!r`), what was
 `cli.py` is the only place that turns them into an exit code.
 """
 
+import traceback
+from pathlib import Path
+
+_STDLIB = str(Path(traceback.__file__).parent)
+
 
 class TarquetError(Exception):
     """Root of all the errors below; anything else that escapes is a defect of this project."""
@@ -27,3 +32,16 @@ class OutputError(TarquetError):
 
 class GpuError(TarquetError):
     """No GPU can be leased, or the one that was leased is lost."""
+
+
+def describe_error(error: BaseException) -> str:
+    """Say in one line what a user's code raised, and at which of its own lines."""
+    text = str(error).strip().splitlines()
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_users(frame.filename)]
+    place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {text[0] if text else 'without a message'}{place}"
+
+
+def _is_users(filename: str) -> bool:
+    ours = filename.startswith(str(Path(__file__).parent))
+    return not (ours or filename.startswith("<") or "site-packages" in filename or filename.startswith(_STDLIB))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from embedders.errors import EmbedderError
+from embedders.errors import EmbedderError, describe_error
 from embedders.images import ImageError
 from embedders.ledger import FailedSample, Ledger
 from embedders.prefetch import map_ordered
@@ -77,15 +77,17 @@ def decode_sample(embedder: "ImageEmbedder", sample: Sample) -> tuple[torch.Tens
     if suffix is None:
         return fail("no_single_image", image)
     try:
-        return embedder.decode(image), read_metadata(sample)
-    except ImageError as error:
-        return fail("undecodable", f".{suffix}: {error}")
+        metadata = read_metadata(sample)
     except ValueError as error:
         return fail("bad_metadata", str(error))
+    try:
+        return embedder.decode(image), metadata
+    except ImageError as error:
+        return fail("undecodable", f".{suffix}: {error}")
     except MemoryError:
         raise
     except Exception as error:
-        return fail("preprocess_error", f"{type(error).__name__}: {error}")
+        return fail("preprocess_error", describe_error(error))
 
 
 def stack_images(tensors: list[torch.Tensor], metadata: list[dict], tar_path: str) -> torch.Tensor:
