@@ -7,8 +7,6 @@ Every message is one line with three parts: where and what (with `!r`), what was
 import traceback
 from pathlib import Path
 
-_STDLIB = str(Path(traceback.__file__).parent)
-
 
 class TarquetError(Exception):
     """Root of all the errors below; anything else that escapes is a defect of this project."""
@@ -43,5 +41,5 @@ def describe_error(error: BaseException) -> str:
 
 
 def _is_users(filename: str) -> bool:
-    ours = filename.startswith(str(Path(__file__).parent))
-    return not (ours or filename.startswith("<") or "site-packages" in filename or filename.startswith(_STDLIB))
+    others = ("<", str(Path(__file__).parent), str(Path(traceback.__file__).parent))
+    return not (filename.startswith(others) or "-packages" in filename)
