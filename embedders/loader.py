@@ -93,10 +93,12 @@ def decode_sample(embedder: "ImageEmbedder", sample: Sample) -> tuple[torch.Tens
 def stack_images(tensors: list[torch.Tensor], metadata: list[dict], tar_path: str) -> torch.Tensor:
     """Stack images of one shape to a batch."""
     for tensor, sample in zip(tensors, metadata, strict=True):
-        if not isinstance(tensor, torch.Tensor) or tensor.shape != tensors[0].shape:
-            shape = tuple(tensor.shape) if isinstance(tensor, torch.Tensor) else type(tensor).__name__
+        where = f"{tar_path}: sample {sample['__key__']!r}"
+        if not isinstance(tensor, torch.Tensor):
+            raise EmbedderError(f"{where}: preprocess gave a {type(tensor).__name__}; expected a torch.Tensor")
+        if tensor.shape != tensors[0].shape:
             raise EmbedderError(
-                f"{tar_path}: preprocess gave {shape} for sample {sample['__key__']!r}; expected a tensor of one "
-                f"shape for every image, here {tuple(tensors[0].shape)}; resize or crop to a fixed size"
+                f"{where}: preprocess gave shape {tuple(tensor.shape)}, but {tuple(tensors[0].shape)} before; expected "
+                "one shape for every image; resize or crop to a fixed size"
             )
     return torch.stack(tensors)

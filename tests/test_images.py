@@ -6,15 +6,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tools import make_image
+from tools import encode, make_image
 
 from embedders.images import FORMATS, ImageError, convert_to_rgb, decode_image, decode_to_tensor, open_image
-
-
-def encode(image: Image.Image, form: str, **options) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, form, **options)
-    return buffer.getvalue()
 
 
 def pixels_of(encoded: bytes, background: str = "white") -> np.ndarray:
