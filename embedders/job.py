@@ -76,10 +76,13 @@ def embed_shard(
     columns = Columns(id_col, metadata_columns)
     ledger = embedder.ledger = Ledger(tar_path, accept_damaged_shards, only)
     start = perf_counter()
-    with write_whole(parquet_path) as file, ThreadPoolExecutor(1, thread_name_prefix="hash") as hashing:
+    with (
+        write_whole(parquet_path) as file,
+        EmbeddingWriter(file, columns, embedder.image_embedding_column, embedding_dtype) as writer,
+        ThreadPoolExecutor(1, thread_name_prefix="hash") as hashing,
+    ):
         # Runs a little ahead of the reader, and so brings the shard into memory for it.
         shard = hashing.submit(describe_shard, tar_path)
-        writer = EmbeddingWriter(file, columns, embedder.image_embedding_column, embedding_dtype)
         model = Model(embedder, device, tar_path, embedding_dtype)
         ids = {} if uses_default_loader(embedder) else count_samples(tar_path, id_col, ledger)
         for batch, metadata in prefetch(read_batches(embedder, tar_path), depth=2):

@@ -98,7 +98,7 @@ def stack_images(tensors: list[torch.Tensor], metadata: list[dict], tar_path: st
             raise EmbedderError(f"{where}: preprocess gave a {type(tensor).__name__}; expected a torch.Tensor")
         if tensor.shape != tensors[0].shape:
             raise EmbedderError(
-                f"{where}: preprocess gave shape {tuple(tensor.shape)}, but {tuple(tensors[0].shape)} before; expected "
-                "one shape for every image; resize or crop to a fixed size"
+                f"{where}: preprocess gave shape {tuple(tensor.shape)}, but {tuple(tensors[0].shape)} before; "
+                "expected one shape for every image; resize or crop to a fixed size"
             )
     return torch.stack(tensors)

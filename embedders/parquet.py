@@ -144,6 +144,14 @@ class EmbeddingWriter:
         self._vectors: list[np.ndarray] = []
         self._writer: pq.ParquetWriter | None = None
 
+    def __enter__(self) -> "EmbeddingWriter":
+        return self
+
+    def __exit__(self, *_) -> None:
+        """Let go of a file that was not closed: by itself, pyarrow would write a footer into it when collected."""
+        if self._writer is not None:
+            self._writer.is_open = False
+
     def write(self, rows: list[dict], vectors: np.ndarray) -> None:
         """Append rows.
 
