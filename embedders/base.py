@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from embedders.images import decode_image
 from embedders.ledger import Ledger
@@ -90,10 +90,8 @@ class ImageEmbedder(ABC):
             Every image in the same shape. The default: float32 of shape (3, 224, 224) in 0..1, the short side
             resized to 224 (bicubic) and the centre cropped.
         """
-        scale = 224 / min(image.size)
-        size = [max(224, round(side * scale)) for side in image.size]
-        left, top = ((side - 224) // 2 for side in size)
-        image = image.resize(size, Image.Resampling.BICUBIC).crop((left, top, left + 224, top + 224))
+        # Crops before it resizes: an image of one pixel in height would grow beyond all memory.
+        image = ImageOps.fit(image, (224, 224), Image.Resampling.BICUBIC)
         return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
 
     def describe_preprocessing(self) -> dict:

@@ -4,6 +4,9 @@ Every message is one line with three parts: where and what (with `!r`), what was
 `cli.py` is the only place that turns them into an exit code.
 """
 
+import traceback
+from pathlib import Path
+
 
 class TarquetError(Exception):
     """Root of all the errors below; anything else that escapes is a defect of this project."""
@@ -35,3 +38,16 @@ class NoDriverError(GpuError):
 
 class GpuLostError(GpuError):
     """The leased GPU failed at work (XID, ECC, fallen off the bus): a retry is to take another one."""
+
+
+def describe_error(error: BaseException) -> str:
+    """Say in one line what a user's code raised, and at which of its own lines."""
+    text = str(error).strip().splitlines()
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_users(frame.filename)]
+    place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {text[0] if text else 'without a message'}{place}"
+
+
+def _is_users(filename: str) -> bool:
+    others = ("<", str(Path(__file__).parent), str(Path(traceback.__file__).parent))
+    return not (filename.startswith(others) or "-packages" in filename)

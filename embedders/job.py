@@ -4,15 +4,16 @@ The model runs in the caller's thread while `load_dataset_shard` reads ahead in 
 """
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import torch
 
 from embedders.base import ImageEmbedder, uses_default_loader
-from embedders.errors import EmbedderError
+from embedders.errors import EmbedderError, TarquetError, describe_error
 from embedders.ledger import FailedSample, Ledger
 from embedders.model import Model
 from embedders.outputs import write_whole
@@ -65,6 +66,8 @@ def embed_shard(
     """
     tar_path = str(tar_path)
     check_exists(tar_path)
+    if not hasattr(embedder, "classifiers"):
+        raise EmbedderError(f"{type(embedder).__name__}.__init__ does not call super().__init__(...); add the call")
     if embedder.classifiers:
         raise EmbedderError(f"{embedder.model_name}: classifiers are not run by this version; expected none")
     if only is not None and not uses_default_loader(embedder):
@@ -73,17 +76,21 @@ def embed_shard(
     columns = Columns(id_col, metadata_columns)
     ledger = embedder.ledger = Ledger(tar_path, accept_damaged_shards, only)
     start = perf_counter()
-    with write_whole(parquet_path) as file, ThreadPoolExecutor(1, thread_name_prefix="hash") as hashing:
+    with (
+        write_whole(parquet_path) as file,
+        EmbeddingWriter(file, columns, embedder.image_embedding_column, embedding_dtype) as writer,
+        ThreadPoolExecutor(1, thread_name_prefix="hash") as hashing,
+    ):
         # Runs a little ahead of the reader, and so brings the shard into memory for it.
         shard = hashing.submit(describe_shard, tar_path)
-        writer = EmbeddingWriter(file, columns, embedder.image_embedding_column, embedding_dtype)
         model = Model(embedder, device, tar_path, embedding_dtype)
         ids = {} if uses_default_loader(embedder) else count_samples(tar_path, id_col, ledger)
-        for batch, metadata in prefetch(embedder.load_dataset_shard(tar_path), depth=2):
+        for batch, metadata in prefetch(read_batches(embedder, tar_path), depth=2):
             vectors = model.embed(batch, metadata)
+            metadata = [add_key(sample, id_col, ids) for sample in metadata]
             writer.write([columns.read(sample, tar_path) for sample in metadata], vectors)
             for sample in metadata:
-                settle_sample(ledger, sample, id_col, ids)
+                settle_sample(ledger, str(sample["__key__"]))
         for key in ledger.unsettled():
             ledger.fail(FailedSample(key, "not_loaded", "load_dataset_shard did not yield it"))
         ledger.check(max_failed_fraction)
@@ -112,6 +119,28 @@ def embed_shard(
     return ledger
 
 
+def read_batches(embedder: ImageEmbedder, tar_path: str) -> Iterator[tuple[Any, list[dict]]]:
+    """Draw the batches from an embedder's loader.
+
+    Raises:
+        EmbedderError: A loader of the user's own raised, or yields something else.
+    """
+    try:
+        for batch, metadata in embedder.load_dataset_shard(tar_path):
+            if not isinstance(metadata, list | tuple) or not all(isinstance(sample, dict) for sample in metadata):
+                raise TypeError(f"its metadata is a {type(metadata).__name__}, not a list with one dict per image")
+            yield batch, metadata
+    except TarquetError:
+        raise
+    except Exception as error:
+        if uses_default_loader(embedder):
+            raise
+        raise EmbedderError(
+            f"{tar_path}: {embedder.model_name}: load_dataset_shard failed: {describe_error(error)}; expected it to "
+            "yield pairs of a batch and a list of dicts"
+        ) from error
+
+
 def count_samples(tar_path: str, id_col: str, ledger: Ledger) -> dict[str, str]:
     """Open an account for every sample that the tar itself holds, for a loader that does not tell.
 
@@ -136,16 +165,21 @@ def count_samples(tar_path: str, id_col: str, ledger: Ledger) -> dict[str, str]:
     return ids
 
 
-def settle_sample(ledger: Ledger, metadata: dict, id_col: str, ids: dict[str, str]) -> None:
+def add_key(metadata: dict, id_col: str, ids: dict[str, str]) -> dict:
+    """Add the WebDataset key to the metadata of a loader that knows a sample by its id only."""
+    if "__key__" in metadata or id_col not in metadata:
+        return metadata
+    sample_id = str(metadata[id_col])
+    return {"__key__": ids.get(sample_id, sample_id), **metadata}
+
+
+def settle_sample(ledger: Ledger, key: str) -> None:
     """Settle the account of an embedded sample.
 
     Raises:
         EmbedderError: The tar has no such sample, or it was yielded before.
     """
-    key = metadata.get("__key__")
-    if key is None:
-        key = ids.get(str(metadata[id_col]), str(metadata[id_col]))
-    if not ledger.settle(str(key)):
+    if not ledger.settle(key):
         raise EmbedderError(
             f"{ledger.shard}: load_dataset_shard yielded a sample {key!r} that the tar does not hold, or yielded it "
             "twice; expected each sample of the tar once, known by its __key__ or its id_col"

@@ -86,8 +86,8 @@ class Ledger:
             log.warning("more than %d samples failed; further ones are not logged singly", LOGGED_FAILURES)
 
     def unsettled(self) -> list[str]:
-        """Keys of the samples that are in the tar but neither embedded nor failed."""
-        return list(self._open)
+        """Keys of the samples that are in the tar but neither embedded nor failed; one that is there twice, twice."""
+        return [key for key, count in self._open.items() for _ in range(count)]
 
     def count_kinds(self) -> dict[str, int]:
         """Number of failed samples by kind, most frequent first."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from embedders.errors import EmbedderError
+from embedders.errors import EmbedderError, describe_error
 from embedders.images import ImageError
 from embedders.ledger import FailedSample, Ledger
 from embedders.prefetch import map_ordered
@@ -77,24 +77,28 @@ def decode_sample(embedder: "ImageEmbedder", sample: Sample) -> tuple[torch.Tens
     if suffix is None:
         return fail("no_single_image", image)
     try:
-        return embedder.decode(image), read_metadata(sample)
-    except ImageError as error:
-        return fail("undecodable", f".{suffix}: {error}")
+        metadata = read_metadata(sample)
     except ValueError as error:
         return fail("bad_metadata", str(error))
+    try:
+        return embedder.decode(image), metadata
+    except ImageError as error:
+        return fail("undecodable", f".{suffix}: {error}")
     except MemoryError:
         raise
     except Exception as error:
-        return fail("preprocess_error", f"{type(error).__name__}: {error}")
+        return fail("preprocess_error", describe_error(error))
 
 
 def stack_images(tensors: list[torch.Tensor], metadata: list[dict], tar_path: str) -> torch.Tensor:
     """Stack images of one shape to a batch."""
     for tensor, sample in zip(tensors, metadata, strict=True):
-        if not isinstance(tensor, torch.Tensor) or tensor.shape != tensors[0].shape:
-            shape = tuple(tensor.shape) if isinstance(tensor, torch.Tensor) else type(tensor).__name__
+        where = f"{tar_path}: sample {sample['__key__']!r}"
+        if not isinstance(tensor, torch.Tensor):
+            raise EmbedderError(f"{where}: preprocess gave a {type(tensor).__name__}; expected a torch.Tensor")
+        if tensor.shape != tensors[0].shape:
             raise EmbedderError(
-                f"{tar_path}: preprocess gave {shape} for sample {sample['__key__']!r}; expected a tensor of one "
-                f"shape for every image, here {tuple(tensors[0].shape)}; resize or crop to a fixed size"
+                f"{where}: preprocess gave shape {tuple(tensor.shape)}, but {tuple(tensors[0].shape)} before; "
+                "expected one shape for every image; resize or crop to a fixed size"
             )
     return torch.stack(tensors)

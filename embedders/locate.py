@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from embedders.errors import EmbedderError
+from embedders.errors import EmbedderError, describe_error
 
 if TYPE_CHECKING:
     from embedders.base import ImageEmbedder
@@ -47,10 +47,9 @@ def locate_class(class_path: str) -> type["ImageEmbedder"]:
     module_name, name = split_class_path(class_path)
     try:
         module = _import_file(module_name) if module_name.endswith(".py") else _import_module(module_name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script may end itself when it is imported
         raise EmbedderError(
-            f"embedder class {class_path!r}: {module_name!r} cannot be imported: {type(error).__name__}: {error}"
-            f"{_where(error)}; {EXPECTED}"
+            f"embedder class {class_path!r}: {module_name!r} cannot be imported: {describe_error(error)}; {EXPECTED}"
         ) from error
     found = getattr(module, name, None)
     if found is None:
@@ -91,8 +90,8 @@ def build_embedder(class_path: str, args: Mapping[str, Any]) -> "ImageEmbedder":
         raise
     except Exception as error:
         raise EmbedderError(
-            f"{embedder_class.__name__} cannot be built with {dict(args)!r}: {type(error).__name__}: {error}"
-            f"{_where(error)}"
+            f"{embedder_class.__name__} cannot be built with {dict(args)!r}: {describe_error(error)}; expected "
+            "arguments that its constructor takes"
         ) from error
 
 
@@ -113,13 +112,6 @@ def _import_file(path: str) -> ModuleType:
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     return module
-
-
-def _where(error: Exception) -> str:
-    """Say at which line of which file an error was raised: the last frame of the user's own code."""
-    frames = [frame for frame in inspect.getinnerframes(error.__traceback__) if "importlib" not in frame.filename]
-    user = [frame for frame in frames if not frame.filename.startswith(("<", str(Path(__file__).parent)))]
-    return f" ({Path(user[-1].filename).name}, line {user[-1].lineno})" if user else ""
 
 
 def _describe(signature: inspect.Signature) -> str:

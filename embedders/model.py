@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from embedders.base import ImageEmbedder, uses_default_loader
-from embedders.errors import EmbedderError, GpuError, GpuLostError, ShardError, TarquetError
+from embedders.errors import EmbedderError, GpuError, GpuLostError, ShardError, TarquetError, describe_error
 from embedders.provenance import hash_weights
 
 log = logging.getLogger(__name__)
@@ -52,7 +52,8 @@ class Model:
         """
         first = metadata[0].get("__key__", metadata[0]) if metadata else "none"
         where = f"{self.tar_path}: batch that starts at sample {first!r}: {self.embedder.model_name}"
-        if hasattr(batch, "__len__") and len(batch) != len(metadata):
+        # What else a loader yields, a dict of tensors say, has no length that means images.
+        if isinstance(batch, torch.Tensor | np.ndarray | list) and len(batch) != len(metadata):
             raise EmbedderError(
                 f"{where}: load_dataset_shard gave {len(batch)} images with {len(metadata)} dicts of metadata; "
                 "expected one dict per image"
@@ -85,11 +86,14 @@ class Model:
                 f"{self.tar_path}: no sample to learn the dimension of the vectors from; expected at least one, "
                 "since this embedder has a loader of its own; leave empty shards out"
             )
+        where = f"{self.tar_path}: no sample; a blank image to learn the dimension from"
         blank = io.BytesIO()
         Image.new("RGB", (64, 64)).save(blank, "PNG")
-        return self._run(self.embedder.decode(blank.getvalue()).unsqueeze(0), f"{self.tar_path}: blank image").shape[
-            1
-        ]
+        try:
+            image = self.embedder.decode(blank.getvalue())
+        except Exception as error:
+            raise EmbedderError(f"{where}: preprocess raised {describe_error(error)}") from error
+        return self._run(image.unsqueeze(0), where).shape[1]
 
     def _run(self, batch: Any, where: str) -> np.ndarray:
         """Run the model; when the device runs out of memory, halve the batch, down to one image."""
@@ -137,8 +141,8 @@ def load_model(embedder: ImageEmbedder, device: str) -> tuple[Callable[[Any], to
 
 def explain_failure(error: Exception, where: str, device: str) -> TarquetError:
     """Tell a failing GPU from a defect in the embedder: only after the first does a retry elsewhere help."""
-    text = str(error).strip().splitlines()[0] if str(error).strip() else ""
-    if device == "cuda" and (isinstance(error, _ACCELERATOR_ERRORS) or _GPU_WORDS.search(text)):
+    reason = describe_error(error)
+    if device == "cuda" and (isinstance(error, _ACCELERATOR_ERRORS) or _GPU_WORDS.search(str(error))):
         uuid = os.environ.get("CUDA_VISIBLE_DEVICES", "not pinned")
-        return GpuLostError(f"{where}: GPU {uuid} failed: {text}; expected it to work; run again, on another one")
-    return EmbedderError(f"{where}: the model raised {type(error).__name__}: {text}")
+        return GpuLostError(f"{where}: GPU {uuid} failed: {reason}; expected it to work; run again, on another one")
+    return EmbedderError(f"{where}: the model raised {reason}")

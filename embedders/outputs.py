@@ -15,7 +15,10 @@ from embedders.errors import OutputError
 
 PARTIAL = ".partial"
 # What a user can mend; anything else is a defect and keeps its traceback.
-_USER_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO, errno.ENOENT}
+_USER_ERRORS = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOENT),
+    *(errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENOTEMPTY, errno.ENAMETOOLONG),
+}
 
 
 @contextmanager
@@ -29,30 +32,36 @@ def write_whole(path: str | Path) -> Iterator[BinaryIO]:
         OutputError: The folder cannot be written to, or the disk is full.
     """
     path = Path(path)
-    # A random name, not the process id: two containers can have the same one.
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PARTIAL}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_stale_partials(path)
-        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-        with os.fdopen(descriptor, "wb") as file:
-            # Held until the rename: it tells a living writer's file from one that was left behind.
-            with suppress(OSError):  # a file system without locks: stale files stay there, nothing worse
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            yield file
-            file.flush()
-            os.fsync(descriptor)
-            partial.replace(path)
-            sync_folder(path.parent)
+        with open_partial(path) as file:
+            try:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+                Path(file.name).replace(path)
+                sync_folder(path.parent)
+            finally:
+                Path(file.name).unlink(missing_ok=True)
     except OSError as error:
         if error.errno not in _USER_ERRORS:
             raise
         raise OutputError(
             f"{path}: cannot be written ({error.strerror}); expected a writable folder with room; nothing was left"
         ) from error
-    finally:
-        with suppress(OSError):
-            partial.unlink()
+
+
+def open_partial(path: Path) -> BinaryIO:
+    """Open a partial file beside `path`, under a lock that tells a living writer's from one that was left behind."""
+    while True:
+        # A random name, not the process id: two containers can have the same one.
+        file = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PARTIAL}").open("xb")
+        with suppress(OSError):  # a file system without locks: stale files stay there, nothing worse
+            fcntl.flock(file, fcntl.LOCK_EX)
+        if os.fstat(file.fileno()).st_nlink:
+            return file
+        file.close()  # another writer saw it before it was locked, and removed it as stale
 
 
 def check_writable(path: Path) -> None:

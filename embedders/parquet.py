@@ -49,8 +49,12 @@ class Columns:
         self.with_all = metadata_columns == "all"
         if self.with_all:
             metadata_columns = ()
-        elif isinstance(metadata_columns, str):
-            raise ConfigError(f'metadata_columns: {metadata_columns!r}; expected a list of fields, or "all"')
+        is_listed = isinstance(metadata_columns, Sequence | Mapping) and not isinstance(metadata_columns, str)
+        if not is_listed or not all(isinstance(name, str) for name in metadata_columns):
+            raise ConfigError(
+                f"metadata_columns: {metadata_columns!r}; expected a list of fields, a mapping of them to types, or "
+                '"all"'
+            )
         if not isinstance(metadata_columns, Mapping):
             metadata_columns = dict.fromkeys(metadata_columns, "string")
         if KEY in metadata_columns:
@@ -103,8 +107,11 @@ class Columns:
 def _convert(value: Any, name: str, type_name: str, key: Any, shard: str) -> Any:
     if value is None:
         return None
+    if isinstance(value, np.generic):  # of a loader of the user's own
+        value = value.item()
     if type_name == "string":
-        return value if isinstance(value, str) else json.dumps(value, default=str)
+        text = value if isinstance(value, str) else json.dumps(value, default=str)
+        return text.encode("utf-8", "replace").decode()  # JSON can hold half a surrogate pair, Parquet cannot
     is_bool = isinstance(value, bool)
     if type_name == "bool" and is_bool:
         return value
@@ -136,6 +143,14 @@ class EmbeddingWriter:
         self._rows: list[dict] = []
         self._vectors: list[np.ndarray] = []
         self._writer: pq.ParquetWriter | None = None
+
+    def __enter__(self) -> "EmbeddingWriter":
+        return self
+
+    def __exit__(self, *_) -> None:
+        """Let go of a file that was not closed: by itself, pyarrow would write a footer into it when collected."""
+        if self._writer is not None:
+            self._writer.is_open = False
 
     def write(self, rows: list[dict], vectors: np.ndarray) -> None:
         """Append rows.

@@ -15,13 +15,19 @@ ROOT = Path(__file__).parents[1]
 MEAN_COLOR = f"{ROOT}/examples/mean_color.py:MeanColor"
 
 
-def make_image(seed: int = 0, size: tuple[int, int] = (40, 30), form: str = "JPEG", mode: str = "RGB", **options):
+def encode(image: Image.Image, form: str = "PNG", **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, form, **options)
+    return buffer.getvalue()
+
+
+def make_image(
+    seed: int = 0, size: tuple[int, int] = (40, 30), form: str = "JPEG", mode: str = "RGB", **options
+) -> bytes:
     """Encode a smooth random picture: low frequencies, as in a photograph, so that resizing is a fair test."""
     random = np.random.default_rng(seed)
     coarse = Image.fromarray(random.integers(0, 256, (5, 5, 3), dtype=np.uint8))
-    buffer = io.BytesIO()
-    coarse.resize(size, Image.Resampling.BICUBIC).convert(mode).save(buffer, form, **options)
-    return buffer.getvalue()
+    return encode(coarse.resize(size, Image.Resampling.BICUBIC).convert(mode), form, **options)
 
 
 def make_tar(path, members, mode: str = "w", **options) -> str:

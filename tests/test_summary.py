@@ -1,0 +1,60 @@
+import json
+
+import numpy as np
+import pytest
+
+from embedders.errors import ShardError
+from embedders.ledger import FailedSample
+from embedders.parquet import Columns, EmbeddingWriter, write_ledger
+from embedders.summary import find_failed_shards, summarize_run, write_summary
+
+
+def write_shard(folder, name, rows, failed, dimension=2, samples=None):
+    for kind in ("embeddings", "ledger"):
+        (folder / kind / name).parent.mkdir(parents=True, exist_ok=True)
+    provenance = {"samples": rows + len(failed) if samples is None else samples}
+    with (folder / "embeddings" / f"{name}.parquet").open("wb") as file:
+        writer = EmbeddingWriter(file, Columns(), "v", "float32")
+        writer.write([{"key": str(n)} for n in range(rows)], np.zeros((rows, dimension), np.float32))
+        writer.close(dimension, provenance)
+    with (folder / "ledger" / f"{name}.parquet").open("wb") as file:
+        write_ledger(file, [FailedSample(key, kind, f"{key} is bad") for key, kind in failed], provenance)
+
+
+def test_totals_a_histogram_and_the_first_names(tmp_path):
+    write_shard(tmp_path, "a", 3, [("x", "undecodable"), ("y", "bad_name")])
+    write_shard(tmp_path, "deep/b", 0, [(str(n), "undecodable") for n in range(9)])
+    write_shard(tmp_path, "c", 4, [])
+    summary = summarize_run(tmp_path, ["a", "deep/b", "c"])
+    assert (summary.shards, summary.samples, summary.embedded, summary.failed) == (3, 18, 7, 11)
+    assert list(summary.failures.items()) == [("undecodable", 10), ("bad_name", 1)]
+    assert len(summary.first_failed["undecodable"]) == 5
+    assert summary.first_failed["undecodable"][0] == f"{tmp_path}/ledger/a.parquet: x: x is bad"
+    assert summary.describe().splitlines()[0] == "3 shards: 18 samples, 7 embedded, 11 failed"
+    write_summary(summary, tmp_path / "summary.json")
+    assert json.loads((tmp_path / "summary.json").read_text())["embedded"] == 7
+
+
+def test_a_sum_that_does_not_come_out_is_an_error(tmp_path):
+    write_shard(tmp_path, "a", 3, [("x", "undecodable")], samples=5)
+    with pytest.raises(ShardError, match="5 samples, but 3 rows and 1 failed"):
+        summarize_run(tmp_path, ["a"])
+
+
+def test_vectors_of_another_type_are_an_error(tmp_path):
+    write_shard(tmp_path, "a", 1, [])
+    write_shard(tmp_path, "b", 1, [], dimension=3)
+    with pytest.raises(ShardError, match=r"\[3\], but .*\[2\] in other shards"):
+        summarize_run(tmp_path, ["a", "b"])
+
+
+def test_a_shard_that_left_nothing_is_an_error(tmp_path):
+    write_shard(tmp_path, "a", 1, [])
+    with pytest.raises(ShardError, match=r"none\.parquet"):
+        summarize_run(tmp_path, ["a", "none"])
+
+
+def test_shards_with_failed_samples_are_found(tmp_path):
+    write_shard(tmp_path, "a", 1, [("x", "undecodable")])
+    write_shard(tmp_path, "b", 1, [])
+    assert find_failed_shards(str(tmp_path / "ledger"), ["a", "b", "not run yet"]) == ["a"]
