@@ -11,7 +11,7 @@ from mean_color import MeanColor
 from tools import leftovers, make_image, make_shard, make_tar, run_cli, start_python
 
 from embedders import ImageEmbedder, embed_shard
-from embedders.errors import EmbedderError, GpuError, OutputError, ShardError
+from embedders.errors import EmbedderError, GpuError, GpuLostError, OutputError, ShardError
 from embedders.outputs import PARTIAL
 from embedders.parquet import describe_file, read_ledger, read_vectors
 
@@ -55,7 +55,7 @@ def shard(tmp_path):
 
 
 def embed(embedder, shard, tmp_path, **options):
-    return embed_shard(embedder, shard, tmp_path / "out" / "s.parquet", device="cpu", **options)
+    return embed_shard(embedder, shard, tmp_path / "out" / "s.parquet", **{"device": "cpu"} | options)
 
 
 # A whole run.
@@ -359,15 +359,18 @@ def test_one_image_that_does_not_fit_is_an_error(tmp_path, shard):
     assert leftovers(tmp_path / "out") == []
 
 
-def test_a_lost_device_is_told_from_a_defect(tmp_path, shard):
+def test_a_lost_device_is_told_from_a_defect(tmp_path, shard, monkeypatch):
     def fail(batch):
         raise RuntimeError("CUDA error: an illegal memory access was encountered\nCompile with ...")
 
     embedder = Raising()
     embedder.fail = fail
-    with pytest.raises(GpuError, match="CUDA error: an illegal memory access") as caught:
-        embed(embedder, shard, tmp_path)
+    with pytest.raises(GpuLostError, match="GPU GPU-7 failed.*CUDA error: an illegal memory access") as caught:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-7")
+        embed(embedder, shard, tmp_path, device="cuda")
     assert "\n" not in str(caught.value)
+    with pytest.raises(EmbedderError):  # on a CPU the same words are a defect
+        embed(embedder, shard, tmp_path, device="cpu")
 
 
 # Kills, two writers, full disks.
