@@ -5,7 +5,7 @@ import glob
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -69,13 +69,16 @@ def find_shards(patterns: str | list[str]) -> dict[str, str]:
         ConfigError: A pattern matches nothing, a shard does not exist or has another suffix, or two shards cannot
             be told apart by name.
     """
+    # One listing instead of a look-up per shard: a hundred thousand of these take minutes on a network file system.
+    list_folder = cache(_list_folder)
     paths: dict[str, str] = {}  # the name within its own pattern, by path
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
         for single in _read_list(pattern):
             wildcard = _WILDCARD.search(single)
             folder = os.path.dirname(single[: wildcard.start()] if wildcard else single)
-            for path in _expand(single):
-                paths.setdefault(os.path.normpath(path), _strip_suffix(os.path.relpath(path, folder or ".")))
+            for path in _expand(single, list_folder):
+                name = os.path.relpath(path, folder or ".").replace("../", "")  # else a result would leave its folder
+                paths.setdefault(os.path.normpath(path), _strip_suffix(name))
     by_name = defaultdict(list)
     for path, name in paths.items():
         by_name[name].append(path)
@@ -96,19 +99,21 @@ def _read_list(pattern: str) -> Iterator[str]:
         return
     try:
         lines = Path(pattern).read_text().splitlines()
-    except OSError as error:
-        raise ConfigError(
-            f"shards: list {pattern!r} cannot be read ({error.strerror}); expected a text file"
-        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"shards: list {pattern!r} cannot be read ({error}); expected a text file") from error
     entries = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
     if not entries:
         raise ConfigError(f"shards: list {pattern!r} is empty; expected one path or pattern per line")
     yield from entries
 
 
-def _expand(pattern: str) -> Iterator[str]:
+def _expand(pattern: str, list_folder: Callable[[str], frozenset[str]]) -> Iterator[str]:
     """Expand one pattern; every path it gives exists."""
-    for expanded in braceexpand.braceexpand(pattern) if "{" in pattern else [pattern]:
+    try:
+        expansion = braceexpand.braceexpand(pattern) if "{" in pattern else [pattern]
+    except braceexpand.UnbalancedBracesError as error:
+        raise ConfigError(f"shards: {pattern!r}: {error}; expected a pattern such as {{00000..00099}}.tar") from error
+    for expanded in expansion:
         if glob.has_magic(expanded) and not os.path.exists(expanded):
             found = [path for path in sorted(glob.glob(expanded, recursive=True)) if path.endswith(SHARD_SUFFIXES)]
             if not found:
@@ -119,15 +124,13 @@ def _expand(pattern: str) -> Iterator[str]:
             yield from found
         elif not expanded.endswith(SHARD_SUFFIXES):
             raise ConfigError(f"shards: {expanded!r}: expected a file that ends in {', '.join(SHARD_SUFFIXES)}")
-        elif os.path.basename(expanded) not in _list_folder(os.path.dirname(expanded) or "."):
+        elif os.path.basename(expanded) not in list_folder(os.path.dirname(expanded) or "."):
             raise ConfigError(f"shards: there is no file {expanded!r} (in {os.getcwd()!r}); check the path")
         else:
             yield expanded
 
 
-@cache
 def _list_folder(folder: str) -> frozenset[str]:
-    # One listing instead of a look-up per shard: a hundred thousand of these take minutes on a network file system.
     try:
         return frozenset(os.listdir(folder))
     except OSError:

@@ -46,7 +46,9 @@ def locate_class(class_path: str) -> type["ImageEmbedder"]:
 
     module_name, name = split_class_path(class_path)
     try:
-        module = _import_file(module_name) if module_name.endswith(".py") else _import_module(module_name)
+        add_working_folder()
+        is_file = module_name.endswith(".py")
+        module = _import_file(module_name) if is_file else importlib.import_module(module_name)
     except (Exception, SystemExit) as error:  # a script may end itself when it is imported
         raise EmbedderError(
             f"embedder class {class_path!r}: {module_name!r} cannot be imported: {describe_error(error)}; {EXPECTED}"
@@ -95,11 +97,10 @@ def build_embedder(class_path: str, args: Mapping[str, Any]) -> "ImageEmbedder":
         ) from error
 
 
-def _import_module(name: str) -> ModuleType:
-    # `python -m` puts the working folder on the path, a console script does not: a user's module lies there.
+def add_working_folder() -> None:
+    """Let modules of the working folder be found: `python -m` sees to it, a console script does not."""
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
-    return importlib.import_module(name)
 
 
 def _import_file(path: str) -> ModuleType:

@@ -22,7 +22,8 @@ ALL_METADATA = "metadata"
 DTYPES = {"float32": (pa.float32(), np.float32), "float16": (pa.float16(), np.float16)}
 METADATA_TYPES = {"string": pa.string(), "int64": pa.int64(), "float64": pa.float64(), "bool": pa.bool_()}
 PROVENANCE = b"tarquet"
-ROWS_PER_GROUP = 8192
+# A row group is held in memory, three times over while it is written.
+BYTES_PER_GROUP = 8 << 20
 
 LEDGER_SCHEMA = pa.schema(
     [
@@ -142,6 +143,7 @@ class EmbeddingWriter:
         self._arrow_type, self._numpy_type = DTYPES[dtype]
         self._rows: list[dict] = []
         self._vectors: list[np.ndarray] = []
+        self._bytes = 0
         self._writer: pq.ParquetWriter | None = None
 
     def __enter__(self) -> "EmbeddingWriter":
@@ -162,7 +164,8 @@ class EmbeddingWriter:
         self._open(vectors.shape[1])
         self._rows += rows
         self._vectors.append(vectors.astype(self._numpy_type))
-        if len(self._rows) >= ROWS_PER_GROUP:
+        self._bytes += self._vectors[-1].nbytes + sum(len(str(value)) for row in rows for value in row.values())
+        if self._bytes >= BYTES_PER_GROUP:
             self._flush()
 
     def close(self, dimension: int, provenance: dict) -> None:
@@ -197,7 +200,7 @@ class EmbeddingWriter:
             pa.array([row[name] for row in self._rows], schema.field(name).type) for name in self._columns.types
         ]
         self._writer.write_table(pa.Table.from_arrays([*columns, vectors], schema=schema))
-        self._rows, self._vectors = [], []
+        self._rows, self._vectors, self._bytes = [], [], 0
 
 
 def write_ledger(file: BinaryIO, failed: Sequence[FailedSample], provenance: dict) -> None:

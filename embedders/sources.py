@@ -6,12 +6,13 @@ Imports none of it, so that the Snakefile can ask without loading torch.
 import ast
 import hashlib
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
 from embedders.errors import EmbedderError
-from embedders.locate import EXPECTED, split_class_path
+from embedders.locate import EXPECTED, add_working_folder, split_class_path
 
 
 def fingerprint_sources(class_path: str, args: Mapping[str, Any]) -> dict[str, str]:
@@ -27,47 +28,63 @@ def fingerprint_sources(class_path: str, args: Mapping[str, Any]) -> dict[str, s
 
 
 def find_sources(class_path: str) -> list[Path]:
-    """Find the file that defines a class and the files beside it that it imports, without importing any."""
+    """Find the file that defines a class and the files beside it that it imports, without importing any.
+
+    Raises:
+        EmbedderError: There is no such file or module.
+    """
     module, name = split_class_path(class_path)
-    if not module.endswith(".py"):
-        return _find_module_sources(module, name)
-    found, todo = [], [Path(module)]
+    starts, root = ([Path(module)], Path(module).parent) if module.endswith(".py") else _find_module(module, name)
+    found, todo = [], starts
     while todo:
         path = todo.pop()
         if path not in found:
             found.append(path)
-            todo += [path.parent / f"{name.replace('.', '/')}.py" for name in _imported_names(path)]
-            todo += [path.parent / name.replace(".", "/") / "__init__.py" for name in _imported_names(path)]
-            todo = [candidate for candidate in todo if candidate.is_file()]
+            todo += [other for other in _imported_files(path, root) if other.is_file() and _is_local(other)]
     return sorted(found)
 
 
-def _find_module_sources(module: str, name: str) -> list[Path]:
-    try:
-        spec = importlib.util.find_spec(module)
-    except (ImportError, ValueError):
-        spec = None
-    if spec is None or spec.origin is None:
+def _find_module(module: str, name: str) -> tuple[list[Path], Path]:
+    """Find the files of a module that define a class, and the folder that the module's name starts from."""
+    add_working_folder()
+    parts = module.split(".")
+    spec = importlib.util.find_spec(parts[0])
+    for depth in range(1, len(parts)):
+        # Part by part: find_spec of the whole name would import the packages above the module.
+        folders = spec and spec.submodule_search_locations
+        spec = PathFinder.find_spec(".".join(parts[: depth + 1]), folders) if folders else None
+    if spec is None or not Path(spec.origin or "").is_file():
         raise EmbedderError(f"embedder class {module + ':' + name!r}: there is no module {module!r}; {EXPECTED}")
     origin = Path(spec.origin)
     if spec.submodule_search_locations is None:
-        return [origin]
+        return [origin], origin.parents[len(parts) - 1]
     # A package that re-exports the class: what counts is the file in it that defines the class.
-    return [path for path in sorted(origin.parent.glob("*.py")) if f"class {name}(" in path.read_text()] or [origin]
+    files = [path for path in sorted(origin.parent.glob("*.py")) if f"class {name}(".encode() in path.read_bytes()]
+    return files or [origin], origin.parents[len(parts)]
 
 
-def _imported_names(path: Path) -> list[str]:
+def _imported_files(path: Path, root: Path) -> Iterator[Path]:
+    """Name the files that the imports of a file could mean."""
     try:
         tree = ast.parse(path.read_bytes())
     except (SyntaxError, ValueError):
-        return []  # the job itself will say so, with the line
-    names = []
+        return  # the job itself will say so, with the line
     for node in ast.walk(tree):
+        folder, names = root, []
         if isinstance(node, ast.Import):
-            names += [alias.name for alias in node.names]
+            names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            names += [node.module] if node.module else [alias.name for alias in node.names]
-    return names
+            module = [node.module] if node.module else []
+            names = module + [".".join([*module, alias.name]) for alias in node.names]
+            folder = path.parents[node.level - 1] if node.level else root
+        for name in names:
+            yield folder / f"{name.replace('.', '/')}.py"
+            yield folder / name.replace(".", "/") / "__init__.py"
+
+
+def _is_local(path: Path) -> bool:
+    is_installed = any(part.endswith("-packages") for part in path.parts)
+    return not is_installed and path.resolve().parent != Path(__file__).parent
 
 
 def _find_files(value: Any) -> list[Path]:

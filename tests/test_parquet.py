@@ -84,7 +84,7 @@ def test_vectors_are_stored_plain_and_words_compressed(tmp_path):
 
 
 def test_rows_are_flushed_in_groups(tmp_path, monkeypatch):
-    monkeypatch.setattr("embedders.parquet.ROWS_PER_GROUP", 6)
+    monkeypatch.setattr("embedders.parquet.BYTES_PER_GROUP", 6 * (4 * 4 + len("k0")))
     vectors = write_file(tmp_path / "e.parquet", rows=20, batch=4)
     metadata = pq.read_metadata(tmp_path / "e.parquet")
     assert [metadata.row_group(n).num_rows for n in range(metadata.num_row_groups)] == [8, 8, 4]
