@@ -37,8 +37,9 @@ def load_batches(embedder: "ImageEmbedder", tar_path: str) -> Iterator[tuple[tor
     def decode(sample: Sample) -> tuple[torch.Tensor, dict] | FailedSample:
         return decode_sample(embedder, sample)
 
-    # Two batches ahead: one that fills while the other is with the model.
-    for outcome in map_ordered(decode, open_samples(tar_path, ledger), threads, 2 * embedder.batch_size):
+    samples = open_samples(tar_path, ledger)
+    ahead = 2 * embedder.batch_size  # one batch that fills while the other is with the model
+    for outcome in map_ordered(decode, samples, threads, ahead, initializer=compute_alone):
         if isinstance(outcome, FailedSample):
             ledger.fail(outcome)
             continue
@@ -49,6 +50,14 @@ def load_batches(embedder: "ImageEmbedder", tar_path: str) -> Iterator[tuple[tor
             tensors, metadata = [], []
     if tensors:
         yield stack_images(tensors, metadata, tar_path), metadata
+
+
+def compute_alone() -> None:
+    """Keep torch's own threads out of a decoding thread: many images at once use the cores better than one.
+
+    Holds for threads that compute with torch for the first time from now on; the model's thread is older.
+    """
+    torch.set_num_threads(1)
 
 
 def open_samples(tar_path: str, ledger: Ledger) -> Iterator[Sample]:

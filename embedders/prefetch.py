@@ -35,10 +35,14 @@ def prefetch(items: Iterable[Item], depth: int) -> Iterator[Item]:
 
 
 def map_ordered(
-    function: Callable[[Item], Result], items: Iterable[Item], threads: int, ahead: int
+    function: Callable[[Item], Result],
+    items: Iterable[Item],
+    threads: int,
+    ahead: int,
+    initializer: Callable[[], None] | None = None,
 ) -> Iterator[Result]:
     """Apply `function` to `items` on `threads` threads; at most `ahead` results wait for the consumer."""
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="decode", initializer=initializer)
     try:
         pending = deque()
         for item in items:
