@@ -364,7 +364,7 @@ def test_a_lost_device_is_told_from_a_defect(tmp_path, shard, monkeypatch):
 
     embedder = Raising()
     embedder.fail = fail
-    with pytest.raises(GpuLostError, match="GPU GPU-7 failed.*CUDA error: an illegal memory access") as caught:
+    with pytest.raises(GpuLostError, match=r"GPU GPU-7 failed.*CUDA error: an illegal memory access") as caught:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-7")
         embed(embedder, shard, tmp_path, device="cuda")
     assert "\n" not in str(caught.value)
