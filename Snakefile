@@ -37,6 +37,10 @@ onstart:
     describe_run()
 
 
+onerror:
+    restore_finished()
+
+
 rule all:
     default_target: True
     input:

@@ -17,8 +17,10 @@ import click
 
 from embedders import __version__
 from embedders.errors import ConfigError, ShardError, TarquetError
+from embedders.finished import FinishedShards
 from embedders.gpus import lease_gpu
 from embedders.nvml import has_driver
+from embedders.shards import ShardJob
 
 log = logging.getLogger("embedders")
 
@@ -79,6 +81,10 @@ def one_line_errors() -> Iterator[None]:
 @click.option("--embedder", required=True, help='"package.module:Class" or "path/to/file.py:Class".')
 @click.option("--embedder-args", type=JsonValue(), default="{}", help="Arguments of the class, as JSON.")
 @click.option("--ledger", default=None, help="Parquet file that names the samples that failed.")
+@click.option(
+    "--also", nargs=3, multiple=True, metavar="SHARD OUTPUT LEDGER", help="One more shard; may be repeated."
+)
+@click.option("--finished", default=None, help="Folder that keeps finished outputs when a job of several fails.")
 @click.option("--id-col", default="__key__", show_default=True, help="Metadata field that identifies a sample.")
 @click.option("--metadata-columns", type=JsonValue(), default="[]", help="Fields to carry, as JSON; or '\"all\"'.")
 @click.option("--embedding-dtype", type=click.Choice(["float32", "float16"]), default="float32", show_default=True)
@@ -92,23 +98,31 @@ def one_line_errors() -> Iterator[None]:
 @click.option("--jobs-per-gpu", type=click.IntRange(1), default=1, show_default=True, help="Jobs that share a GPU.")
 @click.option("--threads", type=click.IntRange(1), default=None, help="Threads to compute and decode with.")
 def embed(
-    shard, output, embedder, embedder_args, ledger, id_col, metadata_columns, embedding_dtype,
-    max_failed_fraction, accept_damaged_shards, only, device, gpu_wait_timeout_s, gpu_max_used_mb, gpu_max_processes,
-    jobs_per_gpu, threads,
+    shard, output, embedder, embedder_args, ledger, also, finished, device, gpu_wait_timeout_s, gpu_max_used_mb,
+    gpu_max_processes, jobs_per_gpu, threads, only, **options,
 ) -> None:  # fmt: skip
     """Embed SHARD, a .tar or .tar.gz, into OUTPUT, a Parquet file that appears whole or not at all."""
     with one_line_errors():
         check_before_lease(shard, output, embedder, embedder_args)
+        jobs = [ShardJob(shard, output, ledger), *(ShardJob(*paths) for paths in also)]
+        if finished is not None:
+            deciding = {name: options[name] for name in ("id_col", "metadata_columns", "embedding_dtype")}
+            store = FinishedShards(finished, embedder, embedder_args, **deciding)
+            jobs = [job for job in jobs if not store.take(job)]
+            log.info("%d of %d shards were finished by an earlier job", len(also) + 1 - len(jobs), len(also) + 1)
+        if not jobs:
+            return
         terms = {
             "timeout_s": gpu_wait_timeout_s,
             "max_used_bytes": gpu_max_used_mb * 2**20,
             "max_processes": gpu_max_processes,
             "jobs_per_gpu": jobs_per_gpu,
         }
-        with pin_device(device, shard, **terms) as torch_device:
+        failed = []
+        with pin_device(device, shard, **terms) as options["device"]:
             import torch
 
-            from embedders.job import embed_shard
+            from embedders.job import embed_shards
             from embedders.locate import build_embedder
             from embedders.parquet import read_ledger
 
@@ -117,18 +131,24 @@ def embed(
             built = build_embedder(embedder, embedder_args)
             if built.num_threads_per_worker is None:
                 built.num_threads_per_worker = threads
-            embed_shard(
-                built,
-                shard,
-                output,
-                ledger_path=ledger,
-                id_col=id_col,
-                metadata_columns=metadata_columns,
-                embedding_dtype=embedding_dtype,
-                max_failed_fraction=max_failed_fraction,
-                accept_damaged_shards=accept_damaged_shards,
-                only={sample.key for sample in read_ledger(only)} if only else None,
-                device=torch_device,
+            if only is not None:
+                options["only"] = {sample.key for sample in read_ledger(only)}
+                options["max_failed_fraction"] = 1.0  # all of them failed once: how many do so again says nothing
+            for job, outcome in embed_shards(built, jobs, **options):
+                if not isinstance(outcome, TarquetError):
+                    if finished is not None:
+                        store.keep(job)
+                    continue
+                failed.append(outcome)
+                if also:
+                    log.error("failed: %s", outcome)
+        if failed:
+            raise (
+                failed[0]
+                if not also
+                else ShardError(
+                    f"{len(failed)} of {len(jobs)} shards failed; each has a line above; the first: {failed[0]}"
+                )
             )
 
 

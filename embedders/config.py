@@ -17,6 +17,10 @@ import yaml
 from embedders.errors import ConfigError
 from embedders.shards import SHARD_SUFFIXES
 
+# A job that reads this much works for a minute or more on any GPU, against some seconds of starting up.
+BYTES_PER_JOB = 8 << 30
+# Enough for the GPUs of four nodes; and paths that still fit on a command line.
+MIN_JOBS, MAX_SHARDS_PER_JOB = 32, 64
 _WILDCARD = re.compile(r"[*?\[{]")
 
 
@@ -91,6 +95,24 @@ def find_shards(patterns: str | list[str]) -> dict[str, str]:
                 )
             shards[unique] = path
     return dict(sorted(shards.items()))
+
+
+def group_shards(shards: Mapping[str, str], shards_per_job: int | str) -> list[list[str]]:
+    """Divide the shards among jobs, in order.
+
+    Args:
+        shards: Path by name.
+        shards_per_job: A number, or `auto`: then a job gets `BYTES_PER_JOB`, judged by a few of the shards, as long
+            as there are `MIN_JOBS` jobs.
+    """
+    names = list(shards)
+    if shards_per_job == "auto":
+        some = names[:: max(1, len(names) // 16)]
+        mean_bytes = sum(os.path.getsize(shards[name]) for name in some) / len(some)
+        shards_per_job = max(
+            1, min(int(BYTES_PER_JOB / max(mean_bytes, 1)), len(names) // MIN_JOBS, MAX_SHARDS_PER_JOB)
+        )
+    return [names[start : start + shards_per_job] for start in range(0, len(names), shards_per_job)]
 
 
 def _read_list(pattern: str) -> Iterator[str]:

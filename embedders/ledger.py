@@ -81,9 +81,11 @@ class Ledger:
         self.failed.append(failed)
         if len(self.failed) <= LOGGED_FAILURES:
             place = f" [{failed.member} at byte {failed.offset}]" if failed.member else ""
-            log.warning("failed: %s: %s: %s%s", failed.key, failed.kind, failed.message, place)
+            log.warning("failed: %s: %s: %s: %s%s", self.shard, failed.key, failed.kind, failed.message, place)
         elif len(self.failed) == LOGGED_FAILURES + 1:
-            log.warning("more than %d samples failed; further ones are not logged singly", LOGGED_FAILURES)
+            log.warning(
+                "%s: more than %d samples failed; the others are not logged singly", self.shard, LOGGED_FAILURES
+            )
 
     def unsettled(self) -> list[str]:
         """Keys of the samples that are in the tar but neither embedded nor failed; one that is there twice, twice."""

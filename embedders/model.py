@@ -32,16 +32,15 @@ class Model:
         max_batch_size: Images that the device holds at once, where it has run out of memory; else `None`.
     """
 
-    def __init__(self, embedder: ImageEmbedder, device: str, tar_path: str, dtype: str):
+    def __init__(self, embedder: ImageEmbedder, device: str, dtype: str):
         self.embedder = embedder
         self.device = device
-        self.tar_path = tar_path
         self.dtype = dtype
         self.dimension: int | None = None
         self.max_batch_size: int | None = None
         self._forward, self.weights = load_model(embedder, device)
 
-    def embed(self, batch: Any, metadata: list[dict]) -> np.ndarray:
+    def embed(self, batch: Any, metadata: list[dict], tar_path: str) -> np.ndarray:
         """Embed a batch.
 
         Returns:
@@ -51,7 +50,7 @@ class Model:
             EmbedderError: Anything else came back; names the shard and the first sample concerned.
         """
         first = metadata[0].get("__key__", metadata[0]) if metadata else "none"
-        where = f"{self.tar_path}: batch that starts at sample {first!r}: {self.embedder.model_name}"
+        where = f"{tar_path}: batch that starts at sample {first!r}: {self.embedder.model_name}"
         # What else a loader yields, a dict of tensors say, has no length that means images.
         if isinstance(batch, torch.Tensor | np.ndarray | list) and len(batch) != len(metadata):
             raise EmbedderError(
@@ -79,14 +78,14 @@ class Model:
         self.dimension = vectors.shape[1]
         return vectors
 
-    def probe_dimension(self) -> int:
+    def probe_dimension(self, tar_path: str) -> int:
         """Learn the dimension from a blank image, for a shard that holds none: its schema must be the others'."""
         if not uses_default_loader(self.embedder):
             raise ShardError(
-                f"{self.tar_path}: no sample to learn the dimension of the vectors from; expected at least one, "
+                f"{tar_path}: no sample to learn the dimension of the vectors from; expected at least one, "
                 "since this embedder has a loader of its own; leave empty shards out"
             )
-        where = f"{self.tar_path}: no sample; a blank image to learn the dimension from"
+        where = f"{tar_path}: no sample; a blank image to learn the dimension from"
         blank = io.BytesIO()
         Image.new("RGB", (64, 64)).save(blank, "PNG")
         try:

@@ -26,6 +26,26 @@ SHARD_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 MAX_JSON_BYTES = 16 << 20
 
 
+@dataclass(frozen=True)
+class ShardJob:
+    """A shard, and where its results go.
+
+    Attributes:
+        tar_path: The shard.
+        parquet_path: The vectors; the file appears whole or not at all.
+        ledger_path: The samples that failed, one row each; `None` leaves them to the log and the ledger returned.
+    """
+
+    tar_path: str
+    parquet_path: str
+    ledger_path: str | None = None
+
+    @property
+    def outputs(self) -> list[str]:
+        """The paths of its results."""
+        return [path for path in (self.parquet_path, self.ledger_path) if path is not None]
+
+
 @dataclass(slots=True)
 class Sample:
     """The adjacent members of one key.

@@ -13,12 +13,12 @@ import numpy as np
 
 from embedders.base import ImageEmbedder
 from embedders.errors import ShardError
-from embedders.job import count_samples
 from embedders.ledger import Ledger
 from embedders.locate import build_embedder
 from embedders.model import Model
 from embedders.parquet import KEY, read_ledger, read_vectors
 from embedders.provenance import describe_shard
+from embedders.reader import count_samples
 
 # Least cosine between a stored and a new vector. Of the stored type, if the device is the same; else two devices
 # round differently, and a GPU computes in half precision.
@@ -83,7 +83,7 @@ def _compare_keys(output: Output, tar_path: str) -> Iterator[str]:
     expected = Counter(ledger.unsettled())
     found = Counter([*output.keys, *output.failed_keys])
     lost, foreign = expected - found, found - expected
-    if lost:
+    if lost and not output.provenance["is_retry"]:
         yield f"{lost.total()} samples of the tar are neither embedded nor failed, as {next(iter(lost))!r}"
     if foreign:
         yield f"{foreign.total()} samples are not in the tar, or there twice, as {next(iter(foreign))!r}"
@@ -95,7 +95,7 @@ def _compare_vectors(output: Output, tar_path: str, sample_size: int, device: st
         yield f"cannot embed again: {said['class']} was built in Python, and its arguments are not in the footer"
         return
     embedder = build_embedder(said["class"], said["args"])
-    model = Model(embedder, device, tar_path, output.provenance["embedding_dtype"])
+    model = Model(embedder, device, output.provenance["embedding_dtype"])
     if model.weights != said["weights_sha256"]:
         yield f"the weights of {said['model_name']} are not those that it was made with"
     rows = {key: row for row, key in enumerate(output.keys)}
@@ -119,7 +119,7 @@ def embed_chosen(
     """Embed the samples of these keys again; a loader of the user's own reads the whole shard for it."""
     embedder.ledger = Ledger(tar_path, accept_damage=True, only=set(keys))
     for batch, metadata in embedder.load_dataset_shard(tar_path):
-        for sample, vector in zip(metadata, model.embed(batch, metadata), strict=True):
+        for sample, vector in zip(metadata, model.embed(batch, metadata, tar_path), strict=True):
             if sample.get("__key__") in embedder.ledger.only:
                 yield sample["__key__"], vector
 

@@ -3,6 +3,7 @@
 # outputs: {output_dir}/run_config.yaml and run_shards.json, written when a run starts.
 
 import json
+import os
 import shlex
 import sys
 
@@ -11,9 +12,11 @@ from snakemake.exceptions import WorkflowError
 
 # Snakemake runs outside the job's environment, where tarquet need not be installed.
 sys.path.insert(0, str(workflow.basedir))
-from embedders.config import check_config, find_shards
+from embedders.config import check_config, find_shards, group_shards
 from embedders.errors import TarquetError
+from embedders.finished import FinishedShards
 from embedders.outputs import write_whole
+from embedders.shards import ShardJob
 from embedders.sources import fingerprint_file, fingerprint_sources
 
 try:
@@ -26,6 +29,7 @@ except TarquetError as error:
     raise WorkflowError(str(error))
 
 OUT = config["output_dir"].rstrip("/")
+FINISHED = f"{OUT}/.finished"
 
 
 def list_retried(wildcards):
@@ -47,3 +51,69 @@ def describe_run():
         file.write(yaml.safe_dump(dict(config), sort_keys=False).encode())
     with write_whole(f"{OUT}/run_shards.json") as file:
         file.write(json.dumps(SHARDS, indent=0).encode())
+
+
+def restore_finished():
+    """Put back what Snakemake removes when one shard of a job fails: the outputs of the others."""
+    deciding = {
+        key: config[key] for key in ("id_col", "metadata_columns", "embedding_dtype")
+    }
+    store = FinishedShards(
+        FINISHED, config["embedder"]["class"], config["embedder"]["args"], **deciding
+    )
+    for shard, path in SHARDS.items():
+        job = ShardJob(
+            path, f"{OUT}/embeddings/{shard}.parquet", f"{OUT}/ledger/{shard}.parquet"
+        )
+        if not all(os.path.exists(output) for output in job.outputs):
+            store.take(job)
+
+
+def name_shards(wildcards, input, output):
+    """Write the shards of a job, and where their results go, as arguments of `python -m embedders embed`."""
+    jobs = [
+        [shlex.quote(path) for path in paths]
+        for paths in zip(input, output.embeddings, output.ledgers)
+    ]
+    (shard, embeddings, ledger), *others = jobs
+    also = "".join(f" --also {' '.join(paths)}" for paths in others)
+    return f"{shard} {embeddings} --ledger {ledger}{also}"
+
+
+# What decides the vectors is a param, and a change reruns the shards. The functions of threads are params that
+# Snakemake does not compare: they decide only how vectors are made, or whether a shard passes.
+EMBED_PARAMS = dict(
+    shards=name_shards,
+    embedder=config["embedder"]["class"],
+    args=lambda wildcards: json.dumps(config["embedder"]["args"]),
+    sources=lambda wildcards: json.dumps(SOURCES),
+    id_col=config["id_col"],
+    metadata_columns=lambda wildcards: json.dumps(config["metadata_columns"]),
+    embedding_dtype=config["embedding_dtype"],
+    max_failed_fraction=lambda wildcards, threads: config["max_failed_fraction"],
+    accept_damaged_shards=lambda wildcards, threads: (
+        "--accept-damaged-shards" if config["accept_damaged_shards"] else ""
+    ),
+    device=lambda wildcards, threads: config["device"],
+    gpu_wait_timeout_s=lambda wildcards, threads: config["gpu_wait_timeout_s"],
+    gpu_max_used_mb=lambda wildcards, threads: config["gpu_max_used_mb"],
+    gpu_max_processes=lambda wildcards, threads: config["gpu_max_processes"],
+    jobs_per_gpu=lambda wildcards, threads: config["jobs_per_gpu"],
+)
+EMBED_COMMAND = """
+    python -m embedders embed {params.shards} {params.extra} \
+        --embedder {params.embedder:q} \
+        --embedder-args {params.args:q} \
+        --id-col {params.id_col:q} \
+        --metadata-columns {params.metadata_columns:q} \
+        --embedding-dtype {params.embedding_dtype:q} \
+        --max-failed-fraction {params.max_failed_fraction} \
+        {params.accept_damaged_shards} \
+        --device {params.device} \
+        --gpu-wait-timeout-s {params.gpu_wait_timeout_s} \
+        --gpu-max-used-mb {params.gpu_max_used_mb} \
+        --gpu-max-processes {params.gpu_max_processes} \
+        --jobs-per-gpu {params.jobs_per_gpu} \
+        --threads {threads} \
+        > {log:q} 2>&1
+"""

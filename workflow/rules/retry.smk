@@ -9,20 +9,29 @@ rule retry:
         list_retried,
 
 
-use rule embed as embed_failed with:
+rule embed_failed:
+    input:
+        lambda wildcards: SHARDS[wildcards.shard],
     output:
-        embeddings=f"{OUT}/retried/embeddings/{{shard}}.parquet",
-        ledger=f"{OUT}/retried/ledger/{{shard}}.parquet",
+        embeddings=[f"{OUT}/retried/embeddings/{{shard}}.parquet"],
+        ledgers=[f"{OUT}/retried/ledger/{{shard}}.parquet"],
     log:
         f"{OUT}/logs/retry/{{shard}}.log",
     benchmark:
         f"{OUT}/benchmarks/retry/{{shard}}.tsv"
+    conda:
+        "../../envs/embed.yaml"
+    threads: config["threads"]
+    resources:
+        gpu=config["gpu"],
+        mem_mb=config["mem_mb"],
+        runtime=config["runtime"],
     params:
-        # The ledger is no input, or a new class in config.yaml would first embed the whole shard again. All of these
-        # samples failed once, so the limit of failures says nothing here.
-        only=lambda wildcards: (
-            f"--only {shlex.quote(f'{OUT}/ledger/{wildcards.shard}.parquet')} --max-failed-fraction 1"
-        ),
+        **EMBED_PARAMS,
+        # The ledger is no input, or a new class in config.yaml would first embed the whole shard again.
+        extra=lambda wildcards: f"--only {shlex.quote(f'{OUT}/ledger/{wildcards.shard}.parquet')}",
         ledger=lambda wildcards: fingerprint_file(
             f"{OUT}/ledger/{wildcards.shard}.parquet"
         ),
+    shell:
+        EMBED_COMMAND

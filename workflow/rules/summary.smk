@@ -5,8 +5,8 @@
 
 rule summarize:
     input:
-        embeddings=expand(f"{OUT}/embeddings/{{shard}}.parquet", shard=SHARDS),
-        ledgers=expand(f"{OUT}/ledger/{{shard}}.parquet", shard=SHARDS),
+        # Not the ledgers too: each comes with its vectors, and twice the files are twice the time to plan a run.
+        expand(f"{OUT}/embeddings/{{shard}}.parquet", shard=SHARDS),
     output:
         f"{OUT}/summary.json",
     log:
