@@ -13,6 +13,9 @@ ROOT = Path(__file__).parent.parent
 PINS = [line for line in (ROOT / "requirements.txt").read_text().splitlines() if not line.startswith("#")]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
+# The oldest one, which needs the most, and the one of envs/embed.yaml; whatever Python the tests run on.
+PYTHON = {"python_version": "3.11", "python_full_version": "3.11.0"}
+
 
 def normalize(name):
     return re.sub(r"[-_.]+", "-", name).lower()
@@ -30,7 +33,7 @@ def find_closure(requirements):
     names, todo = set(), [(Requirement(text), "") for text in requirements]
     while todo:
         requirement, extra = todo.pop()
-        if requirement.marker and not requirement.marker.evaluate({"extra": extra}):
+        if requirement.marker and not requirement.marker.evaluate(PYTHON | {"extra": extra}):
             continue
         name = normalize(requirement.name)
         if (name, None) in names and not requirement.extras:

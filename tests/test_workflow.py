@@ -196,7 +196,11 @@ def test_what_decides_the_vectors_reruns_every_shard(project, file, old, new):
 
 def test_what_does_not_decide_the_vectors_reruns_none(project):
     edit(project / "README.md", "my", "our")
-    edit(project / "config.yaml", "gpu: 0", "gpu: 1 # a comment\nmem_mb: 500\nruntime: 5\nmax_failed_fraction: 0.5")
+    edit(
+        project / "config.yaml",
+        "gpu: 0",
+        "gpu: 1 # a comment\nmem_mb: 500\nruntime: 5\nmax_failed_fraction: 0.5\njobs_per_gpu: 2",
+    )
     edit(project / "config.yaml", "threads: 1", "threads: 2")
     edit(project / "config.yaml", "device: cpu", "device: auto")
     assert "Nothing to be done" in run_well(project, "-n", "--resources", "gpu=3")

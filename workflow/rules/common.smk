@@ -34,9 +34,8 @@ FINISHED = f"{OUT}/.finished"
 
 def list_retried(wildcards):
     """Name the outputs of `snakemake retry`: one for each shard whose ledger is not empty."""
-    from embedders.summary import (
-        find_failed_shards,
-    )  # brings pyarrow, which no other target needs here
+    # Here and not at the top: it brings pyarrow, which no other target needs.
+    from embedders.summary import find_failed_shards
 
     failed = find_failed_shards(f"{OUT}/ledger", SHARDS)
     return expand(f"{OUT}/retried/embeddings/{{shard}}.parquet", shard=failed)
