@@ -4,18 +4,22 @@ It stands on nothing that a user's own subclass could not use.
 """
 
 import difflib
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 import timm
 import torch
+from PIL import Image, ImageColor
 from timm.data import create_transform, resolve_data_config
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional
 
 from embedders.base import ImageEmbedder
 from embedders.errors import EmbedderError
-from embedders.images import decode_image, decode_to_tensor, open_image
+from embedders.images import ImageError, convert_to_rgb, decode_to_tensor, open_image
+
+log = logging.getLogger(__name__)
 
 # Numbers of classes of label sets; of the models below, the ones with another number end in a projection.
 _LABEL_SETS = (0, 1000, 11821)
@@ -62,6 +66,10 @@ class TimmImageEmbedder(ImageEmbedder):
         self._pretrained_cfg = _find_pretrained_cfg(model_name)
         if checkpoint_path is not None and not Path(checkpoint_path).is_file():
             raise EmbedderError(f"checkpoint_path {checkpoint_path!r}: there is no such file; expected weights")
+        try:
+            ImageColor.getrgb(background)
+        except ValueError as error:
+            raise EmbedderError(f"background {background!r}: expected a colour, as 'white' or '#rrggbb'") from error
         self.pretrained = pretrained
         self.batch_size = batch_size
         self.num_threads_per_worker = num_threads_per_worker
@@ -93,13 +101,18 @@ class TimmImageEmbedder(ImageEmbedder):
             ) from error
         if self.checkpoint_path is not None:
             self._load_checkpoint(model)
+        elif not self.pretrained:
+            log.warning("%s has random weights; set pretrained: true or checkpoint_path", self.model_name)
         return TimmModel(model.eval().to(device), self._config, device, self.normalize_embeddings, self.autocast)
 
     def decode(self, encoded: bytes) -> torch.Tensor:
         """Turn one encoded image into uint8 of shape (3, height, width), resized and cropped as timm would."""
-        if self._config["crop_mode"] == "center" and open_image(encoded).format == "JPEG":
-            return self._resize_tensor(decode_to_tensor(encoded, self.background))
-        return torch.as_tensor(self._transform(decode_image(encoded, self.background)))
+        image = open_image(encoded)
+        if self._config["crop_mode"] == "center":
+            self._check_growth(image)
+            if image.format == "JPEG":
+                return self._resize_tensor(decode_to_tensor(encoded, self.background))
+        return torch.as_tensor(self._transform(convert_to_rgb(image, self.background)))
 
     def convert_state_dict(self, state_dict: dict, model: torch.nn.Module) -> dict:
         """Rename the keys of a checkpoint to those of timm's model; the hook for weights of another origin."""
@@ -137,6 +150,13 @@ class TimmImageEmbedder(ImageEmbedder):
                     "shapes; rename them in a subclass's convert_state_dict"
                 )
         model.load_state_dict(state_dict, strict=False)  # checked above; what is left over is a dropped head
+
+    def _check_growth(self, image: Image.Image) -> None:
+        """Refuse an image like a thread: timm resizes its short side before it crops, and memory would not do."""
+        short_side = int(min(self._config["input_size"][1:]) / self._config["crop_pct"])
+        pixels = short_side**2 * max(image.size) // min(image.size)
+        if pixels > Image.MAX_IMAGE_PIXELS:
+            raise ImageError(f"too many pixels: {pixels} once its short side is resized to {short_side}")
 
     def _resize_tensor(self, image: torch.Tensor) -> torch.Tensor:
         """Do timm's short-side resize and centre crop on a uint8 tensor, in a third of the time of Pillow's."""

@@ -1,0 +1,171 @@
+import json
+import os
+
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner
+from tools import MEAN_COLOR, leftovers, make_image, make_shard, make_tar, run_cli, start_python
+
+from embedders.cli import main
+from embedders.parquet import describe_file, read_ledger
+
+
+@pytest.fixture
+def shard(tmp_path):
+    return make_shard(tmp_path / "s.tar", 3)
+
+
+@pytest.fixture(autouse=True)
+def same_environment(monkeypatch):
+    # A run on the CPU hides the GPUs from its own process, which here is pytest's.
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", os.environ.get("CUDA_VISIBLE_DEVICES", ""))
+
+
+def embed(shard, output, *options, embedder=MEAN_COLOR):
+    arguments = ["embed", str(shard), str(output), "--embedder", embedder, "--device", "cpu", *map(str, options)]
+    return CliRunner().invoke(main, arguments)
+
+
+def test_a_shard_is_embedded_by_a_process_and_the_log_says_on_what(tmp_path, shard):
+    options = {
+        **{"--embedder": MEAN_COLOR, "--ledger": tmp_path / "l.parquet", "--id-col": "id", "--threads": 1},
+        **{"--metadata-columns": '{"number": "int64"}', "--embedding-dtype": "float16", "--device": "cpu"},
+    }
+    job = run_cli("embed", shard, tmp_path / "o.parquet", *(part for pair in options.items() for part in pair))
+    assert job.returncode == 0, job.stderr
+    assert job.stdout == ""
+    assert "computing on the CPU (as asked)" in job.stderr
+    assert "3 samples, 3 embedded, 0 failed" in job.stderr
+    table = pq.read_table(tmp_path / "o.parquet")
+    assert table.column_names == ["key", "id", "number", "image_embedding"]
+    assert read_ledger(str(tmp_path / "l.parquet")) == []
+
+
+def test_the_options_reach_the_job(tmp_path, shard):
+    result = embed(shard, tmp_path / "o.parquet", "--metadata-columns", '"all"', "--threads", 2)
+    assert result.exit_code == 0, result.output
+    assert pq.read_schema(tmp_path / "o.parquet").names == ["key", "metadata", "image_embedding"]
+    broken = make_tar(tmp_path / "b.tar", {"1.jpg": make_image(), "2.jpg": b"broken"})
+    assert embed(broken, tmp_path / "b.parquet").exit_code == 1
+    assert embed(broken, tmp_path / "b.parquet", "--max-failed-fraction", 0.5).exit_code == 0
+    made_with = describe_file(str(tmp_path / "b.parquet"))["embedder"]
+    assert (made_with["class"], made_with["args"]) == (MEAN_COLOR, {})
+
+
+# Bad input: one clear line, exit code 1 (2 for the command line itself), and nothing left behind.
+
+TIMM = "embedders:TimmImageEmbedder"
+BAD = {
+    "missing shard": (["none.tar"], "'none.tar': no such shard; expected a .tar file; check the path"),
+    "no class path": (["--embedder", "Mine"], "embedder class 'Mine': expected \"package.module:Class\""),
+    "missing file": (["--embedder", "none.py:Mine"], "there is no file 'none.py'"),
+    "missing module": (["--embedder", "none:Mine"], "ModuleNotFoundError: No module named 'none'"),
+    "no embedder": (["--embedder", "json:JSONDecoder"], "is not an ImageEmbedder"),
+    "wrong args": (["--embedder-args", '{"sise": 1}'], "unexpected keyword argument 'sise'"),
+    "args that are no object": (["--embedder-args", "[1]"], "embedder args [1]: expected an object"),
+    "unknown model": (["--embedder", TIMM, "--embedder-args", '{"model_name": "resnet81"}'], "near names: resnet18"),
+    "missing weights": (
+        ["--embedder", TIMM, "--embedder-args", '{"model_name": "resnet18", "checkpoint_path": "none.pt"}'],
+        "checkpoint_path 'none.pt': there is no such file",
+    ),
+    "missing id": (["--id-col", "url"], "s.tar: sample '00000' has no 'url' (id_col)"),
+    "wrong columns": (["--metadata-columns", "5"], "metadata_columns: 5; expected a list"),
+    "wrong type of a value": (["--metadata-columns", '{"id": "int64"}'], "has id = 'img-0'; expected int64"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_gets_one_line_and_exit_code_1(tmp_path, shard, case):
+    options, reason = BAD[case]
+    if not options[0].startswith("-"):
+        shard, options = options[0], options[1:]
+    result = embed(shard, tmp_path / "out" / "o.parquet", *options)
+    assert result.exit_code == 1
+    errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1, result.stderr
+    assert reason in errors[0]
+    assert result.stderr.endswith(errors[0] + "\n")
+    assert leftovers(tmp_path) == ["s.tar"]
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["--embedder-args", "{model"], "'{model' is not JSON"),
+        (["--metadata-columns", "all"], "'all' is not JSON"),
+        (["--device", "cuda"], "'cuda' is not one of"),
+        (["--embedding-dtype", "float64"], "'float64' is not one of"),
+        (["--max-failed-fraction", "2"], "not in the range 0<=x<=1"),
+        (["--threads", "0"], "not in the range x>=1"),
+        (["--typo", "1"], "No such option '--typo'"),
+    ],
+)
+def test_a_bad_option_is_named_with_exit_code_2(tmp_path, shard, options, reason):
+    result = embed(shard, tmp_path / "o.parquet", *options)
+    assert result.exit_code == 2
+    assert reason in " ".join(result.stderr.split())
+
+
+def test_an_output_folder_that_cannot_be_written_is_one_line(tmp_path, shard):
+    (tmp_path / "file").touch()
+    for place in (tmp_path / "file" / "o.parquet", "/proc/o.parquet"):
+        result = embed(shard, place)
+        assert result.exit_code == 1
+        assert "cannot be written" in result.stderr.splitlines()[-1]
+
+
+def test_a_gpu_that_is_not_there_is_an_error_and_never_the_cpu(tmp_path, shard):
+    job = run_cli("embed", shard, tmp_path / "o.parquet", "--embedder", MEAN_COLOR, "--device", "gpu")
+    if job.returncode == 0:
+        pytest.skip("there is a GPU here")
+    assert job.returncode == 1
+    assert job.stderr.splitlines()[-1].startswith("error: ")
+    assert leftovers(tmp_path) == ["s.tar"]
+
+
+# Light to start.
+
+WITHOUT_TORCH = """
+import sys
+from embedders.cli import main
+try:
+    main(sys.argv[1:], standalone_mode=True)
+finally:
+    heavy = {"torch", "torchvision", "timm", "pyarrow", "numpy", "PIL"} & set(sys.modules)
+    print("heavy:", sorted(heavy), file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["--version"],
+        ["embed", "--help"],
+        ["embed", "none.tar", "o.parquet", "--embedder", "a:B"],
+        ["embed", "README.md", "o.parquet", "--embedder", "B"],
+        ["embed", "README.md", "o.parquet", "--embedder", "none.py:B"],
+        ["embed", "README.md", "o.parquet", "--embedder", "a:B", "--embedder-args", "[]"],
+        ["embed", "README.md", "o.parquet", "--embedder", "a:B", "--embedder-args", "{"],
+        ["embed", "README.md", "/proc/o.parquet", "--embedder", "a:B"],
+    ],
+)
+def test_help_and_bad_arguments_answer_without_loading_torch(arguments):
+    _, errors = start_python(WITHOUT_TORCH, *arguments).communicate(timeout=30)
+    assert "heavy: []" in errors
+    assert "Traceback" not in errors
+
+
+def test_the_module_can_be_run_and_knows_its_version():
+    job = run_cli("--version")
+    assert (job.returncode, job.stdout.strip().split()[0]) == (0, "tarquet,")
+    assert "[OPTIONS]" in run_cli("embed", "-h").stdout
+
+
+def test_the_package_offers_its_names_without_loading_torch():
+    code = (
+        "import sys, embedders; assert 'torch' not in sys.modules;"
+        "from embedders import ImageEmbedder, TimmImageEmbedder, embed_shard; print(sorted(embedders.__all__))"
+    )
+    output, errors = start_python(code).communicate(timeout=30)
+    assert json.loads(output.replace("'", '"')) == ["ImageEmbedder", "TimmImageEmbedder", "embed_shard"], errors
