@@ -8,15 +8,16 @@ import ctypes
 import json
 import logging
 import os
+import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import click
 
 from embedders import __version__
-from embedders.errors import ConfigError, ShardError, TarquetError
+from embedders.errors import ConfigError, GpuError, ShardError, TarquetError
 from embedders.finished import FinishedShards
 from embedders.gpus import lease_gpu
 from embedders.nvml import has_driver
@@ -43,16 +44,23 @@ class JsonValue(click.ParamType):
             self.fail(f"{value!r} is not JSON: {error}", param, ctx)
 
 
-DEVICE = click.option(
-    "--device",
-    type=click.Choice(["auto", "gpu", "cpu"]),
-    default="auto",
-    show_default=True,
-    help="What to compute on.",
-)
+DEVICE_OPTIONS = [
+    click.option("--device", type=click.Choice(["auto", "gpu", "cpu"]), default="auto", help="What to compute on."),
+    click.option("--gpu-wait-timeout-s", type=click.FloatRange(0), default=3600, help="0 looks once."),
+    click.option("--gpu-max-used-mb", type=click.IntRange(0), default=1024, help="With more in use it is not free."),
+    click.option("--gpu-max-processes", type=click.IntRange(0), default=0, help="With more it is not free."),
+    click.option("--jobs-per-gpu", type=click.IntRange(1), default=1, help="Jobs that share a GPU."),
+]
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def device_options(command: Callable) -> Callable:
+    """Add the options that `pin_device` takes."""
+    for option in reversed(DEVICE_OPTIONS):
+        command = option(command)
+    return command
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.version_option(__version__, prog_name="tarquet")
 def main() -> None:
     """Turn WebDataset tar shards of images into Parquet files of embeddings."""
@@ -67,12 +75,23 @@ def main() -> None:
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Turn an error that a user can mend into one line and exit code 1."""
+    """Turn an error that a user can mend into one line and exit code 1; a signal, into one and 128 + its number."""
+    # SIGTERM, by which SLURM and Docker end a job, would otherwise end Python on the spot and leave a partial file.
+    signal.signal(signal.SIGTERM, raise_interrupt)
     try:
         yield
     except TarquetError as error:
         click.echo(f"error: {' '.join(str(error).split())}", err=True)
         sys.exit(1)
+    except KeyboardInterrupt as interrupt:
+        number = interrupt.args[0] if interrupt.args else signal.SIGINT
+        click.echo(f"error: stopped by {signal.Signals(number).name}; run it again", err=True)
+        sys.exit(128 + number)
+
+
+def raise_interrupt(number: int, _frame: object) -> None:
+    """Let a signal end the process as Ctrl-C does; unlike SystemExit, nobody catches that by accident."""
+    raise KeyboardInterrupt(number)
 
 
 @main.command()
@@ -85,21 +104,17 @@ def one_line_errors() -> Iterator[None]:
     "--also", nargs=3, multiple=True, metavar="SHARD OUTPUT LEDGER", help="One more shard; may be repeated."
 )
 @click.option("--finished", default=None, help="Folder that keeps finished outputs when a job of several fails.")
-@click.option("--id-col", default="__key__", show_default=True, help="Metadata field that identifies a sample.")
+@click.option("--id-col", default="__key__", help="Metadata field that identifies a sample.")
 @click.option("--metadata-columns", type=JsonValue(), default="[]", help="Fields to carry, as JSON; or '\"all\"'.")
-@click.option("--embedding-dtype", type=click.Choice(["float32", "float16"]), default="float32", show_default=True)
-@click.option("--max-failed-fraction", type=click.FloatRange(0, 1), default=0.1, show_default=True)
+@click.option("--embedding-dtype", type=click.Choice(["float32", "float16"]), default="float32")
+@click.option("--max-failed-fraction", type=click.FloatRange(0, 1), default=0.1)
 @click.option("--accept-damaged-shards", is_flag=True, help="Embed what is whole of a damaged tar.")
 @click.option("--only", default=None, help="Ledger of an earlier run: embed only the samples that failed then.")
-@DEVICE
-@click.option("--gpu-wait-timeout-s", type=click.FloatRange(0), default=3600, show_default=True, help="0 looks once.")
-@click.option("--gpu-max-used-mb", type=click.IntRange(0), default=1024, show_default=True, help="More is not free.")
-@click.option("--gpu-max-processes", type=click.IntRange(0), default=0, show_default=True, help="More is not free.")
-@click.option("--jobs-per-gpu", type=click.IntRange(1), default=1, show_default=True, help="Jobs that share a GPU.")
 @click.option("--threads", type=click.IntRange(1), default=None, help="Threads to compute and decode with.")
+@device_options
 def embed(
-    shard, output, embedder, embedder_args, ledger, also, finished, device, gpu_wait_timeout_s, gpu_max_used_mb,
-    gpu_max_processes, jobs_per_gpu, threads, only, **options,
+    shard, output, embedder, embedder_args, ledger, also, finished, threads, only, device, gpu_wait_timeout_s,
+    gpu_max_used_mb, gpu_max_processes, jobs_per_gpu, **options,
 ) -> None:  # fmt: skip
     """Embed SHARD, a .tar or .tar.gz, into OUTPUT, a Parquet file that appears whole or not at all."""
     with one_line_errors():
@@ -112,14 +127,9 @@ def embed(
             log.info("%d of %d shards were finished by an earlier job", len(also) + 1 - len(jobs), len(also) + 1)
         if not jobs:
             return
-        terms = {
-            "timeout_s": gpu_wait_timeout_s,
-            "max_used_bytes": gpu_max_used_mb * 2**20,
-            "max_processes": gpu_max_processes,
-            "jobs_per_gpu": jobs_per_gpu,
-        }
         failed = []
-        with pin_device(device, shard, **terms) as options["device"]:
+        terms = (gpu_wait_timeout_s, gpu_max_used_mb, gpu_max_processes, jobs_per_gpu)
+        with pin_device(shard, device, *terms) as options["device"]:
             import torch
 
             from embedders.job import embed_shards
@@ -177,16 +187,17 @@ def inspect(file) -> None:
 @click.argument("files", nargs=-1, required=True)
 @click.option("--shard", default=None, help="The shard, where it is not where it was; for one FILE.")
 @click.option("--ledger", default=None, help="The ledger, where it is not where it was; for one FILE.")
-@click.option(
-    "--sample", type=click.IntRange(0), default=32, show_default=True, help="Rows to embed again, per file."
-)
-@DEVICE
-def verify(files, shard, ledger, sample, device) -> None:
+@click.option("--sample", type=click.IntRange(0), default=32, help="Rows to embed again, per file.")
+@device_options
+def verify(files, shard, ledger, sample, **device) -> None:
     """Compare FILES, outputs of `embed`, with their ledgers and shards, and embed random rows again."""
     with one_line_errors():
         if len(files) > 1 and (shard or ledger):
             raise ConfigError(f"--shard and --ledger go with one file; {len(files)} were given; name one")
-        with pin_device(device, files[0]) as torch_device:
+        for file in files:
+            if not Path(file).is_file():  # before it waits for a GPU
+                raise ConfigError(f"{file!r}: there is no such file; expected an output of `embed`; check the path")
+        with pin_device(files[0], **device) as torch_device:
             from embedders.verify import find_shard, read_output, verify_output
 
             unsound = 0
@@ -194,6 +205,8 @@ def verify(files, shard, ledger, sample, device) -> None:
                 try:
                     output = read_output(file, ledger)
                     wrong = list(verify_output(output, find_shard(output, shard), sample, torch_device))
+                except GpuError:
+                    raise  # it says nothing about the file
                 except TarquetError as error:
                     wrong = [str(error)]
                 unsound += bool(wrong)
@@ -245,8 +258,10 @@ def keep_freed_memory() -> None:
 
 
 @contextmanager
-def pin_device(device: str, shard: str, **terms) -> Iterator[str]:
-    """Choose what to compute on, and lease it for the length of the block; `terms` are those of `lease_gpu`.
+def pin_device(
+    work: str, device: str, gpu_wait_timeout_s: float, gpu_max_used_mb: int, gpu_max_processes: int, jobs_per_gpu: int
+) -> Iterator[str]:
+    """Choose what to compute on, and lease it for the length of the block; `work` is shown beside the lease.
 
     Yields:
         `"cuda"`, with `CUDA_VISIBLE_DEVICES` set to the one GPU that is leased; or `"cpu"`.
@@ -261,5 +276,5 @@ def pin_device(device: str, shard: str, **terms) -> Iterator[str]:
         keep_freed_memory()
         yield "cpu"
         return
-    with lease_gpu(shard, **terms):
+    with lease_gpu(work, gpu_wait_timeout_s, gpu_max_used_mb * 2**20, gpu_max_processes, jobs_per_gpu):
         yield "cuda"

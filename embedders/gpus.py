@@ -9,7 +9,7 @@ import logging
 import os
 import random
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,18 +84,16 @@ def why_busy(gpu: Gpu, terms: Terms, siblings: int = 0) -> str | None:
     return None
 
 
-def rank_gpus(gpus: list[Gpu], siblings: Mapping[str, int], suspects: Collection[str] = ()) -> list[Gpu]:
+def rank_gpus(gpus: list[Gpu], siblings: Mapping[str, int]) -> list[Gpu]:
     """Return devices in the order in which a job should try them.
 
     Args:
         gpus: Devices that have a UUID.
         siblings: How many jobs hold a slot of each, by UUID.
-        suspects: UUIDs of devices that failed at work a short while ago.
     """
     return sorted(
         gpus,
         key=lambda gpu: (
-            gpu.uuid in suspects,  # a retry goes elsewhere if it can
             siblings[gpu.uuid],  # spread over the cards before sharing one
             gpu.process_count or 0,  # a stranger slows the job down, even one whom the terms allow
             -((gpu.free_bytes or 0) // GIB),  # then the most room, in whole GiB: idle cards differ by some MB
@@ -136,20 +134,20 @@ def lease_gpu(
     if leases.is_holding():
         raise GpuError("this process holds a GPU already: expected one lease at a time; leave the first one")
     check_unpinned()
+    folder = open_folder()
     with ExitStack() as lease:
-        gpu, locks = _wait_for_gpu(shard, timeout_s, terms)
+        gpu, locks = _wait_for_gpu(folder, shard, timeout_s, terms)
         lease.enter_context(locks)
         lease.enter_context(pinned(gpu.uuid))
         log.info("leased %s (%s)", gpu.label, gpu.name)
         try:
             yield gpu
         except GpuLostError:
-            leases.note_failure(open_folder(), gpu.uuid)
+            leases.note_failure(folder, gpu.uuid)
             raise
 
 
-def _wait_for_gpu(shard: str, timeout_s: float, terms: Terms) -> tuple[Gpu, ExitStack]:
-    folder = open_folder()
+def _wait_for_gpu(folder: Path, shard: str, timeout_s: float, terms: Terms) -> tuple[Gpu, ExitStack]:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     start_s = notice_s = time.monotonic()
     with nvml.connect():
@@ -160,9 +158,14 @@ def _wait_for_gpu(shard: str, timeout_s: float, terms: Terms) -> tuple[Gpu, Exit
             usable = [gpu for gpu in admitted if not gpu.problem]
             reasons = {gpu.label: f"not in CUDA_VISIBLE_DEVICES={visible!r}" for gpu in gpus}
             reasons |= {gpu.label: gpu.problem for gpu in admitted if gpu.problem}
+            # Where all the others are busy, the card that failed is the only free one, and each job that comes would
+            # fail on it in its turn. Where all have failed, the fault may be the job's own.
+            suspects = [gpu for gpu in usable if leases.is_suspect(folder, gpu.uuid)]
+            if suspects != usable:
+                reasons |= {gpu.label: "it failed at work a few minutes ago" for gpu in suspects}
+                usable = [gpu for gpu in usable if gpu not in suspects]
             siblings = {gpu.uuid: len(leases.find_leased_slots(folder, gpu.uuid)) for gpu in usable}
-            suspects = [gpu.uuid for gpu in usable if leases.is_suspect(folder, gpu.uuid)]
-            for gpu in rank_gpus(usable, siblings, suspects):
+            for gpu in rank_gpus(usable, siblings):
                 try:
                     return _claim(gpu, folder, shard, terms, siblings[gpu.uuid])
                 except NotFree as reason:
@@ -215,7 +218,8 @@ def _no_gpu(reasons: Mapping[str, str], waited_s: float) -> GpuError:
         return GpuError("the driver lists no GPU: expected one at least; see what nvidia-smi says")
     return GpuError(
         f"no GPU to lease after {waited_s:.0f} s: {_join(reasons)}; "
-        "expected one that is admitted, idle and not leased: free one, admit more, or wait longer"
+        "expected one that is admitted, idle and not leased: free one, admit more, wait longer, or use the device "
+        "'cpu'"
     )
 
 

@@ -101,7 +101,8 @@ def embed_shards(
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     columns = Columns(id_col, metadata_columns)
     model = Model(embedder, device, embedding_dtype)
-    readers = [ShardReader(embedder, job, id_col, Ledger(job.tar_path, accept_damaged_shards, only)) for job in jobs]
+    ledgers = [Ledger(job.tar_path, accept_damaged_shards, only) for job in jobs]
+    readers = [ShardReader(embedder, job, id_col, ledger, device) for job, ledger in zip(jobs, ledgers, strict=True)]
     with closing(prefetch(read_shards(readers), depth=2)) as stream:
         for reader, items in groupby(stream, key=itemgetter(0)):
             try:

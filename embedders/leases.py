@@ -28,7 +28,7 @@ from embedders.errors import GpuError
 # And a program that the job starts must not inherit the lock.
 _SAFELY = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
-_SUSPECT_S = 3600.0
+_SUSPECT_S = 600.0
 
 _held: set[int] = set()
 
@@ -75,15 +75,15 @@ def slot_path(folder: Path, uuid: str, slot: int) -> Path:
 
 def note_failure(folder: Path, uuid: str) -> None:
     """Remember that a card failed at work, for `is_suspect`."""
-    with suppress(OSError):  # another user's note stands there already, or the disk is full: it is only a hint
-        os.close(os.open(_failure_path(folder, uuid), os.O_WRONLY | os.O_CREAT | os.O_EXCL | _SAFELY, 0o666))
-    with suppress(OSError):
-        os.utime(_failure_path(folder, uuid), follow_symlinks=False)
+    # A file like a lock, and by the same road: any user can renew it, a forged one is not touched. What hinders
+    # the note is passed over, since the failure itself is what is to be told.
+    with suppress(OSError, NotFree), locked(_failure_path(folder, uuid)) as descriptor:
+        os.utime(descriptor)
 
 
 def is_suspect(folder: Path, uuid: str) -> bool:
-    """Tell whether a card failed within the last hour: others are tried first, so that a retry lands elsewhere."""
-    with suppress(OSError):
+    """Tell whether a card failed at work within the last ten minutes."""
+    with suppress(OSError):  # most often there is no note
         return abs(time() - _failure_path(folder, uuid).lstat().st_mtime) < _SUSPECT_S
     return False
 

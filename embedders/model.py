@@ -1,5 +1,6 @@
 """An embedder's model on its device: loading it, running it, and the checks of what it gives back."""
 
+import gc
 import io
 import logging
 import os
@@ -21,6 +22,8 @@ log = logging.getLogger(__name__)
 # torch of 2.8 and later raises a class of its own for what the device reports
 _ACCELERATOR_ERRORS = (torch.AcceleratorError,) if hasattr(torch, "AcceleratorError") else ()
 _GPU_WORDS = re.compile(r"\bCUDA\b|cuDNN|CUBLAS|NVIDIA driver|uncorrectable|\bECC\b", re.IGNORECASE)
+# Memory that is not torch's own: of the CUDA driver, cuBLAS, cuDNN, DALI
+_MEMORY_WORDS = re.compile(r"out of memory|ALLOC_FAILED|MemoryAllocation")
 
 
 class Model:
@@ -101,20 +104,21 @@ class Model:
             return np.concatenate([self._run(part, where) for part in batch.split(self.max_batch_size)])
         try:
             with torch.inference_mode():
-                vectors = self._forward(batch)
-            return torch.as_tensor(vectors).detach().to("cpu", torch.float32).numpy()
-        except torch.cuda.OutOfMemoryError as error:
-            if size is None or size < 2:
+                return torch.as_tensor(self._forward(batch)).detach().to("cpu", torch.float32).numpy()
+        except TarquetError:
+            raise
+        except Exception as error:
+            if not is_out_of_memory(error, self.device):
+                raise explain_failure(error, where, self.device) from error
+            if not size or size < 2:
                 raise GpuError(
                     f"{where}: out of memory on the device with {'one image' if size else 'this batch'}; expected "
                     "it to fit; take a smaller model or a larger GPU"
                 ) from error
-        except TarquetError:
-            raise
-        except Exception as error:
-            raise explain_failure(error, where, self.device) from error
-        # Outside the handler: the exception's traceback holds the tensors that are to be freed.
+        # Outside the handler: the exception's traceback holds the tensors that are to be freed. Where the embedder
+        # put the exception into a variable on its way, a cycle holds them too.
         self.max_batch_size = size // 2
+        gc.collect()
         torch.cuda.empty_cache()
         log.warning("%s: out of memory with %d images; going on with %d", where, size, self.max_batch_size)
         return self._run(batch, where)
@@ -127,21 +131,38 @@ def load_model(embedder: ImageEmbedder, device: str) -> tuple[Callable[[Any], to
         start = perf_counter()
         try:
             model = embedder.load_embedding_model(device)
+            if isinstance(model, torch.nn.Module):
+                model.eval()  # else dropout and batch statistics make a vector depend on its neighbours
+            models[device] = model, hash_weights(model)  # reads the device, and so may be what finds it lost
         except TarquetError:
             raise
         except Exception as error:
             raise explain_failure(error, f"{embedder.model_name}: load_embedding_model", device) from error
-        if isinstance(model, torch.nn.Module):
-            model.eval()  # else dropout and batch statistics make a vector depend on its neighbours
-        models[device] = model, hash_weights(model)
         log.info("loaded %s on %s in %.1f s", embedder.model_name, device, perf_counter() - start)
     return models[device]
 
 
+def is_out_of_memory(error: Exception, device: str) -> bool:
+    """Tell whether the device has no room, be it torch that says so or a library beside it."""
+    is_torchs = isinstance(error, torch.cuda.OutOfMemoryError)
+    return is_torchs or (device == "cuda" and bool(_MEMORY_WORDS.search(str(error))))
+
+
 def explain_failure(error: Exception, where: str, device: str) -> TarquetError:
     """Tell a failing GPU from a defect in the embedder: only after the first does a retry elsewhere help."""
+    return explain_gpu_failure(error, where, device) or EmbedderError(
+        f"{where}: the model raised {describe_error(error)}"
+    )
+
+
+def explain_gpu_failure(error: Exception, where: str, device: str) -> GpuError | None:
+    """Say what is the matter with the GPU; None where the error is not the GPU's."""
     reason = describe_error(error)
+    if is_out_of_memory(error, device):
+        return GpuError(
+            f"{where}: out of memory on the device: {reason}; expected room; take a smaller model or a larger GPU"
+        )
     if device == "cuda" and (isinstance(error, _ACCELERATOR_ERRORS) or _GPU_WORDS.search(str(error))):
         uuid = os.environ.get("CUDA_VISIBLE_DEVICES", "not pinned")
         return GpuLostError(f"{where}: GPU {uuid} failed: {reason}; expected it to work; run again, on another one")
-    return EmbedderError(f"{where}: the model raised {reason}")
+    return None

@@ -11,6 +11,7 @@ from typing import Any
 from embedders.base import ImageEmbedder, uses_default_loader
 from embedders.errors import EmbedderError, TarquetError, describe_error
 from embedders.ledger import Ledger
+from embedders.model import explain_gpu_failure
 from embedders.shards import ShardJob, check_exists, read_metadata, read_samples
 
 
@@ -23,13 +24,14 @@ class ShardReader:
         ids: Key by id, for loaders whose metadata has no `__key__`.
     """
 
-    def __init__(self, embedder: ImageEmbedder, job: ShardJob, id_col: str, ledger: Ledger):
+    def __init__(self, embedder: ImageEmbedder, job: ShardJob, id_col: str, ledger: Ledger, device: str):
         # A copy: while one shard is computed the next one is read already, and each has a ledger of its own.
         self.embedder = copy.copy(embedder)
         self.embedder.ledger = ledger
         self.job = job
         self.id_col = id_col
         self.ledger = ledger
+        self.device = device
         self.ids: dict[str, str] = {}
 
     def read(self) -> Iterator[tuple[Any, list[dict]]]:
@@ -38,11 +40,12 @@ class ShardReader:
         Raises:
             ShardError: The shard is missing or damaged.
             EmbedderError: A loader of the user's own raised, or yields something else than it should.
+            GpuError: Such a loader decodes on the GPU, which has no room or is lost.
         """
         check_exists(self.job.tar_path)
         if not uses_default_loader(self.embedder):
             self.ids = count_samples(self.job.tar_path, self.id_col, self.ledger)
-        for batch, metadata in read_batches(self.embedder, self.job.tar_path):
+        for batch, metadata in read_batches(self.embedder, self.job.tar_path, self.device):
             yield batch, [add_key(sample, self.id_col, self.ids) for sample in metadata]
 
 
@@ -61,12 +64,14 @@ def read_shards(readers: Sequence[ShardReader]) -> Iterator[tuple[ShardReader, A
             yield reader, error
 
 
-def read_batches(embedder: ImageEmbedder, tar_path: str) -> Iterator[tuple[Any, list[dict]]]:
+def read_batches(embedder: ImageEmbedder, tar_path: str, device: str) -> Iterator[tuple[Any, list[dict]]]:
     """Draw the batches from an embedder's loader.
 
     Raises:
         EmbedderError: A loader of the user's own raised, or yields something else.
+        GpuError: Such a loader decodes on the GPU, which has no room or is lost.
     """
+    where = f"{tar_path}: {embedder.model_name}: load_dataset_shard"
     try:
         for batch, metadata in embedder.load_dataset_shard(tar_path):
             if not isinstance(metadata, list | tuple) or not all(isinstance(sample, dict) for sample in metadata):
@@ -77,9 +82,8 @@ def read_batches(embedder: ImageEmbedder, tar_path: str) -> Iterator[tuple[Any, 
     except Exception as error:
         if uses_default_loader(embedder):
             raise
-        raise EmbedderError(
-            f"{tar_path}: {embedder.model_name}: load_dataset_shard failed: {describe_error(error)}; expected it to "
-            "yield pairs of a batch and a list of dicts"
+        raise explain_gpu_failure(error, where, device) or EmbedderError(
+            f"{where} failed: {describe_error(error)}; expected it to yield pairs of a batch and a list of dicts"
         ) from error
 
 
