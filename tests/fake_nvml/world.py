@@ -55,10 +55,11 @@ class World:
         """Run Python in this world and return what it printed."""
         return self.start(*command, **env).communicate(timeout=timeout_s)[0]
 
-    def start(self, *command: str, **env: str) -> subprocess.Popen:
+    def start(self, *command: str, cwd: Path | None = None, **env: str) -> subprocess.Popen:
         """Start Python in this world."""
         return subprocess.Popen(
             [sys.executable, *map(str, command)],
+            cwd=cwd,
             env=self.env | env,
             text=True,
             stdin=subprocess.PIPE,
