@@ -9,7 +9,7 @@ import pytest
 from fake_nvml.world import describe
 
 from embedders import gpus, leases
-from embedders.errors import ConfigError, GpuError, NoDriverError
+from embedders.errors import ConfigError, GpuError, GpuLostError, NoDriverError
 from embedders.gpus import GIB, Terms, lease_gpu, rank_gpus, why_busy
 from embedders.nvml import Gpu
 
@@ -135,6 +135,45 @@ def test_lease_ends_with_an_error(node):
     for _ in range(2):
         with pytest.raises(KeyError), lease_gpu(timeout_s=0):
             raise KeyError
+
+
+def fail_at_work():
+    with pytest.raises(GpuLostError, match="XID"), lease_gpu(timeout_s=0) as gpu:
+        raise GpuLostError("XID 79")
+    return gpu.uuid
+
+
+def test_card_that_failed_at_work_is_left_alone_for_a_while_even_as_the_only_free_one(node):
+    node.write(describe("GPU-0"), describe("GPU-1", procs=1))
+    assert fail_at_work() == "GPU-0"
+    with (
+        pytest.raises(GpuError, match="GPU 0 GPU-0: it failed at work a few minutes ago; GPU 1 GPU-1: compute proc"),
+        lease_gpu(timeout_s=0),
+    ):
+        pass
+    os.utime(node.leases / "GPU-0.failed", (0, 0))
+    with lease_gpu(timeout_s=0) as gpu:
+        assert gpu.uuid == "GPU-0"
+
+
+def test_cards_that_failed_are_tried_again_where_there_is_no_other(node):
+    node.write(describe("GPU-0"), describe("GPU-1"), describe("GPU-2", mode=PROHIBITED))
+    assert [fail_at_work() for _ in range(4)] == ["GPU-0", "GPU-1", "GPU-0", "GPU-0"]
+
+
+def test_failure_is_the_jobs_error_whatever_became_of_the_folder(node):
+    node.write_gpus(1)
+    with pytest.raises(GpuLostError), lease_gpu(timeout_s=0):
+        node.leases.rename(node.folder / "elsewhere")
+        raise GpuLostError("XID 79")
+
+
+def test_error_that_is_not_the_cards_leaves_no_note(node):
+    node.write_gpus(2)
+    for error in (GpuError("out of memory"), KeyError()):
+        with pytest.raises(type(error)), lease_gpu(timeout_s=0):
+            raise error
+    assert [path.name for path in node.leases.iterdir()] == ["GPU-0.lock"]
 
 
 def test_one_lease_at_a_time(node):

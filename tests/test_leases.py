@@ -4,7 +4,9 @@ import json
 import os
 import signal
 import subprocess
+import tempfile
 import time
+from pathlib import Path
 
 import pytest
 
@@ -256,17 +258,17 @@ def make_hard_link(path):
     path.hardlink_to(path.with_name("target"))
 
 
-@pytest.mark.parametrize(
-    "forge",
-    [
-        os.mkfifo,
-        make_link,
-        lambda path: path.symlink_to("nowhere"),
-        make_hard_link,
-        lambda path: path.mkdir(),
-        lambda path: os.mknod(path, 0o600 | 0o140000),  # a socket
-    ],
-)
+FORGERIES = [
+    os.mkfifo,
+    make_link,
+    lambda path: path.symlink_to("nowhere"),
+    make_hard_link,
+    lambda path: path.mkdir(),
+    lambda path: os.mknod(path, 0o600 | 0o140000),  # a socket
+]
+
+
+@pytest.mark.parametrize("forge", FORGERIES)
 def test_forged_file_is_refused_at_once(soon, folder, path, forge):
     forge(path)
     with pytest.raises(NotFree, match=f"its lock file '{path}'"), locked(path):
@@ -297,3 +299,59 @@ def test_new_file_is_open_to_other_users(path):
             assert path.stat().st_mode & 0o777 == 0o666
     finally:
         os.umask(before)
+
+
+# Cards that failed at work
+
+
+def make_older(path, age_s):
+    os.utime(path, (time.time() - age_s,) * 2, follow_symlinks=False)
+
+
+def test_failure_is_remembered_for_ten_minutes(folder):
+    note = folder / "GPU-a.failed"
+    assert not leases.is_suspect(folder, "GPU-a")
+    for _ in range(2):
+        leases.note_failure(folder, "GPU-a")
+        assert leases.is_suspect(folder, "GPU-a") and not leases.is_suspect(folder, "GPU-b")
+        make_older(note, 590)
+        assert leases.is_suspect(folder, "GPU-a")
+        make_older(note, 610)
+        assert not leases.is_suspect(folder, "GPU-a")
+    make_older(note, -3600)
+    assert not leases.is_suspect(folder, "GPU-a"), "the clock was set back, or a stranger wants the card out for good"
+    assert not leases.is_holding()
+
+
+@pytest.mark.parametrize("forge", FORGERIES)
+def test_forged_note_neither_hangs_nor_fails_nor_reaches_another_file(soon, folder, forge):
+    note, target = folder / "GPU-a.failed", folder / "target"
+    forge(note)
+    for path in [note, *([target] if target.exists() else [])]:
+        make_older(path, 3600)
+    leases.note_failure(folder, "GPU-a")
+    leases.is_suspect(folder, "GPU-a")
+    assert note.lstat().st_mtime < time.time() - 3000
+    assert not target.exists() or target.stat().st_mtime < time.time() - 3000
+    assert not leases.is_holding()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become a second user")
+@pytest.mark.parametrize(("mode", "is_renewed"), [(None, True), (0o600, False)])
+def test_note_of_another_user_is_renewed_where_its_mode_allows_it(in_child, mode, is_renewed):
+    def fail_too(say):
+        os.setuid(65534)
+        leases.note_failure(folder, "GPU-a")
+        say(leases.is_suspect(folder, "GPU-a"))
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o1777)
+        before = os.umask(0o077)
+        leases.note_failure(folder, "GPU-a")
+        os.umask(before)
+        if mode is not None:
+            (folder / "GPU-a.failed").chmod(mode)
+        make_older(folder / "GPU-a.failed", 3600)
+        _, said = in_child(fail_too)
+        assert said.readline() == f"{is_renewed}\n"
