@@ -21,7 +21,13 @@ log = logging.getLogger(__name__)
 
 # torch of 2.8 and later raises a class of its own for what the device reports
 _ACCELERATOR_ERRORS = (torch.AcceleratorError,) if hasattr(torch, "AcceleratorError") else ()
-_GPU_WORDS = re.compile(r"\bCUDA\b|cuDNN|CUBLAS|NVIDIA driver|uncorrectable|\bECC\b", re.IGNORECASE)
+# Not every error that says "cuda": "found at least two devices, cuda:0 and cpu" is a defect of the embedder.
+_GPU_WORDS = re.compile(
+    r"CUDA (unknown )?(error|failure)|CUDA (driver|runtime|initialization)|No CUDA GPUs|\bcuda[A-Z]\w+\(\)"
+    r"|CU(DNN|BLAS)_STATUS_|NVIDIA driver|uncorrectable|\bECC\b"
+)
+# The device reports these, but they are wrong calls: every GPU would.
+_DEFECT_WORDS = re.compile(r"device-side assert|_STATUS_(NOT_SUPPORTED|BAD_PARAM|INVALID_VALUE)")
 # Memory that is not torch's own: of the CUDA driver, cuBLAS, cuDNN, DALI
 _MEMORY_WORDS = re.compile(r"out of memory|ALLOC_FAILED|MemoryAllocation")
 
@@ -162,7 +168,8 @@ def explain_gpu_failure(error: Exception, where: str, device: str) -> GpuError |
         return GpuError(
             f"{where}: out of memory on the device: {reason}; expected room; take a smaller model or a larger GPU"
         )
-    if device == "cuda" and (isinstance(error, _ACCELERATOR_ERRORS) or _GPU_WORDS.search(str(error))):
+    is_gpus = isinstance(error, _ACCELERATOR_ERRORS) or _GPU_WORDS.search(str(error))
+    if device == "cuda" and is_gpus and not _DEFECT_WORDS.search(str(error)):
         uuid = os.environ.get("CUDA_VISIBLE_DEVICES", "not pinned")
         return GpuLostError(f"{where}: GPU {uuid} failed: {reason}; expected it to work; run again, on another one")
     return None
