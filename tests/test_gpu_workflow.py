@@ -62,7 +62,7 @@ class Failing(Telling):
 
 class Endless(Telling):
     def hold(self):
-        time.sleep(600)
+        time.sleep(120)
 """
 
 
@@ -84,11 +84,15 @@ def configure(project, shards, embedder="Telling", **config):
     (project / "config.yaml").write_text(json.dumps(settings | config))
 
 
+def snakemake_world(world):
+    return world.env | {"PATH": snakemake_environment()["PATH"]}
+
+
 def run_snakemake(world, project, *options):
     done = subprocess.run(
         snakemake_command(*options),
         cwd=project,
-        env=world.env | {"PATH": snakemake_environment()["PATH"]},
+        env=snakemake_world(world),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -244,7 +248,7 @@ def test_where_no_gpu_is_admitted_a_job_fails_and_never_takes_the_cpu(world, pro
 def wait_for(condition, job, timeout_s=100):
     end_s = time.monotonic() + timeout_s
     while not condition():
-        assert job.poll() is None and time.monotonic() < end_s, job.communicate(timeout=10)[0]
+        assert job.poll() is None and time.monotonic() < end_s
         time.sleep(0.02)
 
 
@@ -262,6 +266,26 @@ def test_a_job_that_is_told_to_end_cleans_up_and_drops_its_lease(world, project)
     assert '"take"' in world.run(world.repository / JOBS, "once", str(os.getuid()), "1")
 
 
+def test_ctrl_c_ends_a_run_and_its_jobs_and_leaves_no_lease(world, project):
+    world.write_gpus(1)
+    configure(project, 1, "Endless")
+    with (project / "printed").open("w+") as printed:
+        run = subprocess.Popen(
+            snakemake_command(),
+            cwd=project,
+            env=snakemake_world(world),
+            stdout=printed,
+            stderr=printed,
+            start_new_session=True,  # a terminal sends SIGINT to every process of the group
+        )
+        wait_for(lambda: read_events(project), run)
+        os.killpg(run.pid, signal.SIGINT)
+        assert run.wait(60) != 0
+    assert "error: stopped by SIGINT" in (project / "printed").read_text()
+    assert not [name for name in leftovers(project / "results") if "parquet" in name]
+    assert '"take"' in world.run(world.repository / JOBS, "once", str(os.getuid()), "1")
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_job_that_waits_for_a_gpu_can_be_told_to_end(world, project, number):
     world.write(describe("GPU-0", procs=1))
@@ -270,6 +294,13 @@ def test_a_job_that_waits_for_a_gpu_can_be_told_to_end(world, project, number):
     job.send_signal(number)
     assert_one_error(job.communicate(timeout=30)[0], f"stopped by {number.name}")
     assert job.returncode == 128 + number
+
+
+def test_verify_looks_for_its_files_before_it_waits_for_a_gpu(world, project):
+    world.write(describe("GPU-0", procs=1))
+    job = world.start("-m", "embedders", "verify", "none.parquet", cwd=project)
+    assert_one_error(job.communicate(timeout=30)[0], "'none.parquet': there is no such file")
+    assert job.returncode == 1
 
 
 # The table of GPUs

@@ -13,6 +13,7 @@ from tools import make_shard
 from embedders import ImageEmbedder, embed_shard
 from embedders.cli import main
 from embedders.errors import EmbedderError, GpuError, GpuLostError
+from embedders.locate import build_embedder
 from embedders.model import Model
 from embedders.parquet import read_vectors
 
@@ -183,3 +184,32 @@ def test_a_gpu_that_is_found_lost_when_the_weights_are_read_is_named(tmp_path):
     with pytest.raises(GpuLostError, match="load_embedding_model: GPU GPU-7 failed"):
         Model(Embedder(), "cuda", "s.tar", "float32")
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "GPU-7"
+
+
+EMBEDDER = """
+import torch
+from embedders import ImageEmbedder
+
+class Mine(ImageEmbedder):
+    def load_embedding_model(self, device):
+        return self.forward
+
+    def forward(self, batch):
+        return batch.mean(dim=(2, 3))
+"""
+
+
+def test_verify_does_not_blame_the_file_for_the_gpu(tmp_path, shard):
+    source = tmp_path / "mine.py"
+    source.write_text(EMBEDDER)
+    embed(build_embedder(f"{source}:Mine", {}), shard, tmp_path, device="cpu")
+    command = ["verify", str(tmp_path / "o.parquet"), "--device", "cpu"]
+    verified = CliRunner().invoke(main, command)
+    assert (verified.exit_code, verified.output[:6]) == (0, "sound:"), verified.output
+    source.write_text(
+        EMBEDDER.replace("return batch", "raise torch.cuda.OutOfMemoryError('no room')\n        return batch")
+    )
+    verified = CliRunner().invoke(main, command)
+    assert verified.exit_code == 1
+    assert "out of memory on the device with one image" in verified.output.splitlines()[-1]
+    assert "wrong" not in verified.output and "not sound" not in verified.output
