@@ -16,6 +16,9 @@ log = logging.getLogger(__name__)
 
 # A shard whose every sample fails must not fill the disk with its log; the ledger's file holds them all.
 LOGGED_FAILURES = 100
+# Of all that is noted here: a few hundred thousand failed samples, or millions that a loader has yet to yield.
+MAX_HELD_BYTES = 256 << 20
+_ACCOUNT_BYTES, _FAILED_BYTES = 100, 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +64,7 @@ class Ledger:
         self.failed: list[FailedSample] = []
         self.is_counted = False
         self._open: dict[str, int] = {}
+        self._held_bytes = 0
         # The loader's thread opens accounts while the job's thread settles them.
         self._lock = threading.Lock()
 
@@ -69,6 +73,7 @@ class Ledger:
         with self._lock:
             self.seen += 1
             self._open[key] = self._open.get(key, 0) + 1
+        self._hold(_ACCOUNT_BYTES + len(key))
 
     def settle(self, key: str) -> bool:
         """Note that this sample was embedded; false if the tar holds no such sample that is still open."""
@@ -79,9 +84,10 @@ class Ledger:
         """Note that this sample will not be embedded, and say so in the log."""
         self._close(failed.key)
         self.failed.append(failed)
+        self._hold(_FAILED_BYTES + len(failed.key) + len(failed.message) + len(failed.member or ""))
         if len(self.failed) <= LOGGED_FAILURES:
-            place = f" [{failed.member} at byte {failed.offset}]" if failed.member else ""
-            log.warning("failed: %s: %s: %s%s", failed.key, failed.kind, failed.message, place)
+            place = f" [{failed.member!r} at byte {failed.offset}]" if failed.member else ""
+            log.warning("failed: %r: %s: %s%s", failed.key, failed.kind, failed.message, place)
         elif len(self.failed) == LOGGED_FAILURES + 1:
             log.warning("more than %d samples failed; further ones are not logged singly", LOGGED_FAILURES)
 
@@ -118,4 +124,15 @@ class Ledger:
             count = self._open.pop(key, 0)
             if count > 1:
                 self._open[key] = count - 1
+        if count:
+            self._hold(-_ACCOUNT_BYTES - len(key))
         return count > 0
+
+    def _hold(self, size: int) -> None:
+        with self._lock:
+            self._held_bytes += size
+        if self._held_bytes > MAX_HELD_BYTES:
+            raise ShardError(
+                f"{self.shard}: the names of {len(self.failed)} failed and {len(self._open)} waiting samples take "
+                f"more than {MAX_HELD_BYTES >> 20} MB; expected fewer; see the log, mend or split the shard"
+            )
