@@ -24,6 +24,7 @@ FORMATS = [
 
 # The most scans of a progressive JPEG. Encoders write about ten; each costs a pass over all the pixels, and 30 bytes.
 MAX_SCANS = 100
+_BAND = 1024  # rows
 _one_large = threading.Lock()
 
 
@@ -68,10 +69,8 @@ def convert_to_rgb(image: Image.Image, background: str = "white") -> Image.Image
     if image.mode in ("I", "F"):
         raise ImageError(f"pixels of mode {image.mode!r} have no defined 8-bit range")
     if image.has_transparency_data:
-        image = image.convert("RGBA")
-        canvas = Image.new("RGBA", image.size, background)
-        return Image.alpha_composite(canvas, image).convert("RGB")
-    return image.convert("RGB")
+        return _lay_on(background, image)
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def decode_image(encoded: bytes, background: str = "white") -> Image.Image:
@@ -102,6 +101,16 @@ def decode_to_tensor(encoded: bytes, background: str = "white") -> torch.Tensor:
     with _wait_if_large(image):
         pixels = np.array(convert_to_rgb(image, background))
     return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def _lay_on(background: str, image: Image.Image) -> Image.Image:
+    canvas = Image.new("RGB", image.size, background)
+    # In bands, because at once it takes five images' memory, and a bomb has gigabytes of each.
+    for top in range(0, image.height, _BAND):
+        band = image.crop((0, top, image.width, min(top + _BAND, image.height))).convert("RGBA")
+        ground = Image.new("RGBA", band.size, background)
+        canvas.paste(Image.alpha_composite(ground, band).convert("RGB"), (0, top))
+    return canvas
 
 
 def _wait_if_large(image: Image.Image) -> AbstractContextManager:

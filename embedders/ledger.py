@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from embedders.errors import ShardError
+from embedders.errors import ShardError, make_one_line
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ class FailedSample:
     Attributes:
         key: Its WebDataset key, or the member's name where there is no key.
         kind: A short word to count by, such as `undecodable`.
-        message: What was wrong, for a person.
+        message: What was wrong, for a person, in one line.
         member: Name of the tar member concerned, if one is.
         offset: Position of that member's header in the (uncompressed) tar, in bytes.
     """
@@ -38,6 +38,9 @@ class FailedSample:
     message: str
     member: str | None = None
     offset: int | None = None
+
+    def __post_init__(self):
+        object.__setattr__(self, "message", make_one_line(self.message))
 
 
 class Ledger:

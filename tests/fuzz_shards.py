@@ -11,6 +11,7 @@ of `test_hostile.py`. A finding is any exception but `ShardError`, a hang, growi
 """
 
 import io
+import logging
 import os
 import random
 import sys
@@ -34,6 +35,7 @@ with atheris.instrument_imports(include=["embedders", "tarfile", "gzip", "json",
 from tools import make_image, make_tar
 
 warnings.simplefilter("ignore")
+logging.disable()
 # Smaller than Pillow's own: a limit that the fuzzer's memory limit can hold.
 Image.MAX_IMAGE_PIXELS = 1 << 21
 
