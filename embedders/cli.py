@@ -17,7 +17,7 @@ from pathlib import Path
 import click
 
 from embedders import __version__
-from embedders.errors import ConfigError, GpuError, ShardError, TarquetError
+from embedders.errors import ConfigError, GpuError, ShardError, TarquetError, make_one_line
 from embedders.finished import FinishedShards
 from embedders.gpus import lease_gpu
 from embedders.nvml import has_driver
@@ -81,7 +81,7 @@ def one_line_errors() -> Iterator[None]:
     try:
         yield
     except TarquetError as error:
-        click.echo(f"error: {' '.join(str(error).split())}", err=True)
+        click.echo(f"error: {make_one_line(str(error))}", err=True)
         sys.exit(1)
     except KeyboardInterrupt as interrupt:
         number = interrupt.args[0] if interrupt.args else signal.SIGINT

@@ -7,6 +7,8 @@ Every message is one line with three parts: where and what (with `!r`), what was
 import traceback
 from pathlib import Path
 
+MAX_LINE = 2000
+
 
 class TarquetError(Exception):
     """Root of all the errors below; anything else that escapes is a defect of this project."""
@@ -38,6 +40,13 @@ class NoDriverError(GpuError):
 
 class GpuLostError(GpuError):
     """The leased GPU failed at work (XID, ECC, fallen off the bus): a retry is to take another one."""
+
+
+def make_one_line(text: str) -> str:
+    """Make a stranger's text fit for a log: no line breaks, nothing that a terminal obeys, an end in sight."""
+    text = " ".join(text.split())
+    text = text if len(text) <= MAX_LINE else f"{text[:MAX_LINE]}..."
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
 def describe_error(error: BaseException) -> str:

@@ -5,6 +5,8 @@ does not apply it either, and vectors are to equal timm's. A subclass can call `
 """
 
 import io
+import threading
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 import torch
@@ -20,6 +22,12 @@ FORMATS = [
 ]
 
 
+# The most scans of a progressive JPEG. Encoders write about ten; each costs a pass over all the pixels, and 30 bytes.
+MAX_SCANS = 100
+_BAND = 1024  # rows
+_one_large = threading.Lock()
+
+
 class ImageError(Exception):
     """One image cannot be turned into pixels: its sample fails, the shard goes on."""
 
@@ -31,13 +39,16 @@ def open_image(encoded: bytes) -> Image.Image:
         ImageError: Not an image of `FORMATS`, or one that decodes to more than Pillow's pixel limit.
     """
     try:
-        return Image.open(io.BytesIO(encoded), formats=FORMATS)
+        image = Image.open(io.BytesIO(encoded), formats=FORMATS)
     except UnidentifiedImageError:  # its text names an address in memory
         raise ImageError("not an image of a known format") from None
     except Image.DecompressionBombError as error:
         raise ImageError(f"too many pixels: {error}") from error
     except Exception as error:
         raise ImageError(f"bad image header: {_reason(error)}") from error
+    if image.info.get("progressive") and encoded.count(b"\xff\xda") > MAX_SCANS:
+        raise ImageError(f"a progressive JPEG of more than {MAX_SCANS} scans")
+    return image
 
 
 def convert_to_rgb(image: Image.Image, background: str = "white") -> Image.Image:
@@ -58,15 +69,15 @@ def convert_to_rgb(image: Image.Image, background: str = "white") -> Image.Image
     if image.mode in ("I", "F"):
         raise ImageError(f"pixels of mode {image.mode!r} have no defined 8-bit range")
     if image.has_transparency_data:
-        image = image.convert("RGBA")
-        canvas = Image.new("RGBA", image.size, background)
-        return Image.alpha_composite(canvas, image).convert("RGB")
-    return image.convert("RGB")
+        return _lay_on(background, image)
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def decode_image(encoded: bytes, background: str = "white") -> Image.Image:
     """Decode an image of any of `FORMATS` to 8-bit RGB."""
-    return convert_to_rgb(open_image(encoded), background)
+    image = open_image(encoded)
+    with _wait_if_large(image):
+        return convert_to_rgb(image, background)
 
 
 def decode_to_tensor(encoded: bytes, background: str = "white") -> torch.Tensor:
@@ -83,11 +94,29 @@ def decode_to_tensor(encoded: bytes, background: str = "white") -> torch.Tensor:
         try:
             # frombuffer wants a writable buffer to do without a warning; bytearray copies, which is cheap.
             buffer = torch.frombuffer(bytearray(encoded), dtype=torch.uint8)
-            return decode_jpeg(buffer, mode=ImageReadMode.RGB)
+            with _wait_if_large(image):
+                return decode_jpeg(buffer, mode=ImageReadMode.RGB)
         except RuntimeError as error:
             raise ImageError(f"cannot decode this JPEG: {_reason(error)}") from error
-    pixels = np.array(convert_to_rgb(image, background))
+    with _wait_if_large(image):
+        pixels = np.array(convert_to_rgb(image, background))
     return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def _lay_on(background: str, image: Image.Image) -> Image.Image:
+    canvas = Image.new("RGB", image.size, background)
+    # In bands, because at once it takes five images' memory, and a bomb has gigabytes of each.
+    for top in range(0, image.height, _BAND):
+        band = image.crop((0, top, image.width, min(top + _BAND, image.height))).convert("RGBA")
+        ground = Image.new("RGBA", band.size, background)
+        canvas.paste(Image.alpha_composite(ground, band).convert("RGB"), (0, top))
+    return canvas
+
+
+def _wait_if_large(image: Image.Image) -> AbstractContextManager:
+    """Decode one at a time what Pillow warns of, between half its limit and its limit: it takes gigabytes."""
+    limit = Image.MAX_IMAGE_PIXELS
+    return _one_large if limit and image.width * image.height > limit else nullcontext()
 
 
 def _reason(error: Exception) -> str:

@@ -10,12 +10,15 @@ from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from embedders.errors import ShardError
+from embedders.errors import ShardError, make_one_line
 
 log = logging.getLogger(__name__)
 
 # A shard whose every sample fails must not fill the disk with its log; the ledger's file holds them all.
 LOGGED_FAILURES = 100
+# Of all that is noted here: a few hundred thousand failed samples, or millions that a loader has yet to yield.
+MAX_HELD_BYTES = 256 << 20
+_ACCOUNT_BYTES, _FAILED_BYTES = 100, 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +28,7 @@ class FailedSample:
     Attributes:
         key: Its WebDataset key, or the member's name where there is no key.
         kind: A short word to count by, such as `undecodable`.
-        message: What was wrong, for a person.
+        message: What was wrong, for a person, in one line.
         member: Name of the tar member concerned, if one is.
         offset: Position of that member's header in the (uncompressed) tar, in bytes.
     """
@@ -35,6 +38,9 @@ class FailedSample:
     message: str
     member: str | None = None
     offset: int | None = None
+
+    def __post_init__(self):
+        object.__setattr__(self, "message", make_one_line(self.message))
 
 
 class Ledger:
@@ -61,6 +67,7 @@ class Ledger:
         self.failed: list[FailedSample] = []
         self.is_counted = False
         self._open: dict[str, int] = {}
+        self._held_bytes = 0
         # The loader's thread opens accounts while the job's thread settles them.
         self._lock = threading.Lock()
 
@@ -69,6 +76,7 @@ class Ledger:
         with self._lock:
             self.seen += 1
             self._open[key] = self._open.get(key, 0) + 1
+        self._hold(_ACCOUNT_BYTES + len(key))
 
     def settle(self, key: str) -> bool:
         """Note that this sample was embedded; false if the tar holds no such sample that is still open."""
@@ -79,9 +87,10 @@ class Ledger:
         """Note that this sample will not be embedded, and say so in the log."""
         self._close(failed.key)
         self.failed.append(failed)
+        self._hold(_FAILED_BYTES + len(failed.key) + len(failed.message) + len(failed.member or ""))
         if len(self.failed) <= LOGGED_FAILURES:
-            place = f" [{failed.member} at byte {failed.offset}]" if failed.member else ""
-            log.warning("failed: %s: %s: %s: %s%s", self.shard, failed.key, failed.kind, failed.message, place)
+            place = f" [{failed.member!r} at byte {failed.offset}]" if failed.member else ""
+            log.warning("failed: %s: %r: %s: %s%s", self.shard, failed.key, failed.kind, failed.message, place)
         elif len(self.failed) == LOGGED_FAILURES + 1:
             log.warning(
                 "%s: more than %d samples failed; the others are not logged singly", self.shard, LOGGED_FAILURES
@@ -120,4 +129,15 @@ class Ledger:
             count = self._open.pop(key, 0)
             if count > 1:
                 self._open[key] = count - 1
+        if count:
+            self._hold(-_ACCOUNT_BYTES - len(key))
         return count > 0
+
+    def _hold(self, size: int) -> None:
+        with self._lock:
+            self._held_bytes += size
+        if self._held_bytes > MAX_HELD_BYTES:
+            raise ShardError(
+                f"{self.shard}: the names of {len(self.failed)} failed and {len(self._open)} waiting samples take "
+                f"more than {MAX_HELD_BYTES >> 20} MB; expected fewer; see the log, mend or split the shard"
+            )

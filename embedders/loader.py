@@ -14,10 +14,15 @@ from embedders.errors import EmbedderError, describe_error
 from embedders.images import ImageError
 from embedders.ledger import FailedSample, Ledger
 from embedders.prefetch import map_ordered
-from embedders.shards import Sample, read_metadata, read_samples, select_image
+from embedders.shards import IMAGE_SUFFIXES, Sample, read_metadata, read_samples, select_image
 
 if TYPE_CHECKING:
     from embedders.base import ImageEmbedder
+
+# Encoded images that wait to be decoded; most shards never come near, and a hostile one must not fill the memory.
+MAX_BYTES_AHEAD = 256 << 20
+# What is read of a sample. A video or an array beside the image is passed over.
+_READ_SUFFIXES = (*(f".{suffix}" for suffix in IMAGE_SUFFIXES), ".json", ".txt")
 
 
 def load_batches(embedder: "ImageEmbedder", tar_path: str) -> Iterator[tuple[torch.Tensor, list[dict]]]:
@@ -37,9 +42,16 @@ def load_batches(embedder: "ImageEmbedder", tar_path: str) -> Iterator[tuple[tor
     def decode(sample: Sample) -> tuple[torch.Tensor, dict] | FailedSample:
         return decode_sample(embedder, sample)
 
-    samples = open_samples(tar_path, ledger)
-    ahead = 2 * embedder.batch_size  # one batch that fills while the other is with the model
-    for outcome in map_ordered(decode, samples, threads, ahead, initializer=compute_alone):
+    pending = map_ordered(
+        decode,
+        open_samples(tar_path, ledger),
+        threads,
+        ahead=2 * embedder.batch_size,  # one batch that fills while the other is with the model
+        weigh=count_bytes,
+        max_weight=MAX_BYTES_AHEAD,
+        initializer=compute_alone,
+    )
+    for outcome in pending:
         if isinstance(outcome, FailedSample):
             ledger.fail(outcome)
             continue
@@ -64,7 +76,10 @@ def open_samples(tar_path: str, ledger: Ledger) -> Iterator[Sample]:
     """Read the samples of a shard, open an account for each, and let through those that can be used."""
     # A subclass's own loader may call this one: then the job has counted the samples already.
     is_counted = ledger.is_counted
-    for sample in read_samples(tar_path, accept_damage=ledger.accept_damage):
+    samples = read_samples(
+        tar_path, accept_damage=ledger.accept_damage, wants=lambda name: name.lower().endswith(_READ_SUFFIXES)
+    )
+    for sample in samples:
         if ledger.only is not None and sample.key not in ledger.only:
             continue
         if not is_counted:
@@ -74,6 +89,11 @@ def open_samples(tar_path: str, ledger: Ledger) -> Iterator[Sample]:
         else:
             kind, message = sample.problem
             ledger.fail(FailedSample(sample.key, kind, message, sample.name, sample.offset))
+
+
+def count_bytes(sample: Sample) -> int:
+    """Bytes that a sample holds in memory."""
+    return sum(len(content) for content in sample.members.values() if content is not None)
 
 
 def decode_sample(embedder: "ImageEmbedder", sample: Sample) -> tuple[torch.Tensor, dict] | FailedSample:

@@ -121,7 +121,7 @@ def _convert(value: Any, name: str, type_name: str, key: Any, shard: str) -> Any
     if type_name == "float64" and isinstance(value, int | float) and not is_bool:
         return float(value)
     raise ShardError(
-        f"{shard}: sample {key!r} has {name} = {value!r}; expected {type_name} (metadata_columns); "
+        f"{shard}: sample {key!r} has {name} = {repr(value)[:200]}; expected {type_name} (metadata_columns); "
         "mend the data, or make the column a string"
     )
 

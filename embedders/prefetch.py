@@ -39,17 +39,27 @@ def map_ordered(
     items: Iterable[Item],
     threads: int,
     ahead: int,
+    weigh: Callable[[Item], int] = lambda item: 0,
+    max_weight: int = 0,
     initializer: Callable[[], None] | None = None,
 ) -> Iterator[Result]:
-    """Apply `function` to `items` on `threads` threads; at most `ahead` results wait for the consumer."""
+    """Apply `function` to `items` on `threads` threads, each of which begins with `initializer`.
+
+    At most `ahead` results wait for the consumer, and no more than come from items of `max_weight` together.
+    """
     pool = ThreadPoolExecutor(threads, thread_name_prefix="decode", initializer=initializer)
     try:
-        pending = deque()
+        pending, total = deque(), 0
         for item in items:
-            pending.append(pool.submit(function, item))
-            if len(pending) > ahead:
-                yield pending.popleft().result()
+            weight = weigh(item)
+            pending.append((pool.submit(function, item), weight))
+            del item  # else it lives on while the consumer works
+            total += weight
+            while len(pending) > ahead or total > max_weight:
+                future, weight = pending.popleft()
+                total -= weight
+                yield future.result()
         while pending:
-            yield pending.popleft().result()
+            yield pending.popleft()[0].result()
     finally:
         pool.shutdown(cancel_futures=True)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from embedders.errors import ShardError
-from embedders.tar import Member, read_members
+from embedders.tar import MAX_MEMBER_BYTES, Member, read_members
 
 # webdataset's own rule: the key ends at the first dot of the base name, and keeps the folders.
 _KEY = re.compile(r"^((?:.*/|)[^.]+)[.]([^/]*)$", re.DOTALL)
@@ -22,8 +22,14 @@ IMAGE_SUFFIXES = {
 }
 # fmt: on
 SHARD_SUFFIXES = (".tar", ".tar.gz", ".tgz")
-# What json multiplies in memory is bounded before it is parsed.
-MAX_JSON_BYTES = 16 << 20
+# Of a .json or .txt. Parsed JSON takes up to 24 times its size, and a few batches of it are held at a time.
+MAX_TEXT_BYTES = 1 << 20
+# So that what could be read can also be written: json.dumps raises RecursionError where the stack is deeper.
+MAX_JSON_DEPTH = 100
+# No file system holds a longer path, and the ledger holds many.
+MAX_NAME_LENGTH = 4096
+# What a member costs beside its content.
+_MEMBER_BYTES = 512
 
 
 @dataclass(frozen=True)
@@ -120,9 +126,9 @@ def select_image(sample: Sample) -> tuple[str, bytes] | tuple[None, str]:
     if len(candidates) == 1:
         return candidates[0], sample.members[candidates[0]]
     if not candidates:
-        return None, f"no image among its members ({', '.join(sample.members)})"
+        return None, f"no image among its members ({_name_some(list(sample.members))})"
     dots = "" if plain else "; a key ends at the first dot of the name, so dots in names merge samples"
-    return None, f"{len(candidates)} images under one key ({', '.join(candidates)}){dots}"
+    return None, f"{len(candidates)} images under one key ({_name_some(candidates)}){dots}"
 
 
 def read_metadata(sample: Sample) -> dict:
@@ -134,17 +140,23 @@ def read_metadata(sample: Sample) -> dict:
         ValueError: The `.json` or `.txt` cannot be read.
     """
     metadata = {}
+    for suffix in ("json", "txt"):
+        if len(sample.members.get(suffix) or b"") > MAX_TEXT_BYTES:
+            raise ValueError(
+                f"its .{suffix} has {len(sample.members[suffix])} bytes; expected at most {MAX_TEXT_BYTES}"
+            )
     if sample.members.get("json") is not None:
-        if len(sample.members["json"]) > MAX_JSON_BYTES:
-            raise ValueError(f"its .json has {len(sample.members['json'])} bytes; expected at most {MAX_JSON_BYTES}")
         try:
-            metadata = json.loads(sample.members["json"])
+            # Python reads NaN and Infinity, which are no JSON, and would write them into a column of JSON.
+            metadata = json.loads(sample.members["json"], parse_constant=lambda name: None)
         except RecursionError:
             raise ValueError("its .json is nested too deeply") from None
         except ValueError as error:
             raise ValueError(f"its .json cannot be read: {error}") from error
         if not isinstance(metadata, dict):
             raise ValueError(f"its .json holds a {type(metadata).__name__}, expected an object")
+        if _is_deep(metadata):
+            raise ValueError("its .json is nested too deeply")
     if sample.members.get("txt") is not None:
         try:
             metadata["caption"] = sample.members["txt"].decode("utf-8").strip()
@@ -155,7 +167,7 @@ def read_metadata(sample: Sample) -> dict:
 
 
 def _group_members(members: Iterator[Member], tar_path: str, accept_damage: bool) -> Iterator[Sample]:
-    sample, after_damage = None, None
+    sample, after_damage, held_bytes = None, None, 0
     for member in members:
         if member.damage is not None:
             if not accept_damage:
@@ -169,12 +181,12 @@ def _group_members(members: Iterator[Member], tar_path: str, accept_damage: bool
                 if sample is not None:
                     sample.problem = sample.problem or after_damage
             key = f"(damage at byte {member.offset})"
-            yield Sample(key, member.name, member.offset, problem=("damaged_tar", str(member.damage)))
+            yield Sample(key, _escape(member.name), member.offset, problem=("damaged_tar", str(member.damage)))
             continue
         match = _KEY.match(member.name)
         if match is None or not _is_text(member.name):
             # No sample can take it: it becomes a sample of its own, so that it is counted and named.
-            name = member.name.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
+            name = _escape(member.name)
             problem = member.problem or ("bad_name", "expected a name in UTF-8 with a suffix, as 0001.jpg")
             yield Sample(name, name, member.offset, problem=problem)
             continue
@@ -183,7 +195,11 @@ def _group_members(members: Iterator[Member], tar_path: str, accept_damage: bool
             if sample is not None:
                 yield sample
             sample = Sample(key, member.name, member.offset, problem=after_damage)
-            after_damage = None
+            after_damage, held_bytes = None, 0
+        held_bytes += _MEMBER_BYTES + len(member.content or b"")
+        if held_bytes > MAX_MEMBER_BYTES:
+            sample.problem = sample.problem or ("too_large", f"more than {MAX_MEMBER_BYTES} bytes under one key")
+            continue
         if suffix in sample.members:
             sample.problem = ("repeated_member", f"member {member.name!r} is there twice")
         sample.members[suffix] = member.content
@@ -197,4 +213,24 @@ def _is_text(name: str) -> bool:
         name.encode("utf-8")
     except UnicodeEncodeError:  # bytes that were not UTF-8 come as lone surrogates
         return False
-    return "\0" not in name
+    return "\0" not in name and len(name) <= MAX_NAME_LENGTH
+
+
+def _escape(name: str) -> str:
+    """Make a name that is no text storable, and short."""
+    name = name if len(name) <= MAX_NAME_LENGTH else f"{name[:100]}..."
+    return name.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
+
+
+def _name_some(suffixes: list[str]) -> str:
+    return ", ".join(suffixes[:5]) + (", ..." if len(suffixes) > 5 else "")
+
+
+def _is_deep(metadata: dict) -> bool:
+    level = [metadata]
+    for _ in range(MAX_JSON_DEPTH):
+        nested = [value for value in level if isinstance(value, dict | list)]
+        if not nested:
+            return False
+        level = [inner for value in nested for inner in (value.values() if isinstance(value, dict) else value)]
+    return True

@@ -81,7 +81,7 @@ def summarize_run(folder: str | Path, shards: Sequence[str]) -> Summary:
             kinds[sample.kind] += 1
             names = summary.first_failed.setdefault(sample.kind, [])
             if len(names) < NAMES_PER_KIND:
-                names.append(f"{ledger_path}: {sample.key}: {sample.message}")
+                names.append(f"{ledger_path}: {sample.key!r}: {sample.message}")
     summary.failures = dict(kinds.most_common())
     return summary
 

@@ -19,6 +19,7 @@ LAYERS = [
     {"base", "gpus"},
     {"locate", "provenance", "timm_embedder", "gpu_table"},
     {"sources", "model"},
+    {"reader", "finished"},
     {"job"},
     {"verify"},
     {"cli"},
@@ -32,7 +33,20 @@ ONLY_IMPORTER = {
     "tarfile": "tar",
 }
 # The Snakefile imports these, and `--help` and a bad option must answer at once: no torch at the top of the file.
-LIGHT = {"__init__", "__main__", "errors", "outputs", "tar", "shards", "config", "locate", "sources", "cli", "gpus"}
+LIGHT = {
+    "__init__",
+    "__main__",
+    "errors",
+    "outputs",
+    "tar",
+    "shards",
+    "config",
+    "locate",
+    "sources",
+    "finished",
+    "cli",
+    "gpus",
+}
 HEAVY = {"torch", "torchvision", "timm", "pyarrow", "numpy", "PIL", "webdataset"}
 
 

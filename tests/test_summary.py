@@ -29,7 +29,7 @@ def test_totals_a_histogram_and_the_first_names(tmp_path):
     assert (summary.shards, summary.samples, summary.embedded, summary.failed) == (3, 18, 7, 11)
     assert list(summary.failures.items()) == [("undecodable", 10), ("bad_name", 1)]
     assert len(summary.first_failed["undecodable"]) == 5
-    assert summary.first_failed["undecodable"][0] == f"{tmp_path}/ledger/a.parquet: x: x is bad"
+    assert summary.first_failed["undecodable"][0] == f"{tmp_path}/ledger/a.parquet: 'x': x is bad"
     assert summary.describe().splitlines()[0] == "3 shards: 18 samples, 7 embedded, 11 failed"
     write_summary(summary, tmp_path / "summary.json")
     assert json.loads((tmp_path / "summary.json").read_text())["embedded"] == 7

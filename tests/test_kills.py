@@ -1,0 +1,105 @@
+"""200 SIGKILLs at random moments of real Snakemake runs: what is there at the end is what an undisturbed run makes.
+
+Kills hit one process of the run's tree (a job, its shell, Snakemake itself, whose jobs then go on as orphans beside
+the next run's) or all of it at once, as when a machine dies. About 20 minutes; `make test-long`.
+"""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import time
+from collections import Counter
+from contextlib import suppress
+
+import psutil
+import pytest
+from test_workflow import (
+    CONFIG,
+    EMBEDDER,
+    make_shard,
+    run_well,
+    snakemake_command,
+    snakemake_environment,
+)
+
+KILLS = 200
+SHARDS = [f"s{number:02}" for number in range(8)]
+# So slow that kills meet it at work, too: half of a job is otherwise the import of torch.
+SLOW = EMBEDDER.replace("return batch.mean", "time.sleep(0.2); return batch.mean")
+
+
+def read_results(project) -> dict[str, bytes]:
+    """Every finished file by its path; a partial file does not count."""
+    files = {}
+    for pattern in ("embeddings/*", "ledger/*", "*.json"):
+        for path in project.glob(f"results/{pattern}"):
+            with suppress(FileNotFoundError):  # Snakemake removes what a failed job made
+                if not path.name.endswith(".partial"):
+                    files[str(path.relative_to(project))] = path.read_bytes()
+    return files
+
+
+def kill_some(snakemake: psutil.Process, chance: random.Random) -> str:
+    """Kill one process of a run, or all; says which."""
+    tree = [snakemake, *snakemake.children(recursive=True)]
+    way = chance.choice(["one", "one", "snakemake", "all"])
+    victims = {"one": [chance.choice(tree[1:] or tree)], "snakemake": [snakemake], "all": tree}[way]
+    if way == "one":
+        way = " ".join(victims[0].cmdline()[:3]).rpartition("/")[2] or "gone"
+        way = "job" if "embedders" in way else "shell" if "sh" in way else "other"
+    for victim in victims:
+        victim.send_signal(signal.SIGKILL)
+    return way
+
+
+@pytest.mark.long
+def test_200_kills_at_random_moments_leave_what_an_undisturbed_run_makes(tmp_path):
+    project = tmp_path / "project"
+    for name in SHARDS:
+        make_shard(project / f"data/{name}.tar", ["red", "green", "blue"] * 4, damaged=[5])
+    (project / "embedder.py").write_text(SLOW)
+    (project / "beside.py").write_text("SCALE = 1\n")
+    (project / "weights.bin").write_bytes(b"some weights")
+    (project / "config.yaml").write_text(CONFIG)
+    run_well(project, "--cores", "2")
+    undisturbed = read_results(project)
+    assert len(undisturbed) == 2 * len(SHARDS) + 2
+    shutil.rmtree(project / "results")
+
+    chance, killed, finished = random.Random(4), Counter(), 0
+    while killed.total() < KILLS:
+        run = subprocess.Popen(
+            snakemake_command("--cores", "2"), cwd=project, env=snakemake_environment(),
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        while run.poll() is None and killed.total() < KILLS:
+            time.sleep(chance.uniform(0.2, 4))
+            try:
+                killed[kill_some(psutil.Process(run.pid), chance)] += 1
+            except psutil.NoSuchProcess:
+                break  # it ended just then
+            # What is there at any moment is whole.
+            assert read_results(project).items() <= undisturbed.items()
+        if run.wait() == 0:
+            finished += 1
+            wait_for_orphans(project)
+            assert read_results(project) == undisturbed
+            shutil.rmtree(project / "results")
+        run_well(project, "--unlock")
+    wait_for_orphans(project)
+    run_well(project, "--cores", "2")
+    print(f"{killed.total()} kills: {dict(killed)}; {finished} runs finished in between")
+    assert read_results(project) == undisturbed
+    assert not list((project / "results").rglob("*.partial"))
+
+
+def wait_for_orphans(project) -> None:
+    """Wait for jobs whose Snakemake was killed."""
+    end = time.monotonic() + 120
+    while time.monotonic() < end:
+        if not [p for p in psutil.process_iter(["cwd"]) if p.info["cwd"] == os.fspath(project)]:
+            return
+        time.sleep(0.2)
+    raise TimeoutError("jobs of a killed Snakemake are still at work")
