@@ -73,6 +73,6 @@ def test_each_failure_is_logged_with_its_place_but_not_without_end(caplog):
     ledger = ledger_of(*map(str, range(1000)))
     for number in range(1000):
         ledger.fail(FailedSample(str(number), "undecodable", "bad", "0.jpg", 512))
-    assert "failed: '0': undecodable: bad ['0.jpg' at byte 512]" in caplog.text
+    assert ": '0': undecodable: bad ['0.jpg' at byte 512]" in caplog.text
     assert len(caplog.records) == LOGGED_FAILURES + 1
     assert len(ledger.failed) == 1000
