@@ -19,6 +19,7 @@ LAYERS = [
     {"base", "gpus"},
     {"locate", "provenance", "timm_embedder", "gpu_table"},
     {"sources", "model"},
+    {"reader", "finished"},
     {"job"},
     {"verify"},
     {"cli"},
