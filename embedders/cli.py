@@ -128,8 +128,9 @@ def embed(
         if not jobs:
             return
         failed = []
+        work = jobs[0].tar_path + (f" and {len(jobs) - 1} more" if len(jobs) > 1 else "")
         terms = (gpu_wait_timeout_s, gpu_max_used_mb, gpu_max_processes, jobs_per_gpu)
-        with pin_device(shard, device, *terms) as options["device"]:
+        with pin_device(work, device, *terms) as options["device"]:
             import torch
 
             from embedders.job import embed_shards

@@ -182,7 +182,7 @@ def test_a_gpu_that_is_found_lost_when_the_weights_are_read_is_named(tmp_path):
             return Unreadable()
 
     with pytest.raises(GpuLostError, match="load_embedding_model: GPU GPU-7 failed"):
-        Model(Embedder(), "cuda", "s.tar", "float32")
+        Model(Embedder(), "cuda", "float32")
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "GPU-7"
 
 
