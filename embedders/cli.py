@@ -4,29 +4,23 @@ Imports nothing heavy at the top: `--help` and a bad option answer at once, and 
 pinned.
 """
 
-import ctypes
 import json
 import logging
-import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
 
 from embedders import __version__
+from embedders.device import pin_device
 from embedders.errors import ConfigError, GpuError, ShardError, TarquetError, make_one_line
 from embedders.finished import FinishedShards
-from embedders.gpus import lease_gpu
-from embedders.nvml import has_driver
 from embedders.shards import ShardJob
 
 log = logging.getLogger("embedders")
-
-# From glibc's malloc.h
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
 class JsonValue(click.ParamType):
@@ -153,14 +147,10 @@ def embed(
                 failed.append(outcome)
                 if also:
                     log.error("failed: %s", outcome)
+        if failed and also:
+            raise ShardError(f"{len(failed)} of {len(jobs)} shards failed, each with a line above; see these")
         if failed:
-            raise (
-                failed[0]
-                if not also
-                else ShardError(
-                    f"{len(failed)} of {len(jobs)} shards failed; each has a line above; the first: {failed[0]}"
-                )
-            )
+            raise failed[0]
 
 
 @main.command()
@@ -244,38 +234,3 @@ def check_before_lease(shard: str, output: str, embedder: str, embedder_args: ob
     if not isinstance(embedder_args, dict):
         raise ConfigError(f'embedder args {embedder_args!r}: expected an object, as {{}} or {{"batch_size": 64}}')
     check_writable(Path(output))
-
-
-def keep_freed_memory() -> None:
-    """Tell glibc to keep what a layer frees for the next one, instead of giving it back to the kernel each time.
-
-    A network on the CPU otherwise spends half of its time in page faults: EfficientNet-Lite0 takes 5.4 CPU seconds
-    for 96 images without this, 2.7 with it (`benchmarks/malloc.py`).
-    """
-    with suppress(OSError, AttributeError):  # not glibc
-        libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
-        libc.mallopt(_M_MMAP_THRESHOLD, 2**30)
-
-
-@contextmanager
-def pin_device(
-    work: str, device: str, gpu_wait_timeout_s: float, gpu_max_used_mb: int, gpu_max_processes: int, jobs_per_gpu: int
-) -> Iterator[str]:
-    """Choose what to compute on, and lease it for the length of the block; `work` is shown beside the lease.
-
-    Yields:
-        `"cuda"`, with `CUDA_VISIBLE_DEVICES` set to the one GPU that is leased; or `"cpu"`.
-
-    Raises:
-        GpuError: A GPU was asked for, or `auto` found a driver, and none can be leased.
-    """
-    if device == "cpu" or (device == "auto" and not has_driver()):
-        log.info("computing on the CPU (%s)", "as asked" if device == "cpu" else "no NVIDIA driver here")
-        # Else a library that looks for a GPU by itself would take one that is not leased.
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""
-        keep_freed_memory()
-        yield "cpu"
-        return
-    with lease_gpu(work, gpu_wait_timeout_s, gpu_max_used_mb * 2**20, gpu_max_processes, jobs_per_gpu):
-        yield "cuda"

@@ -19,7 +19,7 @@ LAYERS = [
     {"base", "gpus"},
     {"locate", "provenance", "timm_embedder", "gpu_table"},
     {"sources", "model"},
-    {"reader", "finished"},
+    {"reader", "finished", "device"},
     {"job"},
     {"verify"},
     {"cli"},
@@ -44,6 +44,7 @@ LIGHT = {
     "locate",
     "sources",
     "finished",
+    "device",
     "cli",
     "gpus",
 }
