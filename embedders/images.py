@@ -70,7 +70,7 @@ def convert_to_rgb(image: Image.Image, background: str = "white") -> Image.Image
         raise ImageError(f"pixels of mode {image.mode!r} have no defined 8-bit range")
     if image.has_transparency_data:
         return _lay_on(background, image)
-    return image if image.mode == "RGB" else image.convert("RGB")
+    return image.convert("RGB")
 
 
 def decode_image(encoded: bytes, background: str = "white") -> Image.Image:

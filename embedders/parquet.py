@@ -99,7 +99,7 @@ class Columns:
             if name == KEY:
                 row[name] = _convert(metadata[KEY] if self.id_col == KEY else key, name, type_name, key, shard)
             elif name == ALL_METADATA and self.with_all:
-                row[name] = json.dumps({k: v for k, v in metadata.items() if k != "__key__"}, default=str)
+                row[name] = _dump_json({k: v for k, v in metadata.items() if k != "__key__"})
             else:
                 row[name] = _convert(metadata.get(name), name, type_name, key, shard)
         return row
@@ -111,7 +111,7 @@ def _convert(value: Any, name: str, type_name: str, key: Any, shard: str) -> Any
     if isinstance(value, np.generic):  # of a loader of the user's own
         value = value.item()
     if type_name == "string":
-        text = value if isinstance(value, str) else json.dumps(value, default=str)
+        text = value if isinstance(value, str) else _dump_json(value)
         return text.encode("utf-8", "replace").decode()  # JSON can hold half a surrogate pair, Parquet cannot
     is_bool = isinstance(value, bool)
     if type_name == "bool" and is_bool:
@@ -124,6 +124,13 @@ def _convert(value: Any, name: str, type_name: str, key: Any, shard: str) -> Any
         f"{shard}: sample {key!r} has {name} = {repr(value)[:200]}; expected {type_name} (metadata_columns); "
         "mend the data, or make the column a string"
     )
+
+
+def _dump_json(value: Any) -> str:
+    text = json.dumps(value, default=str)
+    if "NaN" in text or "Infinity" in text:  # Python writes these numbers, but they are no JSON
+        text = json.dumps(json.loads(text, parse_constant=lambda name: None))
+    return text
 
 
 class EmbeddingWriter:

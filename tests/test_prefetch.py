@@ -84,3 +84,18 @@ def test_items_are_drawn_in_one_thread_that_is_not_the_consumers():
     threads = list(prefetch((threading.get_ident() for _ in range(20)), 2))
     assert len(set(threads)) == 1
     assert threads[0] != threading.get_ident()
+
+
+def test_heavy_items_wait_for_the_consumer_before_their_number_does():
+    at_work, most = [0], [0]
+
+    def read(weights):
+        for weight in weights:
+            at_work[0] += weight
+            most[0] = max(most[0], at_work[0])
+            yield weight
+
+    for result in map_ordered(lambda weight: weight, read([1] * 5 + [10] * 50), 2, 30, lambda weight: weight, 25):
+        at_work[0] -= result
+    assert at_work[0] == 0
+    assert most[0] <= 25 + 10  # the one that is one too many is read before it is weighed
