@@ -16,11 +16,12 @@ from typing import Any
 import torch
 
 from embedders.base import ImageEmbedder, uses_default_loader
+from embedders.columns import Columns
 from embedders.errors import EmbedderError, GpuLostError, TarquetError
 from embedders.ledger import FailedSample, Ledger
 from embedders.model import Model
 from embedders.outputs import check_writable, write_whole
-from embedders.parquet import Columns, EmbeddingWriter, write_ledger
+from embedders.parquet import EmbeddingWriter, write_ledger
 from embedders.prefetch import prefetch
 from embedders.provenance import SCHEMA_VERSION, describe_embedder, describe_shard
 from embedders.reader import ShardReader, read_shards, settle_sample
@@ -82,7 +83,7 @@ def embed_shards(
         embedder: The embedder.
         jobs: The shards.
         id_col: The metadata field that identifies a sample.
-        metadata_columns: As in `parquet.Columns`.
+        metadata_columns: As in `columns.Columns`.
         embedding_dtype: `float32` or `float16`.
         max_failed_fraction: With more failed samples than this share a shard fails.
         accept_damaged_shards: Whether to embed what is whole of a damaged tar, and name the rest in the ledger.

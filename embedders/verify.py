@@ -12,11 +12,12 @@ from pathlib import Path
 import numpy as np
 
 from embedders.base import ImageEmbedder
+from embedders.columns import KEY
 from embedders.errors import ShardError
 from embedders.ledger import Ledger
 from embedders.locate import build_embedder
 from embedders.model import Model
-from embedders.parquet import KEY, read_ledger, read_vectors
+from embedders.parquet import read_ledger, read_vectors
 from embedders.provenance import describe_shard
 from embedders.reader import count_samples
 

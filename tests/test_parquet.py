@@ -9,9 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from embedders.columns import Columns
 from embedders.errors import ConfigError, ShardError
 from embedders.ledger import FailedSample
-from embedders.parquet import Columns, EmbeddingWriter, describe_file, read_ledger, read_vectors, write_ledger
+from embedders.parquet import EmbeddingWriter, describe_file, read_ledger, read_vectors, write_ledger
 
 PROVENANCE = {"samples": 5, "note": "ä"}
 

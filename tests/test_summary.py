@@ -3,9 +3,10 @@ import json
 import numpy as np
 import pytest
 
+from embedders.columns import Columns
 from embedders.errors import ShardError
 from embedders.ledger import FailedSample
-from embedders.parquet import Columns, EmbeddingWriter, write_ledger
+from embedders.parquet import EmbeddingWriter, write_ledger
 from embedders.summary import find_failed_shards, summarize_run, write_summary
 
 
