@@ -134,7 +134,7 @@ def write_shard(
 ) -> None:
     """Embed what a reader brings, settle the account of every sample, and write both files."""
     job, ledger, embedder = reader.job, reader.ledger, reader.embedder
-    start = perf_counter()
+    stopwatch = Stopwatch()
     with (
         write_whole(job.parquet_path) as file,
         EmbeddingWriter(file, columns, embedder.image_embedding_column, model.dtype) as writer,
@@ -147,11 +147,15 @@ def write_shard(
                 raise item
             if item is None:
                 continue
+            stopwatch.lap("waiting for images")
             batch, metadata = item
             vectors = model.embed(batch, metadata, job.tar_path)
+            stopwatch.lap("in the model")
             writer.write([columns.read(sample, job.tar_path) for sample in metadata], vectors)
             for sample in metadata:
                 settle_sample(ledger, str(sample["__key__"]))
+            stopwatch.lap("writing")
+        stopwatch.lap("waiting for images")
         for key in ledger.unsettled():
             ledger.fail(FailedSample(key, "not_loaded", "load_dataset_shard did not yield it"))
         ledger.check(max_failed_fraction)
@@ -173,8 +177,31 @@ def write_shard(
             # First, so that vectors never stand without the account of what is not among them.
             with write_whole(job.ledger_path) as ledger_file:
                 write_ledger(ledger_file, ledger.failed, provenance)
-    seconds = perf_counter() - start
+    stopwatch.lap("writing")
+    total_s = sum(stopwatch.seconds.values())
     log.info(
         f"{job.tar_path}: {ledger.seen} samples, {ledger.embedded} embedded, {len(ledger.failed)} failed "
-        f"in {seconds:.1f} s ({ledger.embedded / seconds:.0f} images/s) on {model.device}"
+        f"in {total_s:.1f} s ({ledger.embedded / total_s:.0f} images/s) on {model.device}: {stopwatch.describe()}"
     )
+
+
+class Stopwatch:
+    """Where the time of a shard goes, as the process sees it: what it waits for is what to buy more of.
+
+    Attributes:
+        seconds: Time by what it was spent on.
+    """
+
+    def __init__(self):
+        self.seconds: dict[str, float] = {}
+        self._last = perf_counter()
+
+    def lap(self, spent_on: str) -> None:
+        """Put the time since the last lap to an account."""
+        now = perf_counter()
+        self.seconds[spent_on] = self.seconds.get(spent_on, 0.0) + now - self._last
+        self._last = now
+
+    def describe(self) -> str:
+        """Say it in a phrase."""
+        return ", ".join(f"{seconds:.1f} s {spent_on}" for spent_on, seconds in self.seconds.items())
