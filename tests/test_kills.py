@@ -1,7 +1,7 @@
-"""200 SIGKILLs at random moments of real Snakemake runs: what is there at the end is what an undisturbed run makes.
+"""300 SIGKILLs at random moments of real Snakemake runs: what is there at the end is what an undisturbed run makes.
 
 Kills hit one process of the run's tree (a job, its shell, Snakemake itself, whose jobs then go on as orphans beside
-the next run's) or all of it at once, as when a machine dies. About 20 minutes; `make test-long`.
+the next run's) or all of it at once, as when a machine dies. About 30 minutes; `make test-long`.
 """
 
 import os
@@ -24,7 +24,6 @@ from test_workflow import (
     snakemake_environment,
 )
 
-KILLS = 200
 SHARDS = [f"s{number:02}" for number in range(8)]
 # So slow that kills meet it at work, too: half of a job is otherwise the import of torch.
 SLOW = EMBEDDER.replace("return batch.mean", "time.sleep(0.2); return batch.mean")
@@ -57,26 +56,27 @@ def kill_some(snakemake: psutil.Process, chance: random.Random) -> str:
 
 
 @pytest.mark.long
-def test_200_kills_at_random_moments_leave_what_an_undisturbed_run_makes(tmp_path):
+@pytest.mark.parametrize(("kills", "shards_per_job"), [(200, 1), (100, 3)])
+def test_kills_at_random_moments_leave_what_an_undisturbed_run_makes(tmp_path, kills, shards_per_job):
     project = tmp_path / "project"
     for name in SHARDS:
         make_shard(project / f"data/{name}.tar", ["red", "green", "blue"] * 4, damaged=[5])
     (project / "embedder.py").write_text(SLOW)
     (project / "beside.py").write_text("SCALE = 1\n")
     (project / "weights.bin").write_bytes(b"some weights")
-    (project / "config.yaml").write_text(CONFIG)
+    (project / "config.yaml").write_text(f"{CONFIG}shards_per_job: {shards_per_job}\n")
     run_well(project, "--cores", "2")
     undisturbed = read_results(project)
     assert len(undisturbed) == 2 * len(SHARDS) + 2
     shutil.rmtree(project / "results")
 
     chance, killed, finished = random.Random(4), Counter(), 0
-    while killed.total() < KILLS:
+    while killed.total() < kills:
         run = subprocess.Popen(
             snakemake_command("--cores", "2"), cwd=project, env=snakemake_environment(),
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
-        while run.poll() is None and killed.total() < KILLS:
+        while run.poll() is None and killed.total() < kills:
             time.sleep(chance.uniform(0.2, 5))
             try:
                 killed[kill_some(psutil.Process(run.pid), chance)] += 1
