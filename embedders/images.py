@@ -11,7 +11,11 @@ from contextlib import AbstractContextManager, nullcontext
 import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
-from torchvision.io import ImageReadMode, decode_jpeg
+
+try:
+    from torchvision.io import ImageReadMode, decode_jpeg
+except ImportError:  # deprecated since torchvision 0.29; Pillow then decodes all, to the same pixels, more slowly
+    decode_jpeg = None
 
 Image.init()
 # Named, so that no rarely used parser of Pillow (EPS starts Ghostscript) ever sees a stranger's bytes.
@@ -90,7 +94,7 @@ def decode_to_tensor(encoded: bytes, background: str = "white") -> torch.Tensor:
         ImageError: As `decode_image`.
     """
     image = open_image(encoded)
-    if image.format in ("JPEG", "MPO") and image.mode in ("RGB", "L"):
+    if decode_jpeg is not None and image.format in ("JPEG", "MPO") and image.mode in ("RGB", "L"):
         try:
             # frombuffer wants a writable buffer to do without a warning; bytearray copies, which is cheap.
             buffer = torch.frombuffer(bytearray(encoded), dtype=torch.uint8)
