@@ -1,0 +1,103 @@
+"""A whole Snakemake run against one process that is warm: what starting jobs costs, by shards_per_job.
+
+    python benchmarks/whole_run.py [SHARDS] [IMAGES_PER_SHARD] [RUNS]
+
+Lays out shards of crops of scikit-image's photographs, and embeds them with EfficientNet-Lite0 on the CPU (weights do
+not matter here: random ones). The warm process has its model loaded and one shard done before its clock starts; a
+Snakemake run is timed from the command to its end, planning and summary included. Interleaved, medians.
+"""
+
+import io
+import statistics
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from pathlib import Path
+
+import yaml
+from PIL import Image
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+THREADS = 2
+PER_JOB = (1, 8, 16, 64)
+WARM = """
+import sys, time, torch
+sys.path.insert(0, sys.argv[1])
+from embedders import TimmImageEmbedder
+from embedders.device import keep_freed_memory
+from embedders.job import embed_shards
+from embedders.shards import ShardJob
+keep_freed_memory()
+torch.set_num_threads(int(sys.argv[2]))
+embedder = TimmImageEmbedder("tf_efficientnet_lite0", num_threads_per_worker=int(sys.argv[2]))
+jobs = [ShardJob(path, f"warm/{n}.parquet", f"warm/{n}.ledger.parquet") for n, path in enumerate(sys.argv[3:])]
+list(embed_shards(embedder, jobs[:1], device="cpu"))
+start = time.perf_counter()
+list(embed_shards(embedder, jobs, device="cpu"))
+print(time.perf_counter() - start)
+"""
+
+
+def lay_out(folder: Path, shards: int, images: int) -> list[str]:
+    """Write shards of photographs of about 0.3 megapixels."""
+    from skimage import data
+
+    names = ("astronaut", "chelsea", "coffee", "rocket", "hubble_deep_field", "retina")
+    encoded = []
+    for number in range(48):
+        picture = Image.fromarray(getattr(data, names[number % 6])())
+        width, height = (int(side * (0.6 + 0.008 * number)) for side in picture.size)
+        buffer = io.BytesIO()
+        picture.crop((0, 0, width, height)).resize((640, 480)).save(buffer, "JPEG", quality=88)
+        encoded.append(buffer.getvalue())
+    (folder / "data").mkdir()
+    paths = []
+    for shard in range(shards):
+        paths.append(f"data/{shard:05d}.tar")
+        with tarfile.open(folder / paths[-1], "w") as archive:
+            for number in range(images):
+                content = encoded[(shard * images + number) % len(encoded)]
+                member = tarfile.TarInfo(f"{number:05d}.jpg")
+                member.size = len(content)
+                archive.addfile(member, io.BytesIO(content))
+    return paths
+
+
+def time_warm(folder: Path, paths: list[str]) -> float:
+    """Seconds of the warm process."""
+    command = [sys.executable, "-c", WARM, REPOSITORY, str(THREADS), *paths]
+    return float(subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout)
+
+
+def time_run(folder: Path, shards_per_job: int, number: int) -> float:
+    """Seconds of a Snakemake run."""
+    config = {
+        "shards": "data/*.tar",
+        "output_dir": f"results-{shards_per_job}-{number}",
+        "embedder": {"class": "embedders:TimmImageEmbedder", "args": {"model_name": "tf_efficientnet_lite0"}},
+        **{"device": "cpu", "gpu": 0, "threads": THREADS, "shards_per_job": shards_per_job},
+    }
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    command = ["snakemake", "--snakefile", REPOSITORY / "Snakefile", "--cores", str(THREADS), "--quiet", "all"]
+    start = time.perf_counter()
+    subprocess.run(command, cwd=folder, capture_output=True, check=True)
+    return time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    shards, images, runs = (int(argument) for argument in [*sys.argv[1:], *("64", "250", "5")[len(sys.argv) - 1 :]])
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        paths = lay_out(folder, shards, images)
+        seconds = {"warm process": [], **{f"shards_per_job: {number}": [] for number in PER_JOB}}
+        for run in range(runs):
+            seconds["warm process"].append(time_warm(folder, paths))
+            for number in PER_JOB:
+                seconds[f"shards_per_job: {number}"].append(time_run(folder, number, run))
+    warm = statistics.median(seconds["warm process"])
+    print(f"{shards} shards x {images} images, median of {runs}")
+    for what, measured in seconds.items():
+        median = statistics.median(measured)
+        print(f"{what:20} {median:7.1f} s {shards * images / median:6.0f} images/s  {warm / median:5.2f} of warm")
