@@ -104,6 +104,7 @@ def embed_shards(
     model = Model(embedder, device, embedding_dtype)
     ledgers = [Ledger(job.tar_path, accept_damaged_shards, only) for job in jobs]
     readers = [ShardReader(embedder, job, id_col, ledger, device) for job, ledger in zip(jobs, ledgers, strict=True)]
+    torch.get_num_threads()  # settles this thread's number, before the loader's lower the one for new threads
     with closing(prefetch(read_shards(readers), depth=2)) as stream:
         for reader, items in groupby(stream, key=itemgetter(0)):
             try:

@@ -1,6 +1,8 @@
 import json
 import resource
 import signal
+import subprocess
+import sys
 
 import numpy as np
 import polars
@@ -8,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from mean_color import MeanColor
-from tools import leftovers, make_image, make_shard, make_tar, run_cli, start_python
+from tools import clean_environment, leftovers, make_image, make_shard, make_tar, run_cli, start_python
 
 from embedders import ImageEmbedder, embed_shard
 from embedders.errors import EmbedderError, GpuError, GpuLostError, OutputError, ShardError
@@ -370,6 +372,19 @@ def test_a_lost_device_is_told_from_a_defect(tmp_path, shard, monkeypatch):
     assert "\n" not in str(caught.value)
     with pytest.raises(EmbedderError):  # on a CPU the same words are a defect
         embed(embedder, shard, tmp_path, device="cpu")
+
+
+def test_the_models_thread_keeps_its_cores_whatever_the_decoding_threads_do(tmp_path, shard):
+    code = """
+import os, sys, torch
+from embedders import embed_shard
+from mean_color import MeanColor
+embed_shard(MeanColor(), sys.argv[1], sys.argv[2], device="cpu")
+assert torch.get_num_threads() == 3, torch.get_num_threads()
+"""
+    environment = clean_environment() | {"OMP_NUM_THREADS": "3"}
+    command = [sys.executable, "-c", code, shard, str(tmp_path / "s.parquet")]
+    subprocess.run(command, env=environment, check=True)
 
 
 # Kills, two writers, full disks.
