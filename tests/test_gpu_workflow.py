@@ -149,10 +149,10 @@ def check_run(project, shards, devices, most=1):
 
 def test_jobs_queue_on_the_leases_when_snakemake_was_not_told_how_many_gpus_there_are(world, project):
     world.write_gpus(4)
-    configure(project, 12)
+    configure(project, 10)
     code, printed = run_snakemake(world, project, "--cores", "16")
     assert code == 0, printed
-    logs = check_run(project, 12, 4)
+    logs = check_run(project, 10, 4)
     assert sum("waiting for a GPU since 0 s: GPU 0 GPU-0: leased by pid" in log for log in logs) >= 4, (
         "they did not start together, and so the test shows nothing"
     )
@@ -255,8 +255,7 @@ def wait_for(condition, job, timeout_s=100):
 def test_a_job_that_is_told_to_end_cleans_up_and_drops_its_lease(world, project):
     world.write_gpus(1)
     job = start_embed(world, project, embedder="Endless")
-    wait_for(lambda: read_events(project), job)
-    assert len(leftovers(project / "out")) == 1
+    wait_for(lambda: read_events(project) and leftovers(project / "out"), job)
     assert "leased by pid" in world.run(world.repository / JOBS, "once", str(os.getuid()), "1")
     job.send_signal(signal.SIGTERM)
     printed = job.communicate(timeout=30)[0]
@@ -278,7 +277,7 @@ def test_ctrl_c_ends_a_run_and_its_jobs_and_leaves_no_lease(world, project):
             stderr=printed,
             start_new_session=True,  # a terminal sends SIGINT to every process of the group
         )
-        wait_for(lambda: read_events(project), run)
+        wait_for(lambda: list(project.glob("results/embeddings/.*.partial")), run)
         os.killpg(run.pid, signal.SIGINT)
         assert run.wait(60) != 0
     assert "error: stopped by SIGINT" in (project / "printed").read_text()
