@@ -202,10 +202,10 @@ def verify(files, shard, ledger, sample, **device) -> None:
                     wrong = [str(error)]
                 unsound += bool(wrong)
                 if not wrong:
-                    counts = f"{len(output.keys)} rows, {len(output.failed_keys)} failed"
+                    counts = f"{len(output.keys)} rows, {len(output.failed_keys or [])} failed"
                     click.echo(f"sound: {file}: {counts}, {min(sample, len(output.keys))} embedded again")
                 for line in wrong:
-                    click.echo(f"wrong: {file}: {line}")
+                    click.echo(f"wrong: {file}: {make_one_line(line)}")
         if unsound:
             raise ShardError(f"{unsound} of {len(files)} files are not sound; expected none; make them again")
 

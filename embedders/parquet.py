@@ -96,6 +96,7 @@ class EmbeddingWriter:
             use_dictionary=names,
             compression={**dict.fromkeys(names, "zstd"), leaf: "none"},
             write_statistics=names,
+            write_page_checksum=True,
         )
 
     def _flush(self) -> None:
@@ -115,15 +116,17 @@ def write_ledger(file: BinaryIO, failed: Sequence[FailedSample], provenance: dic
     """Write the samples that were not embedded, one row each."""
     rows = [{name: getattr(sample, name) for name in LEDGER_SCHEMA.names} for sample in failed]
     table = pa.Table.from_pylist(rows, schema=LEDGER_SCHEMA)
-    pq.write_table(table.replace_schema_metadata({PROVENANCE: json.dumps(provenance)}), file)
+    pq.write_table(
+        table.replace_schema_metadata({PROVENANCE: json.dumps(provenance)}), file, write_page_checksum=True
+    )
 
 
 @contextmanager
 def _explain_reading(path: str) -> Iterator[None]:
     try:
         yield
-    except (OSError, pa.ArrowException) as error:
-        reason = str(error).splitlines()[0]
+    except (OSError, ValueError, pa.ArrowException) as error:
+        reason = str(error).strip().splitlines()[0]
         raise ShardError(f"{path!r}: cannot be read ({reason}); expected a whole file; make it again") from error
 
 
@@ -134,7 +137,10 @@ def read_ledger(path: str) -> list[FailedSample]:
         ShardError: The file is missing, cut short, or not a ledger.
     """
     with _explain_reading(path):
-        return [FailedSample(**row) for row in pq.read_table(path, columns=LEDGER_SCHEMA.names).to_pylist()]
+        table = pq.read_table(path, page_checksum_verification=True)
+    if not table.schema.equals(LEDGER_SCHEMA):
+        raise ShardError(f"{path!r}: its columns are {', '.join(table.column_names)}; expected a ledger of tarquet")
+    return [FailedSample(**row) for row in table.to_pylist()]
 
 
 def read_vectors(path: str) -> tuple[pa.Table, np.ndarray, dict]:
@@ -148,7 +154,7 @@ def read_vectors(path: str) -> tuple[pa.Table, np.ndarray, dict]:
     """
     description = describe_file(path)
     with _explain_reading(path):
-        table = pq.read_table(path)
+        table = pq.read_table(path, page_checksum_verification=True)
     vectors = table.column(table.num_columns - 1).combine_chunks().flatten()
     shape = (description["rows"], description["dimension"])
     return table, vectors.to_numpy(zero_copy_only=False).reshape(shape), description
@@ -162,8 +168,9 @@ def describe_file(path: str) -> dict:
     """
     with _explain_reading(path):
         metadata, schema = pq.read_metadata(path), pq.read_schema(path)
+        provenance = json.loads((metadata.metadata or {}).get(PROVENANCE, "null"))
     vectors = schema.types[-1]
-    if PROVENANCE not in (metadata.metadata or {}) or not pa.types.is_fixed_size_list(vectors):
+    if not isinstance(provenance, dict) or not pa.types.is_fixed_size_list(vectors):
         raise ShardError(f"{path!r}: no provenance in its footer; expected an output of tarquet")
     shape = {"file": str(path), "rows": metadata.num_rows, "dimension": vectors.list_size, "vectors": str(vectors)}
-    return shape | json.loads(metadata.metadata[PROVENANCE])
+    return shape | provenance

@@ -380,9 +380,9 @@ import os, sys, torch
 from embedders import embed_shard
 from mean_color import MeanColor
 embed_shard(MeanColor(), sys.argv[1], sys.argv[2], device="cpu")
-assert torch.get_num_threads() == 3, torch.get_num_threads()
+assert torch.get_num_threads() == 2, torch.get_num_threads()
 """
-    environment = clean_environment() | {"OMP_NUM_THREADS": "3"}
+    environment = clean_environment() | {"OMP_NUM_THREADS": "2"}
     command = [sys.executable, "-c", code, shard, str(tmp_path / "s.parquet")]
     subprocess.run(command, env=environment, check=True)
 
