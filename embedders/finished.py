@@ -35,9 +35,8 @@ class FinishedShards:
 
     def __init__(self, folder: str | Path, class_path: str, args: Mapping[str, Any], **options: Any):
         self.folder = Path(folder)
-        versions = {"tarquet": __version__} | {name: _find_version(name) for name in ("torch", "torchvision", "timm")}
-        recipe = [class_path, args, fingerprint_sources(class_path, args), options, versions]
-        self._recipe = json.dumps(recipe, sort_keys=True)
+        self._recipe = [class_path, args, fingerprint_sources(class_path, args), options]
+        self._versions = [__version__, *map(_find_version, ("torch", "torchvision", "timm"))]
 
     def keep(self, job: ShardJob) -> None:
         """Give the outputs of a shard their second names, and drop those of an earlier recipe."""
@@ -49,13 +48,22 @@ class FinishedShards:
             if stale not in names:
                 stale.unlink(missing_ok=True)
 
-    def take(self, job: ShardJob) -> bool:
-        """Put the outputs of a shard in place if they are here; false if they are not."""
+    def take(self, job: ShardJob, any_version: bool = False) -> bool:
+        """Put the outputs of a shard in place if they are here; false if they are not.
+
+        Args:
+            job: The shard.
+            any_version: Whether outputs of other versions of tarquet, torch and timm will do. The process that plans
+                a run may have others than its jobs, or none.
+        """
         try:
             names = self._name(job)
         except OSError:
             return False  # the job will say that the shard is missing
-        if not all(name.is_file() for name in names):
+        if any_version and not names[0].is_file():
+            content = names[0].name.rpartition("-")[0].rpartition("-")[0]
+            names = sorted(self.folder.glob(f"{content}-*"), key=lambda name: name.stem[-1])
+        if len(names) != len(job.outputs) or not all(name.is_file() for name in names):
             return False
         for name, output in zip(names, job.outputs, strict=True):
             Path(output).parent.mkdir(parents=True, exist_ok=True)
@@ -65,9 +73,13 @@ class FinishedShards:
 
     def _name(self, job: ShardJob) -> list[Path]:
         status = os.stat(job.tar_path)
-        content = json.dumps([self._recipe, os.path.abspath(job.tar_path), status.st_size, status.st_mtime_ns])
-        place, key = (hashlib.sha256(text.encode()).hexdigest()[:24] for text in (job.parquet_path, content))
-        return [self.folder / f"{place}-{key}-{number}.parquet" for number in range(len(job.outputs))]
+        content = [self._recipe, os.path.abspath(job.tar_path), status.st_size, status.st_mtime_ns]
+        key = "-".join(map(_digest, (job.parquet_path, content, self._versions)))
+        return [self.folder / f"{key}-{number}.parquet" for number in range(len(job.outputs))]
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:24]
 
 
 def _link(source: Path, target: Path) -> None:
