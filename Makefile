@@ -1,5 +1,6 @@
 # make run    set up, then embed demo photographs and show their nearest neighbours
 # make test   set up, then run the tests
+# make test-long   the long suites, an hour or so: cuts, flips, kills
 # make lint   set up, then check style and the workflow
 # make setup  the local environment .venv, from the versions pinned in requirements.txt
 # make clean  remove the environment, the demo's data and results, and caches; never other data or results
@@ -11,7 +12,7 @@ DEMO := data/demo/.ready
 # Jobs start `python -m embedders`: that python must be this one.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: setup run test lint clean
+.PHONY: setup run test test-long lint clean
 .DELETE_ON_ERROR:
 
 setup: $(READY)
@@ -34,6 +35,9 @@ run: $(DEMO)
 
 test: $(READY)
 	python -m pytest
+
+test-long: $(READY)
+	python -m pytest -m long -s
 
 # The demo's shards, because a workflow without shards cannot be checked.
 lint: $(DEMO)

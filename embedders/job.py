@@ -142,7 +142,7 @@ def write_shard(
         ThreadPoolExecutor(1, thread_name_prefix="hash") as hashing,
     ):
         # Runs beside the reader, and so brings the shard into memory for it.
-        shard = hashing.submit(describe_shard, job.tar_path)
+        hashed = hashing.submit(describe_shard, job.tar_path)
         for item in items:
             if isinstance(item, TarquetError):
                 raise item
@@ -160,13 +160,15 @@ def write_shard(
         for key in ledger.unsettled():
             ledger.fail(FailedSample(key, "not_loaded", "load_dataset_shard did not yield it"))
         ledger.check(max_failed_fraction)
+        shard = hashed.result()
+        reader.check_unchanged()
         provenance = {
             "schema_version": SCHEMA_VERSION,
             "embedder": describe_embedder(embedder, model.weights, model.device),
             "max_batch_size": model.max_batch_size,
             "embedding_dtype": model.dtype,
             "id_col": columns.id_col,
-            "shard": shard.result(),
+            "shard": shard,
             "ledger": job.ledger_path,
             "is_retry": ledger.only is not None,
             "samples": ledger.seen,

@@ -6,10 +6,11 @@ becomes of the batches (`job`).
 
 import copy
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from embedders.base import ImageEmbedder, uses_default_loader
-from embedders.errors import EmbedderError, TarquetError, describe_error
+from embedders.errors import EmbedderError, ShardError, TarquetError, describe_error
 from embedders.ledger import Ledger
 from embedders.model import explain_gpu_failure
 from embedders.shards import ShardJob, check_exists, read_metadata, read_samples
@@ -33,6 +34,7 @@ class ShardReader:
         self.ledger = ledger
         self.device = device
         self.ids: dict[str, str] = {}
+        self._state: tuple[int, ...] | None = None
 
     def read(self) -> Iterator[tuple[Any, list[dict]]]:
         """Read the shard's batches; every sample's account is open by the time it comes.
@@ -43,10 +45,29 @@ class ShardReader:
             GpuError: Such a loader decodes on the GPU, which has no room or is lost.
         """
         check_exists(self.job.tar_path)
+        self._state = self._read_state()
         if not uses_default_loader(self.embedder):
             self.ids = count_samples(self.job.tar_path, self.id_col, self.ledger)
         for batch, metadata in read_batches(self.embedder, self.job.tar_path, self.device):
             yield batch, [add_key(sample, self.id_col, self.ids) for sample in metadata]
+
+    def check_unchanged(self) -> None:
+        """See that the shard is the file that was read: else its hash, taken meanwhile, may be another file's.
+
+        Raises:
+            ShardError: It is not.
+        """
+        if self._read_state() != self._state:
+            raise ShardError(
+                f"{self.job.tar_path!r}: changed or vanished while it was read; expected a finished .tar; run again"
+            )
+
+    def _read_state(self) -> tuple[int, ...] | None:
+        try:
+            stat = Path(self.job.tar_path).stat()
+        except OSError:
+            return None
+        return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
 def read_shards(readers: Sequence[ShardReader]) -> Iterator[tuple[ShardReader, Any]]:

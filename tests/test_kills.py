@@ -1,7 +1,7 @@
 """300 SIGKILLs at random moments of real Snakemake runs: what is there at the end is what an undisturbed run makes.
 
 Kills hit one process of the run's tree (a job, its shell, Snakemake itself, whose jobs then go on as orphans beside
-the next run's) or all of it at once, as when a machine dies. About 30 minutes; `make test-long`.
+the next run's) or all of it at once, as when a machine dies. About 40 minutes; `make test-long`.
 """
 
 import os
@@ -77,7 +77,7 @@ def test_kills_at_random_moments_leave_what_an_undisturbed_run_makes(tmp_path, k
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         while run.poll() is None and killed.total() < kills:
-            time.sleep(chance.uniform(0.2, 5))
+            time.sleep(chance.uniform(0.5, 9))
             try:
                 killed[kill_some(psutil.Process(run.pid), chance)] += 1
             except (psutil.NoSuchProcess, IndexError):

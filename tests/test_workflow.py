@@ -308,16 +308,6 @@ def test_a_machine_that_dies_half_way_leaves_no_parquet_and_once_unlocked_the_ne
     assert_complete(project)
 
 
-def test_retry_embeds_the_samples_that_failed_and_no_other(project):
-    fix = "    def decode(self, encoded):\n        return torch.full((3, 32, 32), 0.5)\n\n"
-    edit(project / "embedder.py", "    def embed(self", fix + "    def embed(self")
-    run_well(project, "retry")
-    retried = [path.name for path in (project / "results/retried/embeddings").iterdir()]
-    assert retried == ["b.parquet"]
-    assert pq.read_table(project / "results/retried/embeddings/b.parquet")["key"].to_pylist() == ["0003"]
-    assert read_colors(project / "results/retried/embeddings/b.parquet") == [[0.5, 0.5, 0.5]]
-
-
 # Names
 
 
