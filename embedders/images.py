@@ -5,8 +5,6 @@ does not apply it either, and vectors are to equal timm's. A subclass can call `
 """
 
 import io
-import threading
-from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 import torch
@@ -29,7 +27,6 @@ FORMATS = [
 # The most scans of a progressive JPEG. Encoders write about ten; each costs a pass over all the pixels, and 30 bytes.
 MAX_SCANS = 100
 _BAND = 1024  # rows
-_one_large = threading.Lock()
 
 
 class ImageError(Exception):
@@ -79,9 +76,7 @@ def convert_to_rgb(image: Image.Image, background: str = "white") -> Image.Image
 
 def decode_image(encoded: bytes, background: str = "white") -> Image.Image:
     """Decode an image of any of `FORMATS` to 8-bit RGB."""
-    image = open_image(encoded)
-    with _wait_if_large(image):
-        return convert_to_rgb(image, background)
+    return convert_to_rgb(open_image(encoded), background)
 
 
 def decode_to_tensor(encoded: bytes, background: str = "white") -> torch.Tensor:
@@ -98,12 +93,10 @@ def decode_to_tensor(encoded: bytes, background: str = "white") -> torch.Tensor:
         try:
             # frombuffer wants a writable buffer to do without a warning; bytearray copies, which is cheap.
             buffer = torch.frombuffer(bytearray(encoded), dtype=torch.uint8)
-            with _wait_if_large(image):
-                return decode_jpeg(buffer, mode=ImageReadMode.RGB)
+            return decode_jpeg(buffer, mode=ImageReadMode.RGB)
         except RuntimeError as error:
             raise ImageError(f"cannot decode this JPEG: {_reason(error)}") from error
-    with _wait_if_large(image):
-        pixels = np.array(convert_to_rgb(image, background))
+    pixels = np.array(convert_to_rgb(image, background))
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
@@ -115,12 +108,6 @@ def _lay_on(background: str, image: Image.Image) -> Image.Image:
         ground = Image.new("RGBA", band.size, background)
         canvas.paste(Image.alpha_composite(ground, band).convert("RGB"), (0, top))
     return canvas
-
-
-def _wait_if_large(image: Image.Image) -> AbstractContextManager:
-    """Decode one at a time what Pillow warns of, between half its limit and its limit: it takes gigabytes."""
-    limit = Image.MAX_IMAGE_PIXELS
-    return _one_large if limit and image.width * image.height > limit else nullcontext()
 
 
 def _reason(error: Exception) -> str:

@@ -384,6 +384,10 @@ CASES: dict[str, tuple[bytes | list[bytes | int], dict[str, str] | str]] = {
         edit(gzip.compress(GOOD), len(gzip.compress(GOOD)) - 8, b"\0\0\0\0"),
         "bad gzip data",
     ),
+    "a compressed tar with an overwritten header": (
+        gzip.compress(member("1.jpg", JPEG) + b"\xff" * 512 + member("2.jpg", JPEG) + END),
+        "bad checksum",
+    ),
     "a compressed tar with damage, then cut": (gzip.compress(b"\xff" * 5000 + GOOD)[:-200], "bad member header"),
     "130 KB of gzip that are 128 MB of zeros": (ZEROS_GZ, {}),
     "gzip of an image of 512 MB of zeros": (
@@ -514,6 +518,7 @@ def test_reading_goes_on_after_damage(run):
     ]
     assert found["a zeroed header"]["failed"][-1] == ["3", "damaged_tar"]
     assert found["two tars, one behind the other"]["embedded"] == ["1", "4"]
+    assert found["a compressed tar with an overwritten header"]["samples"] == 2  # the first, and the damage
     assert found["a negative size"]["failed"][-1] == ["2", "damaged_tar"]
 
 
