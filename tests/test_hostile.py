@@ -4,7 +4,6 @@ All of them go through `embed_shard` in one process, which is watched: its peak 
 it starts, and whether it ever unpickles. What fuzzing and thinking have found is a row here, so that it stays found.
 """
 
-import filecmp
 import gzip
 import io
 import json
@@ -273,7 +272,11 @@ CASES: dict[str, tuple[bytes | list[bytes | int], dict[str, str] | str]] = {
         r"damaged at byte 1536, after member '\udcff.jpg'",
     ),
     "a name that clears the terminal": (odd(member("\x1b[2J\n.jpg", JPEG)), {"\x1b[2J\n": EMBEDDED, "2": EMBEDDED}),
-    "a suffix with a line break": (odd(member("1.jp\ng", JPEG)), fails("no_single_image")),
+    "such a name of what is no image": (
+        odd(member("\x1b[2J\n.jpg", b"")),
+        {"\x1b[2J\n": "undecodable", "2": EMBEDDED},
+    ),
+    "a suffix that clears the terminal": (odd(member("1.jp\n\x1b[2Jg", JPEG)), fails("no_single_image")),
     "a name of 300 characters": (samples({"x" * 296 + ".jpg": JPEG}), {"x" * 296: EMBEDDED}),
     "a name of 5,000 characters": (samples({"x" * 4996 + ".jpg": JPEG}), {"x" * 100 + "...": "bad_name"}),
     "an empty name": (odd(patch(member("x.jpg", JPEG), 0, b"\0" * 100)), {"": "bad_name", "2": EMBEDDED}),
@@ -324,8 +327,8 @@ CASES: dict[str, tuple[bytes | list[bytes | int], dict[str, str] | str]] = {
     "a size in PAX of 2**70": (odd(pax(size=b"%d" % (1 << 70)) + member(content=JPEG)), "absurd size"),
     "a negative size in PAX": (odd(pax(size=b"-1024") + member(content=JPEG)), "absurd size"),
     "a size in PAX that is too small": (odd(pax(size=b"1") + member(content=os.urandom(2000))), "bad member header"),
-    "a member of 300 MB": (
-        [with_size(b"%011o\0" % (300 << 20))[:512], 300 << 20, member("2.jpg", JPEG) + END],
+    "a member of 4 GB": (
+        [with_size(b"%011o\0" % (1 << 32))[:512], 1 << 32, member("2.jpg", JPEG) + END],
         fails("too_large"),
     ),
     "200 members of 2 MB under one key": (
@@ -478,13 +481,22 @@ def run(tmp_path_factory):
         (folder / name).mkdir()
     for number, (content, _) in enumerate(CASES.values()):
         write_shard(folder / "in" / f"{number}.tar", content)
+    written = {path.name: path.stat().st_mtime_ns for path in (folder / "in").iterdir()}
     (folder / "out").mkdir()
     process = start_python(RUN, folder, cwd=folder / "cwd")
     _, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors[-3000:]
     result = json.loads((folder / "found.json").read_text())
     found = dict(zip(CASES, result["found"], strict=True))
-    return {"folder": folder, "found": found, "log": errors, "seen": result["seen"], "peak_mb": result["peak_mb"]}
+    changed = [path.name for path in (folder / "in").iterdir() if path.stat().st_mtime_ns != written[path.name]]
+    return {
+        "folder": folder,
+        "changed": changed,
+        "found": found,
+        "log": errors,
+        "seen": result["seen"],
+        "peak_mb": result["peak_mb"],
+    }
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -539,9 +551,7 @@ def test_nothing_is_written_outside_the_output_folder_and_nothing_is_started_or_
     assert all(name.endswith((".parquet", ".ledger")) for name in outputs)
     found = [found for both in run["found"].values() for found in both.values() if found and "error" not in found]
     assert len(outputs) == 2 * len(found)
-    for number, (content, _) in enumerate(CASES.values()):
-        write_shard(run["folder"] / "again.tar", content)
-        assert filecmp.cmp(run["folder"] / "again.tar", run["folder"] / "in" / f"{number}.tar", shallow=False)
+    assert run["changed"] == []
 
 
 def test_no_log_line_holds_what_a_terminal_obeys(run):

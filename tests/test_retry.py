@@ -7,7 +7,7 @@ import pytest
 from test_workflow import CONFIG, EMBEDDER, edit, make_shard, read_colors, run_well
 from tools import run_cli
 
-# With `mend`, what was undecodable becomes grey.
+# One makes grey of what is undecodable, one fails all.
 MENDED = """
 class Mended(MeanColor):
     def decode(self, encoded):
@@ -15,6 +15,12 @@ class Mended(MeanColor):
             return super().decode(encoded)
         except Exception:
             return torch.full((3, 224, 224), 0.5)
+
+class Blind(MeanColor):
+    def preprocess(self, image):
+        if image.width == 32:
+            raise ValueError("sees nothing")
+        return super().preprocess(image)
 """
 
 
@@ -83,12 +89,14 @@ def test_what_fails_again_is_named_again_until_a_fix_of_the_source(project):
 
 
 def test_a_ledger_that_changed_is_retried_anew(project):
+    edit(project / "config.yaml", "data/*.tar", "data/b.tar")
+    edit(project / "config.yaml", "embedder.py:MeanColor", "embedder.py:Mended")
     run_well(project, "retry")
-    make_shard(project / "data/b.tar", ["red"] * 20, damaged=[5])
-    run_well(project)
-    assert "rule embed_failed:" in run_well(project, "-n", "retry")
-    run_well(project, "retry")
-    assert read_retried(project) == {"b": [[], ["0005"]]}
+    edit(project / "config.yaml", "embedder.py:Mended", "embedder.py:Blind")
+    run_well(project, "--config", "max_failed_fraction=1")
+    edit(project / "config.yaml", "embedder.py:Blind", "embedder.py:Mended")
+    run_well(project, "retry")  # the shard and the class are those of the first retry, the ledger is not
+    assert read_retried(project) == {"b": [[f"{number:04}" for number in range(20)], []]}
 
 
 @pytest.mark.parametrize("way", ["no sample failed", "no run yet"])
