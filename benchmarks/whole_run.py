@@ -2,22 +2,20 @@
 
     python benchmarks/whole_run.py [SHARDS] [IMAGES_PER_SHARD] [RUNS]
 
-Lays out shards of crops of scikit-image's photographs, and embeds them with EfficientNet-Lite0 on the CPU (weights do
-not matter here: random ones). The warm process has its model loaded and one shard done before its clock starts; a
+Lays out shards of crops of photographs, and embeds them with EfficientNet-Lite0 on the CPU (weights do not matter
+here: random ones). The warm process has its model loaded and one shard done before its clock starts; a
 Snakemake run is timed from the command to its end, planning and summary included. Interleaved, medians.
 """
 
-import io
 import statistics
 import subprocess
 import sys
-import tarfile
 import tempfile
 import time
 from pathlib import Path
 
 import yaml
-from PIL import Image
+from photographs import describe_shards, write_shards
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 THREADS = 2
@@ -38,31 +36,6 @@ start = time.perf_counter()
 list(embed_shards(embedder, jobs, device="cpu"))
 print(time.perf_counter() - start)
 """
-
-
-def lay_out(folder: Path, shards: int, images: int) -> list[str]:
-    """Write shards of photographs of about 0.3 megapixels."""
-    from skimage import data
-
-    names = ("astronaut", "chelsea", "coffee", "rocket", "hubble_deep_field", "retina")
-    encoded = []
-    for number in range(48):
-        picture = Image.fromarray(getattr(data, names[number % 6])())
-        width, height = (int(side * (0.6 + 0.008 * number)) for side in picture.size)
-        buffer = io.BytesIO()
-        picture.crop((0, 0, width, height)).resize((640, 480)).save(buffer, "JPEG", quality=88)
-        encoded.append(buffer.getvalue())
-    (folder / "data").mkdir()
-    paths = []
-    for shard in range(shards):
-        paths.append(f"data/{shard:05d}.tar")
-        with tarfile.open(folder / paths[-1], "w") as archive:
-            for number in range(images):
-                content = encoded[(shard * images + number) % len(encoded)]
-                member = tarfile.TarInfo(f"{number:05d}.jpg")
-                member.size = len(content)
-                archive.addfile(member, io.BytesIO(content))
-    return paths
 
 
 def time_warm(folder: Path, paths: list[str]) -> float:
@@ -90,7 +63,8 @@ if __name__ == "__main__":
     shards, images, runs = (int(argument) for argument in [*sys.argv[1:], *("64", "250", "5")[len(sys.argv) - 1 :]])
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        paths = lay_out(folder, shards, images)
+        paths = write_shards(folder / "data", shards, images)
+        print(describe_shards(paths), flush=True)
         seconds = {"warm process": [], **{f"shards_per_job: {number}": [] for number in PER_JOB}}
         for run in range(runs):
             seconds["warm process"].append(time_warm(folder, paths))
