@@ -1,6 +1,7 @@
 # make run    set up, then embed demo photographs and show their nearest neighbours
 # make test   set up, then run the tests
 # make test-long   the long suites, an hour or so: cuts, flips, kills
+# make test-cluster   on a real SLURM that is brought up for it; for root on Debian, which gets the packages
 # make lint   set up, then check style and the workflow
 # make setup  the local environment .venv, from the versions pinned in requirements.txt
 # make clean  remove the environment, the demo's data and results, and caches; never other data or results
@@ -12,7 +13,7 @@ DEMO := data/demo/.ready
 # Jobs start `python -m embedders`: that python must be this one.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: setup run test test-long lint clean
+.PHONY: setup run test test-long test-cluster lint clean
 .DELETE_ON_ERROR:
 
 setup: $(READY)
@@ -33,11 +34,15 @@ run: $(DEMO)
 	snakemake --configfile examples/demo/config.yaml --quiet rules host
 	python examples/demo/show_neighbours.py results/demo
 
+# A file of tests stays on one core: its slow fixtures are shared.
 test: $(READY)
-	python -m pytest
+	python -m pytest -n auto --dist loadfile
 
 test-long: $(READY)
 	python -m pytest -m long -s
+
+test-cluster: $(READY)
+	python -m pytest -m cluster -rs tests/cluster
 
 # The demo's shards, because a workflow without shards cannot be checked.
 lint: $(DEMO)

@@ -9,6 +9,7 @@
 #
 #   embeddings/{shard}.parquet    the vectors, one row per embedded sample
 #   ledger/{shard}.parquet        the samples that were not embedded, and why
+#   scores/                       the scores of the vectors, where config.yaml asks for any
 #   summary.json                  totals of the run
 #   run_config.yaml               the configuration that the run was made with
 #   run_shards.json               the path of each shard, by name
@@ -28,7 +29,14 @@ if not workflow.overwrite_configfiles:
 
 
 include: "workflow/rules/common.smk"
+
+
+# For --sdm apptainer; without it nothing looks at this.
+container: config["container"]
+
+
 include: "workflow/rules/embed.smk"
+include: "workflow/rules/score.smk"
 include: "workflow/rules/summary.smk"
 include: "workflow/rules/retry.smk"
 
@@ -45,3 +53,4 @@ rule all:
     default_target: True
     input:
         f"{OUT}/summary.json",
+        expand(f"{OUT}/scores/{{score}}/{{shard}}.parquet", score=SCORES, shard=SHARDS),

@@ -8,11 +8,21 @@ import importlib
 __version__ = "0.1.0"
 
 _MODULES = {
+    "AestheticClassifier": "embedders.laion",
+    "ImageClassifier": "embedders.classifier",
     "ImageEmbedder": "embedders.base",
+    "NsfwClassifier": "embedders.laion",
     "TimmImageEmbedder": "embedders.timm_embedder",
     "embed_shard": "embedders.job",
 }
-__all__ = ["ImageEmbedder", "TimmImageEmbedder", "embed_shard"]
+__all__ = [
+    "AestheticClassifier",
+    "ImageClassifier",
+    "ImageEmbedder",
+    "NsfwClassifier",
+    "TimmImageEmbedder",
+    "embed_shard",
+]
 
 
 def __getattr__(name: str):

@@ -26,7 +26,7 @@ class ImageEmbedder(ABC):
     Attributes:
         model_name: A name for logs and for the provenance in the Parquet footer.
         image_embedding_column: Name of the column of vectors.
-        classifiers: Kept from NeMo Curator's signature; a job refuses an embedder that brings any.
+        classifiers: Objects of `ImageClassifier`; the score of each becomes a column before the vectors.
         batch_size: Images in a batch of the default loader; the last one of a shard may hold fewer.
         num_threads_per_worker: Decoding threads of the default loader; `None` takes what the job was given.
         background: What transparency is laid on, any colour that Pillow knows by name or `#rrggbb`.

@@ -16,7 +16,7 @@ import click
 
 from embedders import __version__
 from embedders.device import pin_device
-from embedders.errors import ConfigError, GpuError, ShardError, TarquetError, make_one_line
+from embedders.errors import ConfigError, EmbedderError, GpuError, ShardError, TarquetError, make_one_line
 from embedders.finished import FinishedShards
 from embedders.shards import ShardJob
 
@@ -130,6 +130,7 @@ def embed(
             from embedders.job import embed_shards
             from embedders.locate import build_embedder
             from embedders.parquet import read_ledger
+            from embedders.progress import show_progress
 
             if threads is not None:
                 torch.set_num_threads(threads)
@@ -139,14 +140,15 @@ def embed(
             if only is not None:
                 options["only"] = {sample.key for sample in read_ledger(only)}
                 options["max_failed_fraction"] = 1.0  # all of them failed once: how many do so again says nothing
-            for job, outcome in embed_shards(built, jobs, **options):
-                if not isinstance(outcome, TarquetError):
-                    if finished is not None:
-                        store.keep(job)
-                    continue
-                failed.append(outcome)
-                if also:
-                    log.error("failed: %s", outcome)
+            with show_progress(jobs) as progress:
+                for job, outcome in embed_shards(built, jobs, on_batch=progress, **options):
+                    if not isinstance(outcome, TarquetError):
+                        if finished is not None:
+                            store.keep(job)
+                        continue
+                    failed.append(outcome)
+                    if also:
+                        log.error("failed: %s", outcome)
         if failed and also:
             raise ShardError(f"{len(failed)} of {len(jobs)} shards failed, each with a line above; see these")
         if failed:
@@ -168,10 +170,32 @@ def gpus(as_json) -> None:
 @click.argument("file")
 def inspect(file) -> None:
     """Show how the vectors of FILE, an output of `embed`, were made."""
-    from embedders.parquet import describe_file
+    from embedders.parquet import inspect_file
 
     with one_line_errors():
-        click.echo(json.dumps(describe_file(file), indent=2))
+        click.echo(json.dumps(inspect_file(file), indent=2))
+
+
+@main.command()
+@click.argument("embedder")
+@click.option("--shard", "shards", required=True, help="A shard, or a pattern as in config.yaml; the first is tried.")
+@click.option("--embedder-args", type=JsonValue(), default="{}", help="Arguments of the class, as JSON.")
+@click.option("--id-col", default="__key__", help="Metadata field that identifies a sample.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@device_options
+def check(embedder, shards, embedder_args, id_col, as_json, **device) -> None:
+    """Try EMBEDDER, "path/to/file.py:Class", on a few images: is it sound, and how long will all the shards take?"""
+    with one_line_errors():
+        from embedders.config import find_shards
+
+        paths = list(find_shards(shards).values())
+        with pin_device(paths[0], **device) as torch_device:
+            from embedders.check import check_before_run
+
+            report = check_before_run(embedder, embedder_args, paths, torch_device, id_col)
+        click.echo(json.dumps(report.as_json(), indent=2) if as_json else report.describe())
+        if report.wrong:
+            raise EmbedderError(f"{report.wrong} of {len(report.findings)} findings are wrong; mend what they name")
 
 
 @main.command()
@@ -208,6 +232,36 @@ def verify(files, shard, ledger, sample, **device) -> None:
                     click.echo(f"wrong: {file}: {make_one_line(line)}")
         if unsound:
             raise ShardError(f"{unsound} of {len(files)} files are not sound; expected none; make them again")
+
+
+@main.command()
+@click.argument("embeddings")
+@click.argument("output")
+@click.option("--classifier", required=True, help='"package.module:Class" or "path/to/file.py:Class".')
+@click.option("--classifier-args", type=JsonValue(), default="{}", help="Arguments of the class, as JSON.")
+@click.option("--threads", type=click.IntRange(1), default=None, help="Threads to compute with.")
+@device_options
+def score(embeddings, output, classifier, classifier_args, threads, **device) -> None:
+    """Score the vectors of EMBEDDINGS, an output of `embed`, into OUTPUT, a Parquet file of keys and scores."""
+    with one_line_errors():
+        from embedders.locate import split_class_path
+        from embedders.outputs import check_writable
+
+        if not Path(embeddings).is_file():
+            raise ConfigError(f"{embeddings!r}: there is no such file; expected an output of `embed`; check the path")
+        split_class_path(classifier, "classifier")
+        if not isinstance(classifier_args, dict):
+            raise ConfigError(f"classifier args {classifier_args!r}: expected an object, as {{}}")
+        check_writable(Path(output))
+        with pin_device(embeddings, **device) as torch_device:
+            import torch
+
+            from embedders.locate import build_classifier
+            from embedders.scores import score_file
+
+            if threads is not None:
+                torch.set_num_threads(threads)
+            score_file(embeddings, output, build_classifier(classifier, classifier_args), torch_device)
 
 
 @main.command()

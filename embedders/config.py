@@ -59,6 +59,27 @@ def _fill_defaults(values: Mapping[str, Any], schema: Mapping[str, Any]) -> dict
     return filled
 
 
+def name_scores(scores: list[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Name what `scores` lists: by `pred_column` among the arguments, else by the class.
+
+    Returns:
+        Class and arguments, by the name of the folder that the scores go to.
+
+    Raises:
+        ConfigError: Two would have one name, or a name is none for a folder.
+    """
+    named = {}
+    for entry in scores:
+        args = entry.get("args", {})
+        name = args.get("pred_column", entry["class"].rpartition(":")[2])
+        if not isinstance(name, str) or not name or "/" in name or name.startswith("."):
+            raise ConfigError(f"scores: pred_column is {name!r}; expected a name that a folder can have")
+        if name in named:
+            raise ConfigError(f"scores: two are named {name!r}; set another pred_column in the args of one")
+        named[name] = {"class": entry["class"], "args": args}
+    return named
+
+
 def find_shards(patterns: str | list[str]) -> dict[str, str]:
     """Find the shards that a configuration names.
 

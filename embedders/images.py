@@ -82,14 +82,22 @@ def decode_image(encoded: bytes, background: str = "white") -> Image.Image:
 def decode_to_tensor(encoded: bytes, background: str = "white") -> torch.Tensor:
     """Decode an image to a uint8 tensor of shape (3, height, width), RGB.
 
-    The common JPEG goes through torchvision's decoder, twice as fast as Pillow's and equal to it pixel by
-    pixel; everything else goes through `decode_image`.
-
     Raises:
         ImageError: As `decode_image`.
     """
-    image = open_image(encoded)
-    if decode_jpeg is not None and image.format in ("JPEG", "MPO") and image.mode in ("RGB", "L"):
+    return convert_to_tensor(open_image(encoded), encoded, background)
+
+
+def convert_to_tensor(image: Image.Image, encoded: bytes, background: str = "white") -> torch.Tensor:
+    """Decode an opened image, whose bytes are `encoded`, as `decode_to_tensor` does.
+
+    The common JPEG goes through torchvision's decoder, twice as fast as Pillow's and equal to it pixel by
+    pixel; everything else goes through `convert_to_rgb`.
+
+    Raises:
+        ImageError: As `convert_to_rgb`.
+    """
+    if decode_jpeg is not None and is_jpeg(image) and image.mode in ("RGB", "L"):
         try:
             # frombuffer wants a writable buffer to do without a warning; bytearray copies, which is cheap.
             buffer = torch.frombuffer(bytearray(encoded), dtype=torch.uint8)
@@ -98,6 +106,11 @@ def decode_to_tensor(encoded: bytes, background: str = "white") -> torch.Tensor:
             raise ImageError(f"cannot decode this JPEG: {_reason(error)}") from error
     pixels = np.array(convert_to_rgb(image, background))
     return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def is_jpeg(image: Image.Image) -> bool:
+    """Whether an opened image is a JPEG; MPO is what many phones write, a JPEG with others behind it."""
+    return image.format in ("JPEG", "MPO")
 
 
 def _lay_on(background: str, image: Image.Image) -> Image.Image:

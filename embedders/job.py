@@ -4,7 +4,7 @@ The model runs in the caller's thread while `load_dataset_shard` reads ahead in 
 """
 
 import logging
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from itertools import groupby
@@ -18,6 +18,7 @@ import torch
 from embedders.base import ImageEmbedder, uses_default_loader
 from embedders.columns import Columns
 from embedders.errors import EmbedderError, GpuLostError, TarquetError
+from embedders.head import Head, add_scores
 from embedders.ledger import FailedSample, Ledger
 from embedders.model import Model
 from embedders.outputs import check_writable, write_whole
@@ -26,6 +27,7 @@ from embedders.prefetch import prefetch
 from embedders.provenance import SCHEMA_VERSION, describe_embedder, describe_shard
 from embedders.reader import ShardReader, read_shards, settle_sample
 from embedders.shards import ShardJob, check_exists
+from embedders.timings import describe_seconds
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +78,7 @@ def embed_shards(
     accept_damaged_shards: bool = False,
     only: Collection[str] | None = None,
     device: str | None = None,
+    on_batch: Callable[[Ledger], None] = lambda ledger: None,
 ) -> Iterator[tuple[ShardJob, Ledger | TarquetError]]:
     """Embed shards one after the other with one model; the next one is read while the last of one is computed.
 
@@ -89,6 +92,7 @@ def embed_shards(
         accept_damaged_shards: Whether to embed what is whole of a damaged tar, and name the rest in the ledger.
         only: Keys of the samples to embed, for instance those that failed before; `None` embeds all.
         device: `"cuda"` or `"cpu"`; `None` takes CUDA where torch sees it.
+        on_batch: Called with the shard's ledger after each batch, to show progress.
 
     Yields:
         Each job, when it is done, with its ledger or with the error that it failed with: one shard that fails does
@@ -102,17 +106,19 @@ def embed_shards(
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     columns = Columns(id_col, metadata_columns)
     model = Model(embedder, device, embedding_dtype)
+    heads = [Head(classifier, device) for classifier in embedder.classifiers or ()]
     ledgers = [Ledger(job.tar_path, accept_damaged_shards, only) for job in jobs]
     readers = [ShardReader(embedder, job, id_col, ledger, device) for job, ledger in zip(jobs, ledgers, strict=True)]
     torch.get_num_threads()  # settles this thread's number, before the loader's lower the one for new threads
     with closing(prefetch(read_shards(readers), depth=2)) as stream:
         for reader, items in groupby(stream, key=itemgetter(0)):
             try:
-                write_shard(reader, (item for _, item in items), model, columns, max_failed_fraction)
+                write_shard(reader, (item for _, item in items), model, heads, columns, max_failed_fraction, on_batch)
                 yield reader.job, reader.ledger
             except GpuLostError:
                 raise
             except TarquetError as error:
+                reader.given_up = True
                 yield reader.job, error
 
 
@@ -124,47 +130,55 @@ def check_embedder(embedder: ImageEmbedder, only: Collection[str] | None) -> Non
     """
     if not hasattr(embedder, "classifiers"):
         raise EmbedderError(f"{type(embedder).__name__}.__init__ does not call super().__init__(...); add the call")
-    if embedder.classifiers:
-        raise EmbedderError(f"{embedder.model_name}: classifiers are not run by this version; expected none")
     if only is not None and not uses_default_loader(embedder):
         raise EmbedderError(f"{embedder.model_name} has a loader of its own, which cannot embed chosen samples only")
 
 
 def write_shard(
-    reader: ShardReader, items: Iterator[Any], model: Model, columns: Columns, max_failed_fraction: float
+    reader: ShardReader,
+    items: Iterator[Any],
+    model: Model,
+    heads: Sequence[Head],
+    columns: Columns,
+    max_failed_fraction: float,
+    on_batch: Callable[[Ledger], None],
 ) -> None:
     """Embed what a reader brings, settle the account of every sample, and write both files."""
     job, ledger, embedder = reader.job, reader.ledger, reader.embedder
-    stopwatch = Stopwatch()
+    timings = ledger.timings
+    start = perf_counter()
     with (
         write_whole(job.parquet_path) as file,
-        EmbeddingWriter(file, columns, embedder.image_embedding_column, model.dtype) as writer,
+        EmbeddingWriter(
+            file, columns, embedder.image_embedding_column, model.dtype, [head.field for head in heads]
+        ) as writer,
         ThreadPoolExecutor(1, thread_name_prefix="hash") as hashing,
     ):
         # Runs beside the reader, and so brings the shard into memory for it.
         hashed = hashing.submit(describe_shard, job.tar_path)
-        for item in items:
-            if isinstance(item, TarquetError):
-                raise item
-            if item is None:
-                continue
-            stopwatch.lap("waiting for images")
-            batch, metadata = item
-            vectors = model.embed(batch, metadata, job.tar_path)
-            stopwatch.lap("in the model")
-            writer.write([columns.read(sample, job.tar_path) for sample in metadata], vectors)
-            for sample in metadata:
-                settle_sample(ledger, str(sample["__key__"]))
-            stopwatch.lap("writing")
-        stopwatch.lap("waiting for images")
+        batches = take_batches(timings.time_items(items, "waiting_for_images"))
+        for vectors, metadata in model.embed_batches(batches, job.tar_path, timings):
+            with timings.time("writing"):
+                rows = [columns.read(sample, job.tar_path) for sample in metadata]
+                vectors = vectors.astype(model.dtype, copy=False)
+            if heads:
+                with timings.time("scoring"):
+                    add_scores(heads, rows, vectors, job.tar_path)
+            with timings.time("writing"):
+                writer.write(rows, vectors)
+                for sample in metadata:
+                    settle_sample(ledger, str(sample["__key__"]))
+            on_batch(ledger)
         for key in ledger.unsettled():
             ledger.fail(FailedSample(key, "not_loaded", "load_dataset_shard did not yield it"))
         ledger.check(max_failed_fraction)
-        shard = hashed.result()
+        with timings.time("hashing"):
+            shard = hashed.result()
         reader.check_unchanged()
         provenance = {
             "schema_version": SCHEMA_VERSION,
             "embedder": describe_embedder(embedder, model.weights, model.device),
+            "classifiers": [head.describe() for head in heads],
             "max_batch_size": model.max_batch_size,
             "embedding_dtype": model.dtype,
             "id_col": columns.id_col,
@@ -175,36 +189,30 @@ def write_shard(
             "embedded": ledger.embedded,
             "failed": ledger.count_kinds(),
         }
-        writer.close(model.dimension or model.probe_dimension(job.tar_path), provenance)
+        with timings.time("writing"):
+            writer.close(model.dimension or model.probe_dimension(job.tar_path), provenance)
         if job.ledger_path is not None:
-            # First, so that vectors never stand without the account of what is not among them.
+            # First, so that vectors never stand without the account of what is not among them. The times are here
+            # and not in the other footer: the same run twice leaves the same bytes of vectors.
             with write_whole(job.ledger_path) as ledger_file:
-                write_ledger(ledger_file, ledger.failed, provenance)
-    stopwatch.lap("writing")
-    total_s = sum(stopwatch.seconds.values())
+                write_ledger(ledger_file, ledger.failed, provenance | {"seconds": timings.round()})
+    total_s = perf_counter() - start
     log.info(
         f"{job.tar_path}: {ledger.seen} samples, {ledger.embedded} embedded, {len(ledger.failed)} failed "
-        f"in {total_s:.1f} s ({ledger.embedded / total_s:.0f} images/s) on {model.device}: {stopwatch.describe()}"
+        f"in {total_s:.1f} s ({ledger.embedded / total_s:.0f} images/s) on {model.device}: "
+        f"{describe_seconds(timings.seconds)}"
     )
 
 
-class Stopwatch:
-    """Where the time of a shard goes, as the process sees it: what it waits for is what to buy more of.
+def take_batches(items: Iterable[Any]) -> Iterator[tuple[Any, list[dict]]]:
+    """Take the batches of one shard from what `read_shards` yields.
 
-    Attributes:
-        seconds: Time by what it was spent on.
+    Raises:
+        TarquetError: The reader's error.
     """
-
-    def __init__(self):
-        self.seconds: dict[str, float] = {}
-        self._last = perf_counter()
-
-    def lap(self, spent_on: str) -> None:
-        """Put the time since the last lap to an account."""
-        now = perf_counter()
-        self.seconds[spent_on] = self.seconds.get(spent_on, 0.0) + now - self._last
-        self._last = now
-
-    def describe(self) -> str:
-        """Say it in a phrase."""
-        return ", ".join(f"{seconds:.1f} s {spent_on}" for spent_on, seconds in self.seconds.items())
+    for item in items:
+        if isinstance(item, TarquetError):
+            raise item
+        if item is not None:
+            yield item
+        del item  # else it lives on while the next one is awaited

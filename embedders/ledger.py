@@ -11,6 +11,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from embedders.errors import ShardError, make_one_line
+from embedders.timings import Timings
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +57,8 @@ class Ledger:
         embedded: Number of samples embedded so far.
         failed: The samples that were not embedded, in the order in which they failed.
         is_counted: Whether the accounts of all the samples are open before the loader starts.
+        offset: How far the default loader has come in the uncompressed tar, in bytes.
+        timings: Where the time went.
     """
 
     def __init__(self, shard: str, accept_damage: bool = False, only: Collection[str] | None = None):
@@ -66,6 +69,8 @@ class Ledger:
         self.embedded = 0
         self.failed: list[FailedSample] = []
         self.is_counted = False
+        self.offset = 0
+        self.timings = Timings()
         self._open: dict[str, int] = {}
         self._held_bytes = 0
         # The loader's thread opens accounts while the job's thread settles them.

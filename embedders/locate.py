@@ -1,6 +1,6 @@
 """`module:Class` or `path/to/file.py:Class` -> the class. Built-in and user classes take this one road.
 
-Owns importing and building an embedder; not what it must do (`base`).
+Owns importing and building an embedder or a classifier; not what it must do (`base`, `classifier`).
 """
 
 import difflib
@@ -17,82 +17,97 @@ from embedders.errors import EmbedderError, describe_error
 
 if TYPE_CHECKING:
     from embedders.base import ImageEmbedder
+    from embedders.classifier import ImageClassifier
 
 EXPECTED = 'expected "package.module:Class" or "path/to/file.py:Class"'
+# By kind: the class that one must come from, and its module.
+BASES = {"embedder": ("embedders.base", "ImageEmbedder"), "classifier": ("embedders.classifier", "ImageClassifier")}
 
 
-def split_class_path(class_path: str) -> tuple[str, str]:
-    """Split a class path into its module (or file) and its class.
+def split_class_path(class_path: str, kind: str = "embedder") -> tuple[str, str]:
+    """Split a class path into its module (or file) and its class; `kind`, of `BASES`, is for messages.
 
     Raises:
         EmbedderError: There are not two parts, or the file does not exist.
     """
     module, _, name = class_path.rpartition(":")
     if not module or not name.isidentifier():
-        raise EmbedderError(f"embedder class {class_path!r}: {EXPECTED}")
+        raise EmbedderError(f"{kind} class {class_path!r}: {EXPECTED}")
     if module.endswith(".py") and not Path(module).is_file():
-        raise EmbedderError(f"embedder class {class_path!r}: there is no file {module!r}; {EXPECTED}")
+        raise EmbedderError(f"{kind} class {class_path!r}: there is no file {module!r}; {EXPECTED}")
     return module, name
 
 
-def locate_class(class_path: str) -> type["ImageEmbedder"]:
-    """Import an embedder class.
+def locate_class(class_path: str, kind: str = "embedder") -> type:
+    """Import a class of a kind that `BASES` names.
 
     Raises:
         EmbedderError: The module cannot be imported (with its own error), has no such class, or the class is
-            not an `ImageEmbedder`.
+            not of this kind.
     """
-    from embedders.base import ImageEmbedder
-
-    module_name, name = split_class_path(class_path)
+    base_module, base_name = BASES[kind]
+    module_name, name = split_class_path(class_path, kind)
     try:
         add_working_folder()
         is_file = module_name.endswith(".py")
         module = _import_file(module_name) if is_file else importlib.import_module(module_name)
     except (Exception, SystemExit) as error:  # a script may end itself when it is imported
         raise EmbedderError(
-            f"embedder class {class_path!r}: {module_name!r} cannot be imported: {describe_error(error)}; {EXPECTED}"
+            f"{kind} class {class_path!r}: {module_name!r} cannot be imported: {describe_error(error)}; {EXPECTED}"
         ) from error
     found = getattr(module, name, None)
     if found is None:
         classes = [key for key, value in vars(module).items() if inspect.isclass(value)]
         near = difflib.get_close_matches(name, classes, 1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise EmbedderError(f"embedder class {class_path!r}: {module_name!r} has no class {name!r}{hint}")
-    if not (inspect.isclass(found) and issubclass(found, ImageEmbedder)):
+        raise EmbedderError(f"{kind} class {class_path!r}: {module_name!r} has no class {name!r}{hint}")
+    if not (inspect.isclass(found) and issubclass(found, getattr(importlib.import_module(base_module), base_name))):
         raise EmbedderError(
-            f"embedder class {class_path!r} is not an ImageEmbedder; expected `class {name}(ImageEmbedder)`, "
-            "with `from embedders import ImageEmbedder`"
+            f"{kind} class {class_path!r} is not an {base_name}; expected `class {name}({base_name})`, "
+            f"with `from embedders import {base_name}`"
         )
     return found
 
 
 def build_embedder(class_path: str, args: Mapping[str, Any]) -> "ImageEmbedder":
-    """Locate a class and build it with its arguments.
+    """Locate an embedder class and build it with its arguments.
 
     Raises:
         EmbedderError: As `locate_class`; or a method of the contract is missing, or the arguments do not fit.
     """
-    embedder_class = locate_class(class_path)
-    missing = sorted(embedder_class.__abstractmethods__)
+    return _build(class_path, args, "embedder")
+
+
+def build_classifier(class_path: str, args: Mapping[str, Any]) -> "ImageClassifier":
+    """Locate a classifier class and build it with its arguments.
+
+    Raises:
+        EmbedderError: As `build_embedder`.
+    """
+    return _build(class_path, args, "classifier")
+
+
+def _build(class_path: str, args: Mapping[str, Any], kind: str) -> Any:
+    located = locate_class(class_path, kind)
+    missing = sorted(located.__abstractmethods__)
     if missing:
-        raise EmbedderError(f"embedder class {class_path!r} does not define {', '.join(missing)}; write it")
-    signature = inspect.signature(embedder_class)
+        raise EmbedderError(f"{kind} class {class_path!r} does not define {', '.join(missing)}; write it")
+    signature = inspect.signature(located)
     try:
         signature.bind(**args)
     except TypeError as error:
         raise EmbedderError(
-            f"embedder args {dict(args)!r}: {error}; expected {embedder_class.__name__}{_describe(signature)}"
+            f"{kind} args {dict(args)!r}: {error}; expected {located.__name__}{_describe(signature)}"
         ) from error
     try:
-        embedder = embedder_class(**args)
-        embedder.recipe = {"class": class_path, "args": dict(args)}
-        return embedder
+        built = located(**args)
+        built.recipe = {"class": class_path, "args": dict(args)}
+        return built
     except EmbedderError:
         raise
     except Exception as error:
         raise EmbedderError(
-            f"{embedder_class.__name__} cannot be built with {dict(args)!r}: {describe_error(error)}; expected "
+            f"{located.__name__} cannot be built with {dict(args)!r}: {describe_error(error)}; expected "
             "arguments that its constructor takes"
         ) from error
 

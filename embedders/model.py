@@ -5,7 +5,7 @@ import io
 import logging
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from time import perf_counter
 from typing import Any
 
@@ -16,6 +16,7 @@ from PIL import Image
 from embedders.base import ImageEmbedder, uses_default_loader
 from embedders.errors import EmbedderError, GpuError, GpuLostError, ShardError, TarquetError, describe_error
 from embedders.provenance import hash_weights
+from embedders.timings import Timings
 
 log = logging.getLogger(__name__)
 
@@ -31,11 +32,15 @@ _DEFECT_WORDS = re.compile(r"device-side assert|_STATUS_(NOT_SUPPORTED|BAD_PARAM
 # Memory that is not torch's own: of the CUDA driver, cuBLAS, cuDNN, DALI
 _MEMORY_WORDS = re.compile(r"out of memory|ALLOC_FAILED|MemoryAllocation")
 
+# Vectors on their way from the device, with the event after which they are there; in parts, where memory was short.
+Started = list[tuple[torch.Tensor, torch.cuda.Event | None]]
+
 
 class Model:
     """An embedder's model on its device, and the checks of what it returns.
 
     Attributes:
+        forward: What `load_embedding_model` gave.
         dimension: Length of a vector, once the first batch has shown it.
         weights: Fingerprint of the weights, as `provenance.hash_weights` gives it.
         max_batch_size: Images that the device holds at once, where it has run out of memory; else `None`.
@@ -47,26 +52,56 @@ class Model:
         self.dtype = dtype
         self.dimension: int | None = None
         self.max_batch_size: int | None = None
-        self._forward, self.weights = load_model(embedder, device)
+        self.forward, self.weights = load_model(embedder, "load_embedding_model", device)
 
     def embed(self, batch: Any, metadata: list[dict], tar_path: str) -> np.ndarray:
-        """Embed a batch.
+        """Embed one batch, as `embed_batches` does."""
+        return self._fetch(self._start(batch, metadata, tar_path), metadata, tar_path)
 
-        Returns:
-            float32 of shape (len(metadata), dimension), all finite.
+    def embed_batches(
+        self, batches: Iterable[tuple[Any, list[dict]]], tar_path: str, timings: Timings
+    ) -> Iterator[tuple[np.ndarray, list[dict]]]:
+        """Embed batches, each fetched after the next one was started: a GPU has work while the last one is written.
+
+        Args:
+            batches: As `load_dataset_shard` yields them.
+            tar_path: The shard, for messages.
+            timings: Where the time is put down.
+
+        Yields:
+            float32 of shape (len(metadata), dimension), all finite; and the metadata.
 
         Raises:
             EmbedderError: Anything else came back; names the shard and the first sample concerned.
+            GpuError: The GPU was lost, or is too small for one image.
         """
-        first = metadata[0].get("__key__", metadata[0]) if metadata else "none"
-        where = f"{tar_path}: batch that starts at sample {first!r}: {self.embedder.model_name}"
+        last = None
+        for batch, metadata in batches:
+            with timings.time("model"):
+                started = self._start(batch, metadata, tar_path)
+                del batch
+                vectors = last and self._fetch(*last, tar_path)
+            if last:
+                yield vectors, last[1]
+            last = started, metadata
+        if last:
+            with timings.time("model"):
+                vectors = self._fetch(*last, tar_path)
+            yield vectors, last[1]
+
+    def _start(self, batch: Any, metadata: list[dict], tar_path: str) -> Started:
+        where = self._describe_place(metadata, tar_path)
         # What else a loader yields, a dict of tensors say, has no length that means images.
         if isinstance(batch, torch.Tensor | np.ndarray | list) and len(batch) != len(metadata):
             raise EmbedderError(
                 f"{where}: load_dataset_shard gave {len(batch)} images with {len(metadata)} dicts of metadata; "
                 "expected one dict per image"
             )
-        vectors = self._run(batch, where)
+        return self._run(batch, where)
+
+    def _fetch(self, started: Started, metadata: list[dict], tar_path: str) -> np.ndarray:
+        where = self._describe_place(metadata, tar_path)
+        vectors = self._wait(started, where)
         if vectors.ndim != 2 or len(vectors) != len(metadata):
             raise EmbedderError(
                 f"{where}: the model gave shape {vectors.shape}; expected ({len(metadata)}, dimension): one vector "
@@ -101,16 +136,23 @@ class Model:
             image = self.embedder.decode(blank.getvalue())
         except Exception as error:
             raise EmbedderError(f"{where}: preprocess raised {describe_error(error)}") from error
-        return self._run(image.unsqueeze(0), where).shape[1]
+        return self._wait(self._run(image.unsqueeze(0), where), where).shape[1]
 
-    def _run(self, batch: Any, where: str) -> np.ndarray:
-        """Run the model; when the device runs out of memory, halve the batch, down to one image."""
+    def _describe_place(self, metadata: list[dict], tar_path: str) -> str:
+        first = metadata[0].get("__key__", metadata[0]) if metadata else "none"
+        return f"{tar_path}: batch that starts at sample {first!r}: {self.embedder.model_name}"
+
+    def _run(self, batch: Any, where: str) -> Started:
+        """Start the model; when the device runs out of memory, halve the batch, down to one image."""
         size = len(batch) if isinstance(batch, torch.Tensor) else None
         if size and self.max_batch_size and size > self.max_batch_size:
-            return np.concatenate([self._run(part, where) for part in batch.split(self.max_batch_size)])
+            return [part for images in batch.split(self.max_batch_size) for part in self._run(images, where)]
         try:
             with torch.inference_mode():
-                return torch.as_tensor(self._forward(batch)).detach().to("cpu", torch.float32).numpy()
+                vectors = torch.as_tensor(self.forward(batch)).detach()
+                # A copy, in the order of the device's own work: the next call may use the same memory again.
+                copied = vectors.to("cpu", torch.float32, non_blocking=vectors.is_cuda, copy=True)
+                return [(copied, torch.cuda.current_stream().record_event() if vectors.is_cuda else None)]
         except TarquetError:
             raise
         except Exception as error:
@@ -129,22 +171,31 @@ class Model:
         log.warning("%s: out of memory with %d images; going on with %d", where, size, self.max_batch_size)
         return self._run(batch, where)
 
+    def _wait(self, started: Started, where: str) -> np.ndarray:
+        try:
+            for _, copied in started:
+                if copied is not None:
+                    copied.synchronize()
+        except Exception as error:
+            raise explain_failure(error, where, self.device) from error
+        return np.concatenate([vectors.numpy() for vectors, _ in started])
 
-def load_model(embedder: ImageEmbedder, device: str) -> tuple[Callable[[Any], torch.Tensor], str | None]:
-    """Load an embedder's model and fingerprint its weights, or give what was loaded for this device before."""
-    models = embedder.__dict__.setdefault("_loaded_models", {})
+
+def load_model(owner: Any, method: str, device: str) -> tuple[Callable[[Any], torch.Tensor], str | None]:
+    """Load a model by a method of its embedder or classifier, and fingerprint its weights; once for each device."""
+    models = owner.__dict__.setdefault("_loaded_models", {})
     if device not in models:
         start = perf_counter()
         try:
-            model = embedder.load_embedding_model(device)
+            model = getattr(owner, method)(device)
             if isinstance(model, torch.nn.Module):
                 model.eval()  # else dropout and batch statistics make a vector depend on its neighbours
             models[device] = model, hash_weights(model)  # reads the device, and so may be what finds it lost
         except TarquetError:
             raise
         except Exception as error:
-            raise explain_failure(error, f"{embedder.model_name}: load_embedding_model", device) from error
-        log.info("loaded %s on %s in %.1f s", embedder.model_name, device, perf_counter() - start)
+            raise explain_failure(error, f"{owner.model_name}: {method}", device) from error
+        log.info("loaded %s on %s in %.1f s", owner.model_name, device, perf_counter() - start)
     return models[device]
 
 

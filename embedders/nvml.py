@@ -7,12 +7,15 @@ may be used is the business of `gpus.py`.
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pynvml
 
 from embedders.errors import GpuError, NoDriverError
 
+# There while the driver is loaded; a container sees it too, where the driver's libraries were left outside.
+KERNEL_MODULE = Path("/proc/driver/nvidia/version")
 _NO_DRIVER = {pynvml.NVML_ERROR_LIBRARY_NOT_FOUND, pynvml.NVML_ERROR_DRIVER_NOT_LOADED}
 
 # The device is well, it only does not answer this one question: an older driver lacks the function or the
@@ -105,12 +108,12 @@ def connect() -> Iterator[None]:
 
 
 def has_driver() -> bool:
-    """Tell whether this machine has an NVIDIA driver, a broken one included."""
+    """Tell whether this machine has an NVIDIA driver; a broken one, and one out of a container's reach, included."""
     try:
         with connect():
             return True
     except NoDriverError:
-        return False
+        return KERNEL_MODULE.exists()
     except GpuError:
         return True
 

@@ -7,14 +7,14 @@ shard happens to hold, so that all the shards of a run read as one table.
 
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import BinaryIO
+from contextlib import contextmanager, suppress
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from embedders.columns import Columns
+from embedders.columns import KEY, Columns
 from embedders.errors import ConfigError, ShardError
 from embedders.ledger import FailedSample
 
@@ -40,13 +40,19 @@ class EmbeddingWriter:
     The file is complete after `close`. The embedding's dimension is that of the first batch.
     """
 
-    def __init__(self, file: BinaryIO, columns: Columns, vector_column: str, dtype: str):
+    def __init__(
+        self, file: BinaryIO, columns: Columns, vector_column: str, dtype: str, scores: Sequence[pa.Field] = ()
+    ):
         if dtype not in DTYPES:
             raise ConfigError(f"embedding_dtype: {dtype!r}; expected {' or '.join(DTYPES)}")
-        if vector_column in columns.types:
+        self._fields = [*columns.fields(), *scores]
+        names = [field.name for field in self._fields]
+        if vector_column in names:
             raise ConfigError(f"column {vector_column!r} would be there twice; rename image_embedding_column")
+        for name in names:
+            if names.count(name) > 1:
+                raise ConfigError(f"column {name!r} would be there twice; rename pred_column")
         self._file = file
-        self._columns = columns
         self._vector_column = vector_column
         self._arrow_type, self._numpy_type = DTYPES[dtype]
         self._rows: list[dict] = []
@@ -66,8 +72,8 @@ class EmbeddingWriter:
         """Append rows.
 
         Args:
-            rows: One dict per row, as `Columns.read` gives it.
-            vectors: float32 of shape (len(rows), dimension).
+            rows: One dict per row, as `Columns.read` gives it, with the scores.
+            vectors: float32 or the stored type, of shape (len(rows), dimension).
         """
         self._open(vectors.shape[1])
         self._rows += rows
@@ -87,8 +93,8 @@ class EmbeddingWriter:
         if self._writer is not None:
             return
         vector = pa.list_(pa.field("element", self._arrow_type, nullable=False), dimension)
-        schema = pa.schema([*self._columns.fields(), pa.field(self._vector_column, vector, nullable=False)])
-        names = list(self._columns.types)
+        schema = pa.schema([*self._fields, pa.field(self._vector_column, vector, nullable=False)])
+        names = [field.name for field in self._fields]
         leaf = f"{self._vector_column}.list.element"
         self._writer = pq.ParquetWriter(
             self._file,
@@ -105,9 +111,7 @@ class EmbeddingWriter:
         schema = self._writer.schema
         flat = pa.array(np.concatenate(self._vectors).reshape(-1))
         vectors = pa.FixedSizeListArray.from_arrays(flat, type=schema.field(self._vector_column).type)
-        columns = [
-            pa.array([row[name] for row in self._rows], schema.field(name).type) for name in self._columns.types
-        ]
+        columns = [pa.array([row[field.name] for row in self._rows], field.type) for field in self._fields]
         self._writer.write_table(pa.Table.from_arrays([*columns, vectors], schema=schema))
         self._rows, self._vectors, self._bytes = [], [], 0
 
@@ -115,7 +119,11 @@ class EmbeddingWriter:
 def write_ledger(file: BinaryIO, failed: Sequence[FailedSample], provenance: dict) -> None:
     """Write the samples that were not embedded, one row each."""
     rows = [{name: getattr(sample, name) for name in LEDGER_SCHEMA.names} for sample in failed]
-    table = pa.Table.from_pylist(rows, schema=LEDGER_SCHEMA)
+    write_table(file, pa.Table.from_pylist(rows, schema=LEDGER_SCHEMA), provenance)
+
+
+def write_table(file: BinaryIO, table: pa.Table, provenance: dict) -> None:
+    """Write a table whole, with its provenance."""
     pq.write_table(
         table.replace_schema_metadata({PROVENANCE: json.dumps(provenance)}), file, write_page_checksum=True
     )
@@ -136,11 +144,24 @@ def read_ledger(path: str) -> list[FailedSample]:
     Raises:
         ShardError: The file is missing, cut short, or not a ledger.
     """
+    return read_account(path)[0]
+
+
+def read_account(path: str) -> tuple[list[FailedSample], dict[str, float]]:
+    """Read a ledger whole.
+
+    Returns:
+        The samples that were not embedded; seconds by what they were spent on, as in `timings`.
+
+    Raises:
+        ShardError: The file is missing, cut short, or not a ledger.
+    """
     with _explain_reading(path):
         table = pq.read_table(path, page_checksum_verification=True)
+        footer = json.loads((table.schema.metadata or {}).get(PROVENANCE, "{}"))
     if not table.schema.equals(LEDGER_SCHEMA):
         raise ShardError(f"{path!r}: its columns are {', '.join(table.column_names)}; expected a ledger of tarquet")
-    return [FailedSample(**row) for row in table.to_pylist()]
+    return [FailedSample(**row) for row in table.to_pylist()], footer.get("seconds", {})
 
 
 def read_vectors(path: str) -> tuple[pa.Table, np.ndarray, dict]:
@@ -160,17 +181,55 @@ def read_vectors(path: str) -> tuple[pa.Table, np.ndarray, dict]:
     return table, vectors.to_numpy(zero_copy_only=False).reshape(shape), description
 
 
+def read_groups(path: str) -> Iterator[tuple[list[str], np.ndarray]]:
+    """Read an output by its row groups, one in memory at a time.
+
+    Yields:
+        The keys; the vectors, of their stored type and of shape (rows, dimension).
+
+    Raises:
+        ShardError: The file is missing or cut short.
+    """
+    with _explain_reading(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
+        for number in range(file.num_row_groups):
+            table = file.read_row_group(number)
+            vectors = table.column(table.num_columns - 1).combine_chunks().flatten()
+            yield table[KEY].to_pylist(), vectors.to_numpy(zero_copy_only=False).reshape(table.num_rows, -1)
+
+
 def describe_file(path: str) -> dict:
-    """Read the footer of an output: rows, dimension, type of the vectors, and how they were made.
+    """Read the footer of an output: rows, column, dimension and type of the vectors, and how they were made.
 
     Raises:
         ShardError: The file is missing, cut short, or not an output of tarquet.
     """
-    with _explain_reading(path):
-        metadata, schema = pq.read_metadata(path), pq.read_schema(path)
-        provenance = json.loads((metadata.metadata or {}).get(PROVENANCE, "null"))
+    rows, schema, provenance = _read_footer(path)
     vectors = schema.types[-1]
     if not isinstance(provenance, dict) or not pa.types.is_fixed_size_list(vectors):
         raise ShardError(f"{path!r}: no provenance in its footer; expected an output of tarquet")
-    shape = {"file": str(path), "rows": metadata.num_rows, "dimension": vectors.list_size, "vectors": str(vectors)}
-    return shape | provenance
+    shape = {"vector_column": schema.names[-1], "dimension": vectors.list_size, "vectors": str(vectors)}
+    return {"file": str(path), "rows": rows} | shape | provenance
+
+
+def _read_footer(path: str) -> tuple[int, pa.Schema, Any]:
+    with _explain_reading(path):
+        metadata, schema = pq.read_metadata(path), pq.read_schema(path)
+        return metadata.num_rows, schema, json.loads((metadata.metadata or {}).get(PROVENANCE, "null"))
+
+
+def inspect_file(path: str) -> dict:
+    """Read the footer of an output as `describe_file` does, with the times from its ledger where that is to be had.
+
+    Of a file of scores it is the rows and how they were made.
+
+    Raises:
+        ShardError: As `describe_file`.
+    """
+    rows, _, provenance = _read_footer(path)
+    if isinstance(provenance, dict) and "classifier" in provenance:
+        return {"file": str(path), "rows": rows} | provenance
+    description = describe_file(path)
+    if description.get("ledger"):
+        with suppress(ShardError):
+            description["seconds"] = read_account(description["ledger"])[1]
+    return description

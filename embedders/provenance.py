@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import PIL
 import torch
 import torchvision
 
@@ -32,6 +33,7 @@ def describe_embedder(embedder: ImageEmbedder, weights: str | None, device: str)
     recipe = embedder.recipe or {"class": f"{type(embedder).__module__}:{type(embedder).__qualname__}", "args": None}
     versions = {"tarquet": __version__, "python": platform.python_version()}
     versions |= {"torch": torch.__version__, "torchvision": torchvision.__version__}
+    versions["pillow"] = PIL.__version__  # 13 resizes tall images otherwise than 12
     if "timm" in sys.modules:
         versions["timm"] = sys.modules["timm"].__version__
     return {
@@ -75,15 +77,10 @@ def hash_source(embedder_class: type) -> str | None:
 def hash_weights(model: Callable) -> str | None:
     """SHA-256 over the names and values of a model's weights.
 
-    Looks for the modules in the callable itself, in its attributes and, for a function, in what it closes over.
-
     Returns:
         The hash; `None` where no `torch.nn.Module` is found (an ONNX session, a plain function).
     """
-    candidates = [model, *getattr(model, "__dict__", {}).values()]
-    if inspect.isfunction(model):
-        candidates += inspect.getclosurevars(model).nonlocals.values()
-    modules = [candidate for candidate in candidates if isinstance(candidate, torch.nn.Module)]
+    modules = find_modules(model)
     digest = hashlib.sha256()
     for module in modules:
         for name, value in module.state_dict().items():
@@ -91,3 +88,11 @@ def hash_weights(model: Callable) -> str | None:
             if isinstance(value, torch.Tensor):
                 digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest() if modules else None
+
+
+def find_modules(model: Callable) -> list[torch.nn.Module]:
+    """Find the modules of a model: itself, its attributes and, for a function, what it closes over."""
+    candidates = [model, *getattr(model, "__dict__", {}).values()]
+    if inspect.isfunction(model):
+        candidates += inspect.getclosurevars(model).nonlocals.values()
+    return [candidate for candidate in candidates if isinstance(candidate, torch.nn.Module)]

@@ -9,6 +9,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from embedders.base import ImageEmbedder, uses_default_loader
 from embedders.errors import EmbedderError, ShardError, TarquetError, describe_error
 from embedders.ledger import Ledger
@@ -23,6 +25,7 @@ class ShardReader:
         job: The shard.
         ledger: Its account.
         ids: Key by id, for loaders whose metadata has no `__key__`.
+        given_up: Whether the shard has failed, and the rest of it is not worth reading.
     """
 
     def __init__(self, embedder: ImageEmbedder, job: ShardJob, id_col: str, ledger: Ledger, device: str):
@@ -34,6 +37,7 @@ class ShardReader:
         self.ledger = ledger
         self.device = device
         self.ids: dict[str, str] = {}
+        self.given_up = False
         self._state: tuple[int, ...] | None = None
 
     def read(self) -> Iterator[tuple[Any, list[dict]]]:
@@ -44,12 +48,19 @@ class ShardReader:
             EmbedderError: A loader of the user's own raised, or yields something else than it should.
             GpuError: Such a loader decodes on the GPU, which has no room or is lost.
         """
+        timings = self.ledger.timings
         check_exists(self.job.tar_path)
         self._state = self._read_state()
         if not uses_default_loader(self.embedder):
-            self.ids = count_samples(self.job.tar_path, self.id_col, self.ledger)
-        for batch, metadata in read_batches(self.embedder, self.job.tar_path, self.device):
-            yield batch, [add_key(sample, self.id_col, self.ids) for sample in metadata]
+            with timings.time("loading"):
+                self.ids = count_samples(self.job.tar_path, self.id_col, self.ledger)
+        batches = read_batches(self.embedder, self.job.tar_path, self.device)
+        for batch, metadata in timings.time_items(batches, "loading"):
+            metadata = [add_key(sample, self.id_col, self.ids) for sample in metadata]
+            if torch.cuda.is_initialized() and isinstance(batch, torch.Tensor) and batch.device.type == "cpu":
+                batch = batch.pin_memory()  # from there the GPU fetches it by itself, while it computes
+            with timings.time("waiting_for_model"):
+                yield batch, metadata
 
     def check_unchanged(self) -> None:
         """See that the shard is the file that was read: else its hash, taken meanwhile, may be another file's.
@@ -80,6 +91,8 @@ def read_shards(readers: Sequence[ShardReader]) -> Iterator[tuple[ShardReader, A
         yield reader, None  # so that a shard without a batch is seen as well
         try:
             for batch in reader.read():
+                if reader.given_up:
+                    break
                 yield reader, batch
         except TarquetError as error:
             yield reader, error

@@ -1,4 +1,4 @@
-"""What decides the vectors beside the configuration's own text: the embedder's source and its weights.
+"""What decides the vectors beside the configuration's own text: the source of a class and its weights.
 
 Imports none of it, so that the Snakefile can ask without loading torch.
 """
@@ -15,7 +15,7 @@ from embedders.errors import EmbedderError
 from embedders.locate import EXPECTED, add_working_folder, split_class_path
 
 
-def fingerprint_sources(class_path: str, args: Mapping[str, Any]) -> dict[str, str]:
+def fingerprint_sources(class_path: str, args: Mapping[str, Any], kind: str = "embedder") -> dict[str, str]:
     """Fingerprint what decides the vectors beside the configuration's own text, so that a change reruns shards.
 
     That is the class's file, the files beside it that it imports (their imports included), and each file that an
@@ -23,18 +23,19 @@ def fingerprint_sources(class_path: str, args: Mapping[str, Any]) -> dict[str, s
     every job of a cluster asks for it anew. Tarquet's own files, beside the class's, and installed packages do not
     count: an upgrade does not rerun terabytes by itself (`snakemake -F` does).
     """
-    files = [*find_sources(class_path), *_find_files(args)]
+    files = [*find_sources(class_path, kind), *_find_files(args)]
     return {str(path): fingerprint_file(path) for path in dict.fromkeys(files)}
 
 
-def find_sources(class_path: str) -> list[Path]:
+def find_sources(class_path: str, kind: str = "embedder") -> list[Path]:
     """Find the file that defines a class and the files beside it that it imports, without importing any.
 
     Raises:
         EmbedderError: There is no such file or module.
     """
-    module, name = split_class_path(class_path)
-    starts, root = ([Path(module)], Path(module).parent) if module.endswith(".py") else _find_module(module, name)
+    module, name = split_class_path(class_path, kind)
+    is_file = module.endswith(".py")
+    starts, root = ([Path(module)], Path(module).parent) if is_file else _find_module(module, name, kind)
     found, todo = [], starts
     while todo:
         path = todo.pop()
@@ -44,7 +45,7 @@ def find_sources(class_path: str) -> list[Path]:
     return sorted(found)
 
 
-def _find_module(module: str, name: str) -> tuple[list[Path], Path]:
+def _find_module(module: str, name: str, kind: str) -> tuple[list[Path], Path]:
     """Find the files of a module that define a class, and the folder that the module's name starts from."""
     add_working_folder()
     parts = module.split(".")
@@ -54,7 +55,7 @@ def _find_module(module: str, name: str) -> tuple[list[Path], Path]:
         folders = spec and spec.submodule_search_locations
         spec = PathFinder.find_spec(".".join(parts[: depth + 1]), folders) if folders else None
     if spec is None or not Path(spec.origin or "").is_file():
-        raise EmbedderError(f"embedder class {module + ':' + name!r}: there is no module {module!r}; {EXPECTED}")
+        raise EmbedderError(f"{kind} class {module + ':' + name!r}: there is no module {module!r}; {EXPECTED}")
     origin = Path(spec.origin)
     if spec.submodule_search_locations is None:
         return [origin], origin.parents[len(parts) - 1]

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from embedders.errors import ShardError
 from embedders.outputs import write_whole
-from embedders.parquet import describe_file, read_ledger
+from embedders.parquet import describe_file, read_account, read_ledger
+from embedders.timings import describe_seconds, find_bottleneck
 
 # Enough to see what is wrong; the ledgers hold all of them.
 NAMES_PER_KIND = 5
@@ -26,6 +27,7 @@ class Summary:
         failures: Number of failed samples by kind, most frequent first.
         first_failed: The first few of each kind, as `shard: key: message`.
         vectors: Type of the vectors' column, the same in every shard.
+        seconds: Time of all the shards together by what it was spent on, as in `timings`.
     """
 
     shards: int = 0
@@ -35,6 +37,7 @@ class Summary:
     failures: dict[str, int] = field(default_factory=dict)
     first_failed: dict[str, list[str]] = field(default_factory=dict)
     vectors: str = ""
+    seconds: dict[str, float] = field(default_factory=dict)
 
     def describe(self) -> str:
         """Say it in a few lines, for a terminal."""
@@ -42,6 +45,8 @@ class Summary:
             f"{self.shards} shards: {self.samples} samples, {self.embedded} embedded, {self.failed} failed",
             *(f"  {count} {kind}, as {self.first_failed[kind][0]}" for kind, count in self.failures.items()),
         ]
+        if self.seconds:
+            lines.append(f"time: {describe_seconds(self.seconds)}; {find_bottleneck(self.seconds)}")
         return "\n".join(lines)
 
 
@@ -61,7 +66,7 @@ def summarize_run(folder: str | Path, shards: Sequence[str]) -> Summary:
         embeddings_path, ledger_path = f"{folder}/embeddings/{shard}.parquet", f"{folder}/ledger/{shard}.parquet"
         output = describe_file(embeddings_path)
         rows, samples, vectors = output["rows"], output["samples"], output["vectors"]
-        failed = read_ledger(ledger_path)
+        failed, seconds = read_account(ledger_path)
         if samples != rows + len(failed):
             raise ShardError(
                 f"{embeddings_path!r}: {samples} samples, but {rows} rows and {len(failed)} failed in "
@@ -77,6 +82,8 @@ def summarize_run(folder: str | Path, shards: Sequence[str]) -> Summary:
         summary.samples += samples
         summary.embedded += rows
         summary.failed += len(failed)
+        for name, spent in seconds.items():
+            summary.seconds[name] = round(summary.seconds.get(name, 0.0) + spent, 3)
         for sample in failed:
             kinds[sample.kind] += 1
             names = summary.first_failed.setdefault(sample.kind, [])

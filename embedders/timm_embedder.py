@@ -17,13 +17,15 @@ from torchvision.transforms.v2 import functional
 
 from embedders.base import ImageEmbedder
 from embedders.errors import EmbedderError
-from embedders.images import ImageError, convert_to_rgb, decode_to_tensor, open_image
+from embedders.images import ImageError, convert_to_rgb, convert_to_tensor, is_jpeg, open_image
 
 log = logging.getLogger(__name__)
 
 # Numbers of classes of label sets; of the models below, the ones with another number end in a projection.
 _LABEL_SETS = (0, 1000, 11821)
 _CONTRASTIVE = ("clip", "pe_core")
+# Up to here every Pillow resizes the width first, as torchvision always does; from 13 on, not that of taller images.
+_MAX_HEIGHT_BY_WIDTH = 2
 
 
 class TimmImageEmbedder(ImageEmbedder):
@@ -81,6 +83,7 @@ class TimmImageEmbedder(ImageEmbedder):
         self._config = resolve_data_config(pretrained_cfg=self._pretrained_cfg.to_dict(), use_test_size=True)
         # use_prefetcher stops timm's transform before the division and normalisation: both are done on the device
         self._transform = create_transform(**self._config, is_training=False, use_prefetcher=True)
+        self._short_side = _find_short_side(self._config)
 
     def load_embedding_model(self, device: str) -> "TimmModel":
         """Load the model; a batch is uint8 of shape (n, 3, height, width), the vectors are float32 (n, D).
@@ -106,12 +109,15 @@ class TimmImageEmbedder(ImageEmbedder):
         return TimmModel(model.eval().to(device), self._config, device, self.normalize_embeddings, self.autocast)
 
     def decode(self, encoded: bytes) -> torch.Tensor:
-        """Turn one encoded image into uint8 of shape (3, height, width), resized and cropped as timm would."""
+        """Turn one encoded image into uint8 of shape (3, height, width), resized and cropped as timm would.
+
+        The common JPEG takes a third of the time of timm's own transform, and differs from it by 2 of 255 at most.
+        Everything else is left to timm's own.
+        """
         image = open_image(encoded)
-        if self._config["crop_mode"] == "center":
-            self._check_growth(image)
-            if image.format == "JPEG":
-                return self._resize_tensor(decode_to_tensor(encoded, self.background))
+        self._check_growth(image)
+        if self._short_side and is_jpeg(image) and image.height <= _MAX_HEIGHT_BY_WIDTH * image.width:
+            return self._resize_tensor(convert_to_tensor(image, encoded, self.background))
         return torch.as_tensor(self._transform(convert_to_rgb(image, self.background)))
 
     def convert_state_dict(self, state_dict: dict, model: torch.nn.Module) -> dict:
@@ -153,20 +159,28 @@ class TimmImageEmbedder(ImageEmbedder):
 
     def _check_growth(self, image: Image.Image) -> None:
         """Refuse an image like a thread: timm resizes its short side before it crops, and memory would not do."""
-        short_side = int(min(self._config["input_size"][1:]) / self._config["crop_pct"])
+        if self._config["crop_mode"] != "center":
+            return
+        short_side = int(max(self._config["input_size"][1:]) / self._config["crop_pct"])
         pixels = short_side**2 * max(image.size) // min(image.size)
         if pixels > Image.MAX_IMAGE_PIXELS:
             raise ImageError(f"too many pixels: {pixels} once its short side is resized to {short_side}")
 
     def _resize_tensor(self, image: torch.Tensor) -> torch.Tensor:
         """Do timm's short-side resize and centre crop on a uint8 tensor, in a third of the time of Pillow's."""
-        height, width = self._config["input_size"][1:]
-        scale = [int(side / self._config["crop_pct"]) for side in (height, width)]
-        if scale[0] != scale[1]:
-            return torch.as_tensor(self._transform(functional.to_pil_image(image)))
         mode = InterpolationMode(self._config["interpolation"])
-        image = functional.resize(image, [scale[0]], interpolation=mode, antialias=True)
-        return functional.center_crop(image, [height, width])
+        image = functional.resize(image, [self._short_side], interpolation=mode, antialias=True)
+        return functional.center_crop(image, list(self._config["input_size"][1:]))
+
+
+def _find_short_side(config: dict) -> int | None:
+    """Tell what the short side is resized to, where torchvision's resize may take the place of Pillow's.
+
+    `None` where timm squashes the image or adds borders: Pillow then chooses which side to resize first, and the
+    two orders differ by up to 30 of 255.
+    """
+    height, width = (int(side / config["crop_pct"]) for side in config["input_size"][1:])
+    return height if config["crop_mode"] == "center" and height == width else None
 
 
 def _find_pretrained_cfg(model_name: str) -> timm.models.PretrainedCfg:

@@ -168,4 +168,7 @@ def test_the_package_offers_its_names_without_loading_torch():
         "from embedders import ImageEmbedder, TimmImageEmbedder, embed_shard; print(sorted(embedders.__all__))"
     )
     output, errors = start_python(code).communicate(timeout=30)
-    assert json.loads(output.replace("'", '"')) == ["ImageEmbedder", "TimmImageEmbedder", "embed_shard"], errors
+    assert json.loads(output.replace("'", '"')) == [
+        *("AestheticClassifier", "ImageClassifier", "ImageEmbedder", "NsfwClassifier", "TimmImageEmbedder"),
+        "embed_shard",
+    ], errors

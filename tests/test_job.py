@@ -3,6 +3,7 @@ import resource
 import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import polars
@@ -15,7 +16,7 @@ from tools import clean_environment, leftovers, make_image, make_shard, make_tar
 from embedders import ImageEmbedder, embed_shard
 from embedders.errors import EmbedderError, GpuError, GpuLostError, OutputError, ShardError
 from embedders.outputs import PARTIAL
-from embedders.parquet import describe_file, read_ledger, read_vectors
+from embedders.parquet import describe_file, read_account, read_ledger, read_vectors
 
 
 class Own(ImageEmbedder):
@@ -83,6 +84,30 @@ def test_two_runs_give_equal_bytes(tmp_path, shard):
     for name in "ab":
         embed_shard(MeanColor(), shard, tmp_path / name, device="cpu", metadata_columns="all")
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_the_ledger_says_where_the_time_went(tmp_path, shard):
+    class Slow(MeanColor):
+        batch_size = 1
+
+        def load_embedding_model(self, device):
+            time.sleep(0.3)  # before the shard's clock starts
+            forward = super().load_embedding_model(device)
+            return lambda batch: time.sleep(0.05) or forward(batch)
+
+        def preprocess(self, image):
+            time.sleep(0.01)
+            return super().preprocess(image)
+
+    start = time.perf_counter()
+    ledger = embed(Slow(), shard, tmp_path, ledger_path=tmp_path / "ledger.parquet")
+    seconds = read_account(str(tmp_path / "ledger.parquet"))[1]
+    assert seconds == {name: pytest.approx(seconds[name], abs=0.2) for name in ledger.timings.seconds}
+    assert seconds["model"] >= 7 * 0.05
+    assert seconds["decoding"] >= 7 * 0.01
+    assert seconds["waiting_for_model"] > 0.1
+    job_thread = sum(seconds[name] for name in ("waiting_for_images", "model", "writing", "hashing"))
+    assert 7 * 0.05 <= job_thread < time.perf_counter() - start - 0.3
 
 
 def test_metadata_and_id_come_beside_the_vectors(tmp_path, shard):
@@ -276,7 +301,7 @@ BREACHES = {
         "load_dataset_shard failed: FileNotFoundError: .*'index.json' .test_job.py, line",
     ),
     "no super().__init__": (type("Bare", (MeanColor,), {"__init__": lambda self: None})(), "does not call super"),
-    "classifiers": (MeanColor(classifiers=["nsfw"]), "classifiers are not run"),
+    "classifiers": (MeanColor(classifiers=["nsfw"]), "'nsfw' is not an ImageClassifier"),
 }
 
 

@@ -4,6 +4,7 @@ Kills hit one process of the run's tree (a job, its shell, Snakemake itself, who
 the next run's) or all of it at once, as when a machine dies. About 40 minutes; `make test-long`.
 """
 
+import json
 import os
 import random
 import shutil
@@ -12,8 +13,10 @@ import subprocess
 import time
 from collections import Counter
 from contextlib import suppress
+from pathlib import Path
 
 import psutil
+import pyarrow.parquet as pq
 import pytest
 from test_workflow import (
     CONFIG,
@@ -24,20 +27,36 @@ from test_workflow import (
     snakemake_environment,
 )
 
+from embedders.parquet import PROVENANCE
+
 SHARDS = [f"s{number:02}" for number in range(8)]
 # So slow that kills meet it at work, too: half of a job is otherwise the import of torch.
 SLOW = EMBEDDER.replace("return batch.mean", "time.sleep(0.2); return batch.mean")
 
 
-def read_results(project) -> dict[str, bytes]:
-    """Every finished file by its path; a partial file does not count."""
+def read_results(project) -> dict:
+    """Every finished file by its path; a partial file does not count. The vectors byte by byte."""
+    readers = {"embeddings": Path.read_bytes, "ledger": read_untimed, "results": read_summary}
     files = {}
     for pattern in ("embeddings/*", "ledger/*", "*.json"):
         for path in project.glob(f"results/{pattern}"):
             with suppress(FileNotFoundError):  # Snakemake removes what a failed job made
                 if not path.name.endswith(".partial"):
-                    files[str(path.relative_to(project))] = path.read_bytes()
+                    files[str(path.relative_to(project))] = readers[path.parent.name](path)
     return files
+
+
+def read_untimed(path) -> tuple:
+    """A ledger, without the times in its footer."""
+    table = pq.read_table(path)
+    account = json.loads(table.schema.metadata[PROVENANCE])
+    assert account.pop("seconds")
+    return table.to_pylist(), account
+
+
+def read_summary(path) -> dict:
+    """A file of JSON, without the times of the summary."""
+    return {key: value for key, value in json.loads(path.read_text()).items() if key != "seconds"}
 
 
 def kill_some(snakemake: psutil.Process, chance: random.Random) -> str:

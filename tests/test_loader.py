@@ -10,7 +10,7 @@ from embedders import ImageEmbedder
 from embedders.errors import EmbedderError, ShardError
 from embedders.images import ImageError
 from embedders.ledger import Ledger
-from embedders.loader import load_batches
+from embedders.loader import load_batches, stack_images
 
 
 class Pixels(ImageEmbedder):
@@ -152,3 +152,15 @@ def test_only_chosen_samples_are_read_again(tmp_path):
     batches = load(embedder, make_tar(tmp_path / "s.tar", {f"{n}.jpg": make_image(n) for n in range(5)}))
     assert [row["__key__"] for row in batches[0][1]] == ["1", "3"]
     assert embedder.ledger.seen == 2
+
+
+def test_pixels_keep_the_layout_of_their_decoder_and_other_tensors_are_contiguous():
+    decoded = [torch.randint(256, (5, 7, 3), dtype=torch.uint8).permute(2, 0, 1)[:, 1:4, 2:6] for _ in range(3)]
+    of_another_format = torch.randint(256, (3, 3, 4), dtype=torch.uint8)
+    images = [*decoded, of_another_format]
+    metadata = [{"__key__": str(number)} for number in range(4)]
+    batch = stack_images(images, metadata, "s.tar")
+    assert torch.equal(batch, torch.stack(images))
+    assert batch.is_contiguous(memory_format=torch.channels_last)
+    # a user's model may flatten what its own preprocess made by view()
+    assert stack_images([image.float() for image in images], metadata, "s.tar").is_contiguous()

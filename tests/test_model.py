@@ -4,6 +4,7 @@ import json
 import os
 import weakref
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
@@ -16,6 +17,7 @@ from embedders.errors import EmbedderError, GpuError, GpuLostError
 from embedders.locate import build_embedder
 from embedders.model import Model
 from embedders.parquet import read_vectors
+from embedders.timings import Timings
 
 NO_ROOM = [
     torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB."),
@@ -213,3 +215,43 @@ def test_verify_does_not_blame_the_file_for_the_gpu(tmp_path, shard):
     assert verified.exit_code == 1
     assert "out of memory on the device with one image" in verified.output.splitlines()[-1]
     assert "wrong" not in verified.output and "not sound" not in verified.output
+
+
+# One batch is under way while the one before it is fetched.
+
+
+class Reused(MeanColor):
+    """Gives the same memory back with every batch, as a session with bound outputs does."""
+
+    buffer = np.zeros((2, 3), np.float32)
+
+    def load_embedding_model(self, device):
+        def forward(batch):
+            self.buffer[:] = batch.mean(dim=(2, 3))
+            return self.buffer
+
+        return forward
+
+
+def test_a_model_may_write_each_batch_into_the_same_memory():
+    batches = [(torch.full((2, 3, 4, 4), float(number)), [{"__key__": "x"}] * 2) for number in range(4)]
+    embedded = Model(Reused(), "cpu", "float32").embed_batches(batches, "s.tar", Timings())
+    assert [vectors[0, 0] for vectors, _ in embedded] == [0.0, 1.0, 2.0, 3.0]
+
+
+def test_the_next_batch_is_started_before_the_last_one_is_handed_on_and_order_is_kept():
+    events = []
+
+    class Traced(MeanColor):
+        def load_embedding_model(self, device):
+            def forward(batch):
+                events.append(f"start {int(batch[0, 0, 0, 0])}")
+                return batch.mean(dim=(2, 3))
+
+            return forward
+
+    batches = ((torch.full((1, 3, 4, 4), float(number)), [{"__key__": str(number)}]) for number in range(3))
+    for vectors, metadata in Model(Traced(), "cpu", "float32").embed_batches(batches, "s.tar", Timings()):
+        assert metadata == [{"__key__": str(int(vectors[0, 0]))}]
+        events.append(f"write {int(vectors[0, 0])}")
+    assert events == ["start 0", "start 1", "write 0", "start 2", "write 1", "write 2"]

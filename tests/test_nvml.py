@@ -1,6 +1,7 @@
 import pytest
 from fake_nvml.world import describe
 
+from embedders import nvml
 from embedders.errors import GpuError, NoDriverError
 from embedders.nvml import connect, has_driver, read_gpus
 
@@ -48,6 +49,14 @@ def test_driver_is_not_loaded(node):
     node.file.unlink()
     assert not has_driver()
     with pytest.raises(NoDriverError, match=r"Driver Not Loaded.*expected an NVIDIA driver"):
+        read_gpus()
+
+
+def test_a_driver_that_was_left_outside_of_a_container_is_no_missing_driver(node, monkeypatch, tmp_path):
+    node.file.unlink()
+    monkeypatch.setattr(nvml, "KERNEL_MODULE", tmp_path)
+    assert has_driver(), "or `auto` would compute on the CPU in a container that was started without --nv"
+    with pytest.raises(NoDriverError, match="--nv"):
         read_gpus()
 
 

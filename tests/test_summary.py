@@ -19,7 +19,9 @@ def write_shard(folder, name, rows, failed, dimension=2, samples=None):
         writer.write([{"key": str(n)} for n in range(rows)], np.zeros((rows, dimension), np.float32))
         writer.close(dimension, provenance)
     with (folder / "ledger" / f"{name}.parquet").open("wb") as file:
-        write_ledger(file, [FailedSample(key, kind, f"{key} is bad") for key, kind in failed], provenance)
+        seconds = {"waiting_for_images": 1.5, "model": 2.25}
+        failed = [FailedSample(key, kind, f"{key} is bad") for key, kind in failed]
+        write_ledger(file, failed, provenance | {"seconds": seconds})
 
 
 def test_totals_a_histogram_and_the_first_names(tmp_path):
@@ -31,7 +33,10 @@ def test_totals_a_histogram_and_the_first_names(tmp_path):
     assert list(summary.failures.items()) == [("undecodable", 10), ("bad_name", 1)]
     assert len(summary.first_failed["undecodable"]) == 5
     assert summary.first_failed["undecodable"][0] == f"{tmp_path}/ledger/a.parquet: 'x': x is bad"
-    assert summary.describe().splitlines()[0] == "3 shards: 18 samples, 7 embedded, 11 failed"
+    lines = summary.describe().splitlines()
+    assert lines[0] == "3 shards: 18 samples, 7 embedded, 11 failed"
+    assert summary.seconds == {"waiting_for_images": 4.5, "model": 6.75}
+    assert lines[-1].startswith("time: 4.5 s waiting for images, 6.8 s in the model; the model is the limit")
     write_summary(summary, tmp_path / "summary.json")
     assert json.loads((tmp_path / "summary.json").read_text())["embedded"] == 7
 

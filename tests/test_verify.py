@@ -108,10 +108,12 @@ def test_inspect_shows_all_that_made_the_vectors(folder):
     job = run_cli("inspect", embed(folder))
     assert job.returncode == 0, job.stderr
     said = json.loads(job.stdout)
-    made = said.pop("embedder")
+    made, seconds = said.pop("embedder"), said.pop("seconds")
+    assert {"waiting_for_images", "model", "writing", "reading", "decoding"} <= set(seconds)
     content = (folder / "s.tar").read_bytes()
     assert said == {
         "file": f"{folder}/s.parquet", "rows": 3, "dimension": 5, "vectors": said["vectors"], "schema_version": 1,
+        "vector_column": "image_embedding", "classifiers": [],
         "max_batch_size": None, "embedding_dtype": "float32", "id_col": "__key__", "ledger": f"{folder}/s.ledger",
         "shard": {"path": f"{folder}/s.tar", "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()},
         "is_retry": False, "samples": 5, "embedded": 3, "failed": {"undecodable": 1, "bad_name": 1},

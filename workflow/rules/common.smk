@@ -6,13 +6,16 @@ import json
 import os
 import shlex
 import sys
+from itertools import chain
 
 import yaml
 from snakemake.exceptions import WorkflowError
+from snakemake.settings.types import DeploymentMethod
 
 # Snakemake runs outside the job's environment, where tarquet need not be installed.
 sys.path.insert(0, str(workflow.basedir))
-from embedders.config import check_config, find_shards, group_shards
+from embedders.config import check_config, find_shards, group_shards, name_scores
+from embedders.container import check_image, describe_container
 from embedders.errors import TarquetError
 from embedders.finished import FinishedShards
 from embedders.outputs import write_whole
@@ -25,6 +28,21 @@ try:
     SOURCES = fingerprint_sources(
         config["embedder"]["class"], config["embedder"]["args"]
     )
+    SCORES = name_scores(config["scores"])
+    SCORE_SOURCES = {
+        name: fingerprint_sources(score["class"], score["args"], "classifier")
+        for name, score in SCORES.items()
+    }
+    if DeploymentMethod.APPTAINER in workflow.deployment_settings.deployment_method:
+        check_image(config["container"])
+        os.environ.update(
+            describe_container(
+                [*SHARDS.values(), f"{config['output_dir']}/summary.json"],
+                [*SOURCES, *chain.from_iterable(SCORE_SOURCES.values())],
+                config["gpu"] > 0 and config["device"] != "cpu",
+                os.environ,
+            )
+        )
 except TarquetError as error:
     raise WorkflowError(str(error))
 
@@ -66,6 +84,11 @@ def restore_finished():
         )
         if not all(os.path.exists(output) for output in job.outputs):
             store.take(job, any_version=True)
+
+
+def grow(amount):
+    """Ask for this much, and for as much more at each retry: a job may have been killed for want of it."""
+    return lambda wildcards, attempt: amount * attempt
 
 
 def name_shards(wildcards, input, output):

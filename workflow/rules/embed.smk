@@ -20,8 +20,8 @@ if config["shards_per_job"] == 1:
         threads: config["threads"]
         resources:
             gpu=config["gpu"],
-            mem_mb=config["mem_mb"],
-            runtime=config["runtime"],
+            mem_mb=grow(config["mem_mb"]),
+            runtime=grow(config["runtime"]),
         params:
             **EMBED_PARAMS,
             extra="",
@@ -49,8 +49,8 @@ else:
             threads: config["threads"]
             resources:
                 gpu=config["gpu"],
-                mem_mb=config["mem_mb"],
-                runtime=config["runtime"] * len(group),
+                mem_mb=grow(config["mem_mb"]),
+                runtime=grow(config["runtime"] * len(group)),
             params:
                 **EMBED_PARAMS,
                 extra=lambda wildcards, threads: f"--finished {shlex.quote(FINISHED)}",

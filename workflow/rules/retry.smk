@@ -24,8 +24,8 @@ rule embed_failed:
     threads: config["threads"]
     resources:
         gpu=config["gpu"],
-        mem_mb=config["mem_mb"],
-        runtime=config["runtime"],
+        mem_mb=grow(config["mem_mb"]),
+        runtime=grow(config["runtime"]),
     params:
         **EMBED_PARAMS,
         # The ledger is no input, or a new class in config.yaml would first embed the whole shard again.

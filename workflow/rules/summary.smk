@@ -3,6 +3,11 @@
 # outputs: {output_dir}/summary.json
 
 
+# It reads footers for seconds: not worth a wait in a cluster's queue, whose nodes with GPUs may refuse a job without.
+localrules:
+    summarize,
+
+
 rule summarize:
     input:
         # Not the ledgers too: each comes with its vectors, and twice the files are twice the time to plan a run.

@@ -1,0 +1,83 @@
+"""Where the time of a shard goes, as the threads of its job see it: what one waits for is what to buy more of.
+
+The job's thread: `waiting_for_images`, `model` (transfers to and from the device included), `scoring` (where the
+embedder has classifiers), `writing` and `hashing` (the end of it that nothing else covered) are together the time of
+the shard. The loader's thread: `loading`, of which `reading` is what the tar took, and `waiting_for_model`. All the
+decoding threads together: `decoding`.
+"""
+
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from time import perf_counter
+from typing import TypeVar
+
+Item = TypeVar("Item")
+
+_END = object()
+_PHRASES = {
+    "waiting_for_images": "waiting for images",
+    "model": "in the model",
+    "scoring": "scoring",
+    "writing": "writing",
+    "hashing": "hashing",
+    "loading": "loading",
+    "reading": "reading",
+    "decoding": "decoding on all threads",
+    "waiting_for_model": "waiting for the model",
+}
+
+
+class Timings:
+    """The times of one shard.
+
+    Attributes:
+        seconds: Time by what it was spent on.
+    """
+
+    def __init__(self):
+        self.seconds: dict[str, float] = {}
+        # Many threads decode at once.
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def time(self, spent_on: str) -> Iterator[None]:
+        """Put the time of a block to an account."""
+        start = perf_counter()
+        try:
+            yield
+        finally:
+            seconds = perf_counter() - start
+            with self._lock:
+                self.seconds[spent_on] = self.seconds.get(spent_on, 0.0) + seconds
+
+    def time_items(self, items: Iterable[Item], spent_on: str) -> Iterator[Item]:
+        """Pass items on, and put the time that it takes to get them to an account."""
+        iterator = iter(items)
+        while True:
+            with self.time(spent_on):
+                item = next(iterator, _END)
+            if item is _END:
+                return
+            yield item
+            del item  # else it lives on while the next one is made
+
+    def round(self) -> dict[str, float]:
+        """The times to the millisecond, in a fixed order."""
+        return {name: round(self.seconds[name], 3) for name in _PHRASES if name in self.seconds}
+
+
+def describe_seconds(seconds: Mapping[str, float]) -> str:
+    """Say times in a phrase."""
+    return ", ".join(f"{seconds[name]:.1f} s {phrase}" for name, phrase in _PHRASES.items() if name in seconds)
+
+
+def find_bottleneck(seconds: Mapping[str, float]) -> str:
+    """Say in a phrase what limits the speed, and so what more of it would help."""
+    if seconds.get("model", 0) >= seconds.get("waiting_for_images", 0):
+        return "the model is the limit: a faster device, or a faster mode of the model, would help"
+    if "reading" not in seconds:
+        return "load_dataset_shard is the limit: the device waits for it"
+    if seconds["reading"] > seconds["loading"] / 2:
+        return "reading is the limit: faster storage would help"
+    return "decoding is the limit: more threads, on more cores, would help"
