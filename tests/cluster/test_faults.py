@@ -5,6 +5,7 @@ The commands are those of docs/hpc.md.
 
 import re
 import signal
+import subprocess
 from functools import partial
 
 import pytest
@@ -12,7 +13,7 @@ from holding import make_holding_project, read_events
 from runs import ON_SLURM, finish, read_results, select, start_snakemake
 from slurm import wait_for
 from test_workflow import run_well
-from tools import leftovers, make_shard, make_tar
+from tools import ROOT, leftovers, make_shard, make_tar
 
 pytestmark = pytest.mark.cluster
 
@@ -133,7 +134,8 @@ def test_a_run_whose_snakemake_was_ended_is_resumed(slurm, nodes, local, tmp_pat
     cut = projects[signal.SIGHUP]
     assert runs[signal.SIGHUP].wait(10) == -signal.SIGHUP
     (job,) = read_job_ids(cut).values()
-    slurm.ask("scancel", "--name", re.search(r"SLURM run ID: (\S+)", read_printed(cut))[1])
+    (command,) = re.findall(r"^scancel .*", (ROOT / "docs/hpc.md").read_text(), re.MULTILINE)
+    subprocess.run(command, cwd=cut, shell=True, check=True)
     wait_for(lambda: slurm.read_state(job[0]) == "CANCELLED", "the end of the job")
     (cut / "hold").unlink()
     run_well(cut, "--unlock")
