@@ -67,10 +67,10 @@ def troubled(slurm, nodes, limited, tmp_path_factory):
     """A run whose jobs were all at work when the login node hung up, a node was drained, a job was cancelled, and
     slurmctld was started anew.
     """
-    project = make_holding_project(tmp_path_factory.mktemp("troubled") / "project", 5)
-    make_tar(project / "data/00004.tar", {"a.jpg": b"no image"})
+    project = make_holding_project(tmp_path_factory.mktemp("troubled") / "project", 3)
+    make_tar(project / "data/00002.tar", {"a.jpg": b"no image"})
     run = start_snakemake(project, *ON_SLURM, before=["nohup"])
-    wait_for(lambda: len(read_events(project)) == 5, "five jobs at once", 200)
+    wait_for(lambda: len(read_events(project)) == 3, "three jobs at once", 200)
     run.send_signal(signal.SIGHUP)
     slurm.ask("scontrol", "update", "NodeName=n1", "State=DRAIN", "Reason=test")
     slurm.ask("scancel", read_job_ids(project)["00001"][0])
@@ -91,34 +91,35 @@ def test_a_cancelled_job_is_submitted_again(troubled):
 
 def test_a_drained_node_ends_what_it_has_and_the_others_go_elsewhere(troubled):
     project, _, _ = troubled
-    before, after = read_events(project)[:5], read_events(project)[5:]
-    assert {event["node"] for event in before} == {"n1", "n2"}
+    before, after = read_events(project)[:3], read_events(project)[3:]
+    assert "n1" in {event["node"] for event in before}
     assert [event["node"] for event in after] == ["n2", "n2"]
 
 
 def test_a_bad_shard_fails_alone_and_is_named_with_its_log(troubled, local):
     project, code, printed = troubled
     assert code != 0
-    assert len(read_job_ids(project)["00004"]) == 2  # once more, in vain
-    assert select(read_results(project), 5) == select(read_results(local), 4)
+    assert len(read_job_ids(project)["00002"]) == 2  # once more, in vain
+    assert select(read_results(project), 3) == select(read_results(local), 2)
     (line,) = re.findall(r"^failed: .*", printed, re.MULTILINE)
-    assert line.startswith("failed: data/00004.tar: 1 of 1 samples failed")
-    assert line.endswith(" (log: results/logs/embed/00004.log)")
+    assert line.startswith("failed: data/00002.tar: 1 of 1 samples failed")
+    assert line.endswith(" (log: results/logs/embed/00002.log)")
 
 
 def test_after_the_mend_the_same_command_completes_the_run(troubled, local):
     project, _, _ = troubled
-    make_shard(project / "data/00004.tar", 7)
+    make_shard(project / "data/00002.tar", 5)
     finish(start_snakemake(project, *ON_SLURM), project)
-    assert list(read_job_ids(project)) == ["00004"]
-    assert select(read_results(project), 5) == select(read_results(local), 5)
+    assert list(read_job_ids(project)) == ["00002"]
+    assert select(read_results(project), 3) == select(read_results(local), 3)
 
 
 # The login node
 
 
 def test_a_run_whose_snakemake_was_ended_is_resumed(slurm, nodes, local, tmp_path):
-    projects = {end: make_holding_project(tmp_path / end.name, 2) for end in (signal.SIGHUP, signal.SIGTERM)}
+    shards = {signal.SIGHUP: 1, signal.SIGTERM: 2}
+    projects = {end: make_holding_project(tmp_path / end.name, count) for end, count in shards.items()}
     runs = {end: start_snakemake(project, *ON_SLURM, "--jobs", "1") for end, project in projects.items()}
     for end, project in projects.items():
         wait_for(partial(read_events, project), "a job", 100)
@@ -144,7 +145,7 @@ def test_a_run_whose_snakemake_was_ended_is_resumed(slurm, nodes, local, tmp_pat
         runs[end] = start_snakemake(project, *ON_SLURM)
     for end, project in projects.items():
         finish(runs[end], project)
-        assert select(read_results(project), 2) == select(read_results(local), 2)
+        assert select(read_results(project), 2) == select(read_results(local), shards[end])
 
 
 # The time limit, again
