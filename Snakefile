@@ -47,6 +47,7 @@ onstart:
 
 onerror:
     restore_finished()
+    describe_failures()
 
 
 rule all:

@@ -22,6 +22,9 @@ from embedders.shards import ShardJob
 
 log = logging.getLogger("embedders")
 
+# SLURM and Docker end a job by SIGTERM; SIGUSR1 is what SLURM is often told to send some time before a limit.
+END_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+
 
 class JsonValue(click.ParamType):
     """An option that holds JSON, as the rule passes it on from config.yaml."""
@@ -70,8 +73,9 @@ def main() -> None:
 @contextmanager
 def one_line_errors() -> Iterator[None]:
     """Turn an error that a user can mend into one line and exit code 1; a signal, into one and 128 + its number."""
-    # SIGTERM, by which SLURM and Docker end a job, would otherwise end Python on the spot and leave a partial file.
-    signal.signal(signal.SIGTERM, raise_interrupt)
+    # Each would otherwise end Python on the spot and leave a partial file.
+    for number in END_SIGNALS:
+        signal.signal(number, raise_interrupt)
     try:
         yield
     except TarquetError as error:
@@ -85,6 +89,8 @@ def one_line_errors() -> Iterator[None]:
 
 def raise_interrupt(number: int, _frame: object) -> None:
     """Let a signal end the process as Ctrl-C does; unlike SystemExit, nobody catches that by accident."""
+    for ended_by in END_SIGNALS:  # SLURM sends SIGTERM twice, and the second would break off the clean-up
+        signal.signal(ended_by, signal.SIG_IGN)
     raise KeyboardInterrupt(number)
 
 

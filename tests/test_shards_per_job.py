@@ -1,6 +1,7 @@
 """Several shards in one process: the same results as one by one, nothing lost when a job dies or a shard is bad."""
 
 import os
+import re
 import signal
 import subprocess
 import time
@@ -89,6 +90,9 @@ def test_a_bad_shard_does_not_fail_its_neighbours_and_a_changed_one_runs_alone(t
     output = finish(process)
     assert process.returncode != 0
     assert "ERROR failed: data/1.tar: 1 of 1 samples failed" in output
+    (line,) = re.findall(r"^failed: .*", output, re.MULTILINE)
+    assert line.startswith("failed: data/1.tar: 1 of 1 samples failed")
+    assert line.endswith(" (log: results/logs/embed/0.log)")
     before = find_results(tmp_path)
     assert list(before) == ["0", "2"]  # what Snakemake removed with the failed job is back
 

@@ -17,6 +17,7 @@ sys.path.insert(0, str(workflow.basedir))
 from embedders.config import check_config, find_shards, group_shards, name_scores
 from embedders.container import check_image, describe_container
 from embedders.errors import TarquetError
+from embedders.failures import find_error
 from embedders.finished import FinishedShards
 from embedders.outputs import write_whole
 from embedders.shards import ShardJob
@@ -99,6 +100,29 @@ def restore_finished():
             store.take(job, any_version=True)
 
 
+def describe_failures():
+    """Name at the end of a run, in one line each, the shards that were tried and have no result, and their logs."""
+    outputs = [
+        (shard, f"{OUT}/embeddings/{shard}.parquet", f"{OUT}/logs/embed/{group[0]}.log")
+        for group in JOBS
+        for shard in group
+    ]
+    outputs += [
+        (
+            shard,
+            f"{OUT}/scores/{score}/{shard}.parquet",
+            f"{OUT}/logs/score/{score}/{shard}.log",
+        )
+        for score in SCORES
+        for shard in SHARDS
+        if os.path.exists(f"{OUT}/embeddings/{shard}.parquet")
+    ]
+    for shard, output, log in outputs:
+        if os.path.exists(log) and not os.path.exists(output):
+            error = find_error(log, SHARDS[shard])
+            print(f"failed: {SHARDS[shard]}: {error} (log: {log})", file=sys.stderr)
+
+
 def grow(amount):
     """Ask for this much, and for as much more at each retry: a job may have been killed for want of it."""
     return lambda wildcards, attempt: amount * attempt
@@ -135,8 +159,9 @@ EMBED_PARAMS = dict(
     gpu_max_processes=lambda wildcards, threads: config["gpu_max_processes"],
     jobs_per_gpu=lambda wildcards, threads: config["jobs_per_gpu"],
 )
+# exec: the process that Snakemake waits for, and that SLURM signals, is the job itself and no shell around it.
 EMBED_COMMAND = """
-    python -m embedders embed {params.shards} {params.extra} \
+    exec python -m embedders embed {params.shards} {params.extra} \
         --embedder {params.embedder:q} \
         --embedder-args {params.args:q} \
         --id-col {params.id_col:q} \
