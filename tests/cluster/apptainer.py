@@ -1,13 +1,14 @@
 """A real Apptainer for as long as a test wants it, and small images that the definitions of the real ones build.
 
-Where no Apptainer is installed, that of Debian's unstable release is put beside this machine's older libc, in a folder
-that goes when the tests end. What makes an image small is its base, which has no torch: there pip installs Tarquet
-alone, and the jobs get this machine's packages by a bind, as a user adds packages of their own.
+Where no Apptainer is installed, that of Debian's unstable release is put beside this machine's older libc, in a
+folder that goes when the tests end. What makes an image small is its base, in which pip installs Tarquet alone; the
+jobs get torch and the rest from this machine by a bind, as a user adds packages of their own.
 """
 
 import ctypes
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -23,7 +24,8 @@ LIBRARIES = "usr/lib/x86_64-linux-gnu"
 UNSTABLE = ("apptainer", "libc6", "libseccomp2", "libsqlite3-0")
 SITE_PACKAGES = sysconfig.get_path("purelib")
 BASE_PACKAGES = "ca-certificates,python3,python3-venv"
-# Tarquet alone, and the one package that it is built with from a folder.
+OF_ONES_OWN = "webcolors==25.10.0"  # stands for what a user adds; not among this machine's packages
+# Tarquet alone; what it is built with, and what a user adds, come from a folder.
 PIP = "[global]\nno-deps = true\nno-index = true\nfind-links = /wheels\n"
 FAST = ("--mksquashfs-args", "-comp zstd -Xcompression-level 1")
 
@@ -76,13 +78,22 @@ class Apptainer:
     def build(self, image: str, definition: str | Path, base: str = "base") -> Path:
         """Build an image, without its %test, from an image of this folder or from the base."""
         bases = ("--build-arg", "bootstrap=localimage", "--build-arg", f"from={self.folder / base}")
+        self._set_capabilities("full")
         done = subprocess.run(
             ["apptainer", "build", "--notest", *FAST, *bases, self.folder / image, definition],
             cwd=ROOT, env=os.environ | {"PATH": self.path, "APPTAINER_CACHEDIR": str(self.folder / "cache")},
             preexec_fn=regain_capabilities, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
+        self._set_capabilities("no")
         assert done.returncode == 0, done.stdout
         return self.folder / image
+
+    def _set_capabilities(self, choice: str) -> None:
+        """Choose what root has in a container: to run, less than this machine may lack; to build, all there is."""
+        config = self.folder / "installed/usr/etc/apptainer/apptainer.conf"
+        if config.exists():
+            setting = "root default capabilities = "
+            config.write_text(re.sub(f"(?m)^{setting}.*", setting + choice, config.read_text()))
 
     def _make_base(self) -> None:
         """Make what stands for `debian:bookworm-slim`: Debian's, and a folder that pip takes packages from."""
@@ -93,9 +104,9 @@ class Apptainer:
         (base / "dev").mkdir()
         (base / "etc/pip.conf").write_text(PIP)
         pins = (ROOT / "requirements.txt").read_text().split()
-        setuptools = next(pin for pin in pins if pin.startswith("setuptools=="))
-        pip = (sys.executable, "-m", "pip", "download", "--quiet", "--no-deps")
-        subprocess.run([*pip, "--dest", base / "wheels", setuptools], check=True)
+        wheels = [*(pin for pin in pins if pin.startswith("setuptools==")), OF_ONES_OWN]
+        pip = (sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", base / "wheels")
+        subprocess.run([*pip, *wheels], check=True)
 
 
 def install_unstable(prefix: Path) -> None:
@@ -135,12 +146,15 @@ def install_unstable(prefix: Path) -> None:
             shutil.copy(library, prefix / "libc")
     for name in ("var", "etc", "bin"):  # it takes the folder above its libraries for its prefix
         (prefix / "usr/lib" / name).symlink_to(f"../{name}")
-    loader = ("--set-interpreter", prefix / "libc/ld-linux-x86-64.so.2", "--force-rpath", "--set-rpath", prefix / "libc")
+    loader = (
+        "--set-interpreter",
+        prefix / "libc/ld-linux-x86-64.so.2",
+        "--force-rpath",
+        "--set-rpath",
+        prefix / "libc",
+    )
     for program in ("usr/bin/apptainer", f"{LIBRARIES}/apptainer/bin/starter"):
         subprocess.run(["patchelf", *loader, prefix / program], check=True)
-    # It asks for all capabilities for root, and starts nothing where the machine itself lacks one.
-    config = prefix / "usr/etc/apptainer/apptainer.conf"
-    config.write_text(config.read_text().replace("root default capabilities = full", "root default capabilities = no"))
     shutil.rmtree(work)
 
 
