@@ -1,7 +1,7 @@
 # make run    set up, then embed demo photographs and show their nearest neighbours
 # make test   set up, then run the tests
 # make test-long   the long suites, an hour or so: cuts, flips, kills
-# make test-cluster   on a real SLURM that is brought up for it; for root on Debian, which gets the packages
+# make test-cluster   on a real SLURM and in a real Apptainer, which are brought up for it; for root on Debian, which gets the packages
 # make image  the image for jobs, tarquet.sif, which embeds a picture at its end; wants Apptainer
 # make lint   set up, then check style and the workflow
 # make setup  the local environment .venv, from the versions pinned in requirements.txt
