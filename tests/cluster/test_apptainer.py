@@ -15,7 +15,7 @@ from apptainer import Apptainer, find_missing
 from holding import make_holding_project, read_events
 from runs import ON_SLURM, ROOT, finish, make_project, start_snakemake
 from slurm import GPUS_PER_NODE, wait_for
-from tools import make_shard
+from tools import make_shard, run_cli
 
 pytestmark = pytest.mark.cluster
 DOCS = (ROOT / "docs/containers.md").read_text()
@@ -157,11 +157,11 @@ def test_through_slurm_each_job_is_in_a_container_on_the_gpu_that_slurm_gave(
     assert Counter(event["node"] for event in events) == {"n1": 4, "n2": 1}
     assert {event["uuid"] for event in events} == {f"GPU-{event['node']}-{event['given']}" for event in events}
     assert len({event["uuid"] for event in events}) == shards
-    footer = pq.read_schema(project / "results/embeddings/00000.parquet").metadata
-    assert image_python(apptainer, image) in b"".join(footer.values()).decode()
+    made = json.loads(run_cli("inspect", project / "results/embeddings/00000.parquet").stdout)
+    assert made["embedder"]["versions"]["python"] == find_python_version(apptainer, image)
 
 
-def image_python(apptainer, image):
+def find_python_version(apptainer, image):
     """The version of Python in an image, which is not the one of this machine."""
     command = ["apptainer", "exec", image, "python", "-c", "import platform; print(platform.python_version())"]
     return subprocess.run(
