@@ -99,6 +99,7 @@ def raise_interrupt(number: int, _frame: object) -> None:
 @click.argument("output")
 @click.option("--embedder", required=True, help='"package.module:Class" or "path/to/file.py:Class".')
 @click.option("--embedder-args", type=JsonValue(), default="{}", help="Arguments of the class, as JSON.")
+@click.option("--address", default=None, help="What SHARD is a copy of, for the footer: s3://bucket/00000.tar.")
 @click.option("--ledger", default=None, help="Parquet file that names the samples that failed.")
 @click.option(
     "--also", nargs=3, multiple=True, metavar="SHARD OUTPUT LEDGER", help="One more shard; may be repeated."
@@ -113,13 +114,13 @@ def raise_interrupt(number: int, _frame: object) -> None:
 @click.option("--threads", type=click.IntRange(1), default=None, help="Threads to compute and decode with.")
 @device_options
 def embed(
-    shard, output, embedder, embedder_args, ledger, also, finished, threads, only, device, gpu_wait_timeout_s,
-    gpu_max_used_mb, gpu_max_processes, jobs_per_gpu, **options,
+    shard, output, embedder, embedder_args, address, ledger, also, finished, threads, only, device,
+    gpu_wait_timeout_s, gpu_max_used_mb, gpu_max_processes, jobs_per_gpu, **options,
 ) -> None:  # fmt: skip
     """Embed SHARD, a .tar or .tar.gz, into OUTPUT, a Parquet file that appears whole or not at all."""
     with one_line_errors():
         check_before_lease(shard, output, embedder, embedder_args)
-        jobs = [ShardJob(shard, output, ledger), *(ShardJob(*paths) for paths in also)]
+        jobs = [ShardJob(shard, output, ledger, address), *(ShardJob(*paths) for paths in also)]
         if finished is not None:
             deciding = {name: options[name] for name in ("id_col", "metadata_columns", "embedding_dtype")}
             store = FinishedShards(finished, embedder, embedder_args, **deciding)
@@ -193,8 +194,12 @@ def check(embedder, shards, embedder_args, id_col, as_json, **device) -> None:
     """Try EMBEDDER, "path/to/file.py:Class", on a few images: is it sound, and how long will all the shards take?"""
     with one_line_errors():
         from embedders.config import find_shards
+        from embedders.remote import is_remote
+        from embedders.shards import check_exists
 
         paths = list(find_shards(shards).values())
+        for address in filter(is_remote, paths):
+            check_exists(address)
         with pin_device(paths[0], **device) as torch_device:
             from embedders.check import check_before_run
 

@@ -13,7 +13,7 @@ MODULES = {path.stem: path for path in sorted(PACKAGE.glob("*.py"))}
 # From the bottom to the top: a module imports from the layers below its own only.
 LAYERS = [
     {"errors", "timings", "light_torch"},
-    {"failures", "columns", "ledger", "outputs", "prefetch", "tar", "images", "nvml", "lease_folder"},
+    {"failures", "columns", "ledger", "outputs", "prefetch", "tar", "images", "nvml", "lease_folder", "remote"},
     {"shards", "parquet", "visibility"},
     {"loader", "config", "container", "summary", "leases", "progress", "survey"},
     {"base", "classifier", "gpus"},
@@ -45,6 +45,7 @@ LIGHT = {
     "config",
     "container",
     "lease_folder",
+    "remote",
     "locate",
     "sources",
     "failures",

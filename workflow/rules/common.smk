@@ -20,12 +20,14 @@ from embedders.errors import TarquetError
 from embedders.failures import find_error
 from embedders.finished import FinishedShards
 from embedders.outputs import write_whole
+from embedders.remote import check_remote, is_remote
 from embedders.shards import ShardJob
 from embedders.sources import fingerprint_file, fingerprint_sources
 
 try:
     config = check_config(config, workflow.source_path("../schemas/config.schema.yaml"))
     SHARDS = find_shards(config["shards"])
+    check_remote(SHARDS.values(), config["shards_per_job"])
     SOURCES = fingerprint_sources(
         config["embedder"]["class"], config["embedder"]["args"]
     )
@@ -38,7 +40,11 @@ try:
         check_image(config["container"])
         os.environ.update(
             describe_container(
-                [*SHARDS.values(), f"{config['output_dir']}/summary.json"],
+                [
+                    *SHARDS.values(),
+                    f"{config['output_dir']}/summary.json",
+                    f"{workflow.storage_settings.local_storage_prefix}/copy.tar",
+                ],
                 [*SOURCES, *chain.from_iterable(SCORE_SOURCES.values())],
                 config["gpu"] > 0 and config["device"] != "cpu",
                 os.environ,
@@ -62,6 +68,12 @@ def list_requested(wildcards):
         outputs = expand(f"{OUT}/embeddings/{{shard}}.parquet", shard=job)
         outputs += expand(f"{OUT}/ledger/{{shard}}.parquet", shard=job)
         yield next((path for path in outputs if not os.path.exists(path)), outputs[0])
+
+
+def find_input(wildcards):
+    """Give the shard of a job: its path, or what has Snakemake fetch it first and remove the copy afterwards."""
+    path = SHARDS[wildcards.shard]
+    return storage(path) if is_remote(path) else path
 
 
 def list_retried(wildcards):
@@ -136,6 +148,9 @@ def name_shards(wildcards, input, output):
     ]
     (shard, embeddings, ledger), *others = jobs
     also = "".join(f" --also {' '.join(paths)}" for paths in others)
+    # A rule of several shards has no such wildcard; nor can its shards have addresses.
+    if is_remote(path := SHARDS.get(wildcards.get("shard"), "")):
+        also = f" --address {shlex.quote(path)}"
     return f"{shard} {embeddings} --ledger {ledger}{also}"
 
 

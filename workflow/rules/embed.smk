@@ -7,7 +7,7 @@ if config["shards_per_job"] == 1:
 
     rule embed:
         input:
-            lambda wildcards: SHARDS[wildcards.shard],
+            find_input,
         output:
             embeddings=[f"{OUT}/embeddings/{{shard}}.parquet"],
             ledgers=[f"{OUT}/ledger/{{shard}}.parquet"],
