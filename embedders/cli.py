@@ -6,6 +6,8 @@ pinned.
 
 import json
 import logging
+import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -58,6 +60,8 @@ def device_options(command: Callable) -> Callable:
 @click.version_option(__version__, prog_name="tarquet")
 def main() -> None:
     """Turn WebDataset tar shards of images into Parquet files of embeddings."""
+    if os.environ.get("NO_COLOR"):  # https://no-color.org
+        click.get_current_context().color = False
     logging.basicConfig(
         stream=sys.stderr,
         level=logging.INFO,
@@ -192,10 +196,27 @@ def check(embedder, shards, embedder_args, id_col, as_json, **device) -> None:
         with pin_device(paths[0], **device) as torch_device:
             from embedders.check import check_before_run
 
+            log.setLevel(logging.ERROR)  # the findings say it
             report = check_before_run(embedder, embedder_args, paths, torch_device, id_col)
-        click.echo(json.dumps(report.as_json(), indent=2) if as_json else report.describe())
+        if as_json:
+            click.echo(json.dumps(report.as_json(), indent=2))
+        else:
+            for finding in report.findings:
+                echo_marked("wrong" if finding.is_wrong else "ok", finding.subject, finding.message)
+            if report.estimate:
+                echo_marked("", "all", report.describe_estimate())
         if report.wrong:
             raise EmbedderError(f"{report.wrong} of {len(report.findings)} findings are wrong; mend what they name")
+
+
+def echo_marked(mark: str, subject: str, message: str) -> None:
+    """Print a line with a mark that a terminal shows in colour, and wraps with an indent."""
+    indent, message = " " * 16, make_one_line(message)
+    if sys.stdout.isatty():
+        width = shutil.get_terminal_size().columns
+        message = click.wrap_text(message, width, subsequent_indent=indent, initial_indent=indent).lstrip()
+    color = {"wrong": "red", "ok": "green"}.get(mark)
+    click.echo(f"{click.style(f'{mark:7}', fg=color, bold=True)}{subject:9}{message}")
 
 
 @main.command()
