@@ -116,12 +116,13 @@ def test_a_survey_counts_suffixes_formats_and_sizes(tmp_path):
 
 def test_of_a_huge_shard_the_first_part_is_read_and_said_so(tmp_path):
     path = tmp_path / "huge.tar"
-    header, image = tarfile.TarInfo("00000.jpg"), make_image()
-    header.size, stride = len(image), 512 + -(-len(image) // 512) * 512
+    header, images = tarfile.TarInfo(), [make_image(seed) for seed in range(2)]
+    header.size = max(map(len, images))
+    stride = 512 + -(-header.size // 512) * 512
     with path.open("wb") as file:
-        for number in range(MAX_SAMPLES + 1):
+        for number in range(MAX_SAMPLES + 2):
             header.name = f"{number:05}.jpg"
-            file.write(header.tobuf() + image.ljust(stride - 512, b"\0"))
+            file.write(header.tobuf() + images[number % 2].ljust(stride - 512, b"\0"))
         file.truncate(40 << 30)  # the rest, a hole of 40 GB, would take minutes to read
     survey = survey_shard(str(path))
     assert (survey.samples, survey.total_bytes) == (MAX_SAMPLES, 40 << 30)
