@@ -286,14 +286,19 @@ def score(embeddings, output, classifier, classifier_args, threads, **device) ->
 
 
 @main.command()
-@click.argument("shards", type=click.File())
+@click.argument("shards")
 @click.argument("output")
 def summarize(shards, output) -> None:
     """Count what a run left, by SHARDS, its run_shards.json, into OUTPUT, its summary.json."""
     with one_line_errors():
         from embedders.summary import summarize_run, write_summary
 
-        summary = summarize_run(Path(shards.name).parent, list(json.load(shards)))
+        if not Path(shards).is_file():
+            raise ConfigError(
+                f"{shards!r}: there is no such file; expected the one that a run writes when it starts; in a Snakefile "
+                "that has this workflow as a module, add `onstart: tarquet.onstart()`"
+            )
+        summary = summarize_run(Path(shards).parent, list(json.loads(Path(shards).read_text())))
         write_summary(summary, output)
         click.echo(summary.describe())
 

@@ -12,8 +12,9 @@ import yaml
 from snakemake.exceptions import WorkflowError
 from snakemake.settings.types import DeploymentMethod
 
-# Snakemake runs outside the job's environment, where tarquet need not be installed.
-sys.path.insert(0, str(workflow.basedir))
+# Snakemake runs outside the job's environment, where tarquet need not be installed. This file's folder and not
+# workflow.basedir, which is another's where this workflow is a module of another one.
+sys.path.insert(0, os.path.join(str(workflow.current_basedir), "../.."))
 from embedders.config import check_config, find_shards, group_shards, name_scores
 from embedders.container import check_image, describe_container
 from embedders.errors import TarquetError
