@@ -295,8 +295,8 @@ def summarize(shards, output) -> None:
 
         if not Path(shards).is_file():
             raise ConfigError(
-                f"{shards!r}: there is no such file; expected the one that a run writes when it starts; in a Snakefile "
-                "that has this workflow as a module, add `onstart: tarquet.onstart()`"
+                f"{shards!r}: there is no such file; expected the one that a run writes when it starts; where this "
+                "workflow is a module of another Snakefile, add `onstart: tarquet.onstart()` there"
             )
         summary = summarize_run(Path(shards).parent, list(json.loads(Path(shards).read_text())))
         write_summary(summary, output)

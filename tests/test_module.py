@@ -1,4 +1,4 @@
-"""The workflow as a module of another Snakefile, in another folder: a real run, and what is needed beside two lines."""
+"""The workflow as a module of another Snakefile, in another folder: a real run, and what it must not lack."""
 
 import json
 

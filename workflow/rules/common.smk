@@ -10,6 +10,7 @@ from itertools import chain
 
 import yaml
 from snakemake.exceptions import WorkflowError
+from snakemake.logging import logger
 from snakemake.settings.types import DeploymentMethod
 
 # Snakemake runs outside the job's environment, where tarquet need not be installed. This file's folder and not
@@ -20,6 +21,7 @@ from embedders.container import check_image, describe_container
 from embedders.errors import TarquetError
 from embedders.finished import FinishedShards
 from embedders.outputs import write_whole
+from embedders.run_progress import follow_run
 from embedders.shards import ShardJob
 from embedders.sources import fingerprint_file, fingerprint_sources
 
