@@ -59,7 +59,10 @@ def device_options(command: Callable) -> Callable:
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.version_option(__version__, prog_name="tarquet")
 def main() -> None:
-    """Turn WebDataset tar shards of images into Parquet files of embeddings."""
+    """Turn WebDataset tar shards of images into Parquet files of embeddings.
+
+    Snakemake calls `embed`, `score` and `summarize`; `check`, `gpus`, `inspect` and `verify` are for you.
+    """
     if os.environ.get("NO_COLOR"):  # https://no-color.org
         click.get_current_context().color = False
     logging.basicConfig(
@@ -93,8 +96,8 @@ def raise_interrupt(number: int, _frame: object) -> None:
 
 
 @main.command()
-@click.argument("shard")
-@click.argument("output")
+@click.argument("shard", type=click.Path())
+@click.argument("output", type=click.Path())
 @click.option("--embedder", required=True, help='"package.module:Class" or "path/to/file.py:Class".')
 @click.option("--embedder-args", type=JsonValue(), default="{}", help="Arguments of the class, as JSON.")
 @click.option("--ledger", default=None, help="Parquet file that names the samples that failed.")
@@ -114,7 +117,10 @@ def embed(
     shard, output, embedder, embedder_args, ledger, also, finished, threads, only, device, gpu_wait_timeout_s,
     gpu_max_used_mb, gpu_max_processes, jobs_per_gpu, **options,
 ) -> None:  # fmt: skip
-    """Embed SHARD, a .tar or .tar.gz, into OUTPUT, a Parquet file that appears whole or not at all."""
+    """Embed SHARD, a .tar or .tar.gz, into OUTPUT, a Parquet file that appears whole or not at all.
+
+    Example: python -m embedders embed 00000.tar 00000.parquet --embedder my_embedder.py:MyEmbedder
+    """
     with one_line_errors():
         check_before_lease(shard, output, embedder, embedder_args)
         jobs = [ShardJob(shard, output, ledger), *(ShardJob(*paths) for paths in also)]
@@ -162,7 +168,10 @@ def embed(
 @main.command()
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per device, in a list.")
 def gpus(as_json) -> None:
-    """Show the GPUs of this node: what the driver reports, and which job leases each."""
+    """Show the GPUs of this node: what the driver reports, and which job leases each.
+
+    Example: python -m embedders gpus --json
+    """
     from embedders.gpu_table import describe_gpus, format_gpus
 
     with one_line_errors():
@@ -171,9 +180,12 @@ def gpus(as_json) -> None:
 
 
 @main.command()
-@click.argument("file")
+@click.argument("file", type=click.Path())
 def inspect(file) -> None:
-    """Show how the vectors of FILE, an output of `embed`, were made."""
+    """Show how the vectors of FILE, an output of `embed`, were made.
+
+    Example: python -m embedders inspect results/embeddings/00000.parquet
+    """
     from embedders.parquet import inspect_file
 
     with one_line_errors():
@@ -188,7 +200,10 @@ def inspect(file) -> None:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 @device_options
 def check(embedder, shards, embedder_args, id_col, as_json, **device) -> None:
-    """Try EMBEDDER, "path/to/file.py:Class", on a few images: is it sound, and how long will all the shards take?"""
+    """Try EMBEDDER, "path/to/file.py:Class", on a few images: is it sound, and how long will all the shards take?
+
+    Example: python -m embedders check my_embedder.py:MyEmbedder --shard 'data/*.tar'
+    """
     with one_line_errors():
         from embedders.config import find_shards
 
@@ -220,13 +235,17 @@ def echo_marked(mark: str, subject: str, message: str) -> None:
 
 
 @main.command()
-@click.argument("files", nargs=-1, required=True)
+@click.argument("files", nargs=-1, required=True, type=click.Path())
 @click.option("--shard", default=None, help="The shard, where it is not where it was; for one FILE.")
 @click.option("--ledger", default=None, help="The ledger, where it is not where it was; for one FILE.")
 @click.option("--sample", type=click.IntRange(0), default=32, help="Rows to embed again, per file.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per file, in a list.")
 @device_options
-def verify(files, shard, ledger, sample, **device) -> None:
-    """Compare FILES, outputs of `embed`, with their ledgers and shards, and embed random rows again."""
+def verify(files, shard, ledger, sample, as_json, **device) -> None:
+    """Compare FILES, outputs of `embed`, with their ledgers and shards, and embed random rows again.
+
+    Example: python -m embedders verify results/embeddings/*.parquet --sample 8
+    """
     with one_line_errors():
         if len(files) > 1 and (shard or ledger):
             raise ConfigError(f"--shard and --ledger go with one file; {len(files)} were given; name one")
@@ -236,34 +255,49 @@ def verify(files, shard, ledger, sample, **device) -> None:
         with pin_device(files[0], **device) as torch_device:
             from embedders.verify import find_shard, read_output, verify_output
 
-            unsound = 0
+            verdicts = []
             for file in files:
+                verdict = {"file": file}
                 try:
                     output = read_output(file, ledger)
+                    verdict |= {"rows": len(output.keys), "failed": len(output.failed_keys or [])}
+                    verdict["embedded_again"] = min(sample, len(output.keys))
                     wrong = list(verify_output(output, find_shard(output, shard), sample, torch_device))
                 except GpuError:
                     raise  # it says nothing about the file
                 except TarquetError as error:
                     wrong = [str(error)]
-                unsound += bool(wrong)
-                if not wrong:
-                    counts = f"{len(output.keys)} rows, {len(output.failed_keys or [])} failed"
-                    click.echo(f"sound: {file}: {counts}, {min(sample, len(output.keys))} embedded again")
-                for line in wrong:
-                    click.echo(f"wrong: {file}: {make_one_line(line)}")
+                verdicts.append(verdict | {"is_sound": not wrong, "wrong": wrong})
+                if not as_json:
+                    echo_verdict(verdicts[-1])
+        if as_json:
+            click.echo(json.dumps(verdicts, indent=2))
+        unsound = sum(not verdict["is_sound"] for verdict in verdicts)
         if unsound:
             raise ShardError(f"{unsound} of {len(files)} files are not sound; expected none; make them again")
 
 
+def echo_verdict(verdict: dict) -> None:
+    """Print what `verify` says of one file."""
+    if verdict["is_sound"]:
+        counts = "{rows} rows, {failed} failed, {embedded_again} embedded again".format(**verdict)
+        click.echo(f"{click.style('sound', fg='green', bold=True)}: {verdict['file']}: {counts}")
+    for line in verdict["wrong"]:
+        click.echo(f"{click.style('wrong', fg='red', bold=True)}: {verdict['file']}: {make_one_line(line)}")
+
+
 @main.command()
-@click.argument("embeddings")
-@click.argument("output")
+@click.argument("embeddings", type=click.Path())
+@click.argument("output", type=click.Path())
 @click.option("--classifier", required=True, help='"package.module:Class" or "path/to/file.py:Class".')
 @click.option("--classifier-args", type=JsonValue(), default="{}", help="Arguments of the class, as JSON.")
 @click.option("--threads", type=click.IntRange(1), default=None, help="Threads to compute with.")
 @device_options
 def score(embeddings, output, classifier, classifier_args, threads, **device) -> None:
-    """Score the vectors of EMBEDDINGS, an output of `embed`, into OUTPUT, a Parquet file of keys and scores."""
+    """Score the vectors of EMBEDDINGS, an output of `embed`, into OUTPUT, a Parquet file of keys and scores.
+
+    Example: python -m embedders score results/embeddings/00000.parquet scores.parquet --classifier my_head.py:MyHead
+    """
     with one_line_errors():
         from embedders.locate import split_class_path
         from embedders.outputs import check_writable
@@ -286,10 +320,13 @@ def score(embeddings, output, classifier, classifier_args, threads, **device) ->
 
 
 @main.command()
-@click.argument("shards")
-@click.argument("output")
+@click.argument("shards", type=click.Path())
+@click.argument("output", type=click.Path())
 def summarize(shards, output) -> None:
-    """Count what a run left, by SHARDS, its run_shards.json, into OUTPUT, its summary.json."""
+    """Count what a run left, by SHARDS, its run_shards.json, into OUTPUT, its summary.json.
+
+    Example: python -m embedders summarize results/run_shards.json results/summary.json
+    """
     with one_line_errors():
         from embedders.summary import summarize_run, write_summary
 
