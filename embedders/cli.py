@@ -59,10 +59,7 @@ def device_options(command: Callable) -> Callable:
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.version_option(__version__, prog_name="tarquet")
 def main() -> None:
-    """Turn WebDataset tar shards of images into Parquet files of embeddings.
-
-    Snakemake calls `embed`, `score` and `summarize`; `check`, `gpus`, `inspect` and `verify` are for you.
-    """
+    """Turn WebDataset tar shards of images into Parquet files of embeddings."""
     if os.environ.get("NO_COLOR"):  # https://no-color.org
         click.get_current_context().color = False
     logging.basicConfig(
@@ -95,7 +92,7 @@ def raise_interrupt(number: int, _frame: object) -> None:
     raise KeyboardInterrupt(number)
 
 
-@main.command()
+@main.command(short_help="Embed a shard, as the workflow does.")
 @click.argument("shard", type=click.Path())
 @click.argument("output", type=click.Path())
 @click.option("--embedder", required=True, help='"package.module:Class" or "path/to/file.py:Class".')
@@ -165,7 +162,7 @@ def embed(
             raise failed[0]
 
 
-@main.command()
+@main.command(short_help="Show the GPUs of this node, and who leases them.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per device, in a list.")
 def gpus(as_json) -> None:
     """Show the GPUs of this node: what the driver reports, and which job leases each.
@@ -179,7 +176,7 @@ def gpus(as_json) -> None:
         click.echo(json.dumps(rows, indent=2) if as_json else format_gpus(rows))
 
 
-@main.command()
+@main.command(short_help="Show how an output was made.")
 @click.argument("file", type=click.Path())
 def inspect(file) -> None:
     """Show how the vectors of FILE, an output of `embed`, were made.
@@ -192,7 +189,7 @@ def inspect(file) -> None:
         click.echo(json.dumps(inspect_file(file), indent=2))
 
 
-@main.command()
+@main.command(short_help="Try an embedder on a few images of a shard.")
 @click.argument("embedder")
 @click.option("--shard", "shards", required=True, help="A shard, or a pattern as in config.yaml; the first is tried.")
 @click.option("--embedder-args", type=JsonValue(), default="{}", help="Arguments of the class, as JSON.")
@@ -234,7 +231,7 @@ def echo_marked(mark: str, subject: str, message: str) -> None:
     click.echo(f"{click.style(f'{mark:7}', fg=color, bold=True)}{subject:9}{message}")
 
 
-@main.command()
+@main.command(short_help="Compare outputs with their ledgers and shards.")
 @click.argument("files", nargs=-1, required=True, type=click.Path())
 @click.option("--shard", default=None, help="The shard, where it is not where it was; for one FILE.")
 @click.option("--ledger", default=None, help="The ledger, where it is not where it was; for one FILE.")
@@ -286,7 +283,7 @@ def echo_verdict(verdict: dict) -> None:
         click.echo(f"{click.style('wrong', fg='red', bold=True)}: {verdict['file']}: {make_one_line(line)}")
 
 
-@main.command()
+@main.command(short_help="Score the vectors of an output, as the workflow does.")
 @click.argument("embeddings", type=click.Path())
 @click.argument("output", type=click.Path())
 @click.option("--classifier", required=True, help='"package.module:Class" or "path/to/file.py:Class".')
@@ -319,7 +316,7 @@ def score(embeddings, output, classifier, classifier_args, threads, **device) ->
             score_file(embeddings, output, build_classifier(classifier, classifier_args), torch_device)
 
 
-@main.command()
+@main.command(short_help="Count what a run left, as the workflow does.")
 @click.argument("shards", type=click.Path())
 @click.argument("output", type=click.Path())
 def summarize(shards, output) -> None:
