@@ -208,8 +208,8 @@ def check(embedder, shards, embedder_args, id_col, as_json, **device) -> None:
         with pin_device(paths[0], **device) as torch_device:
             from embedders.check import check_before_run
 
-            log.setLevel(logging.ERROR)  # the findings say it
-            report = check_before_run(embedder, embedder_args, paths, torch_device, id_col)
+            with errors_alone():  # the rest, the findings say
+                report = check_before_run(embedder, embedder_args, paths, torch_device, id_col)
         if as_json:
             click.echo(json.dumps(report.as_json(), indent=2))
         else:
@@ -219,6 +219,17 @@ def check(embedder, shards, embedder_args, id_col, as_json, **device) -> None:
                 echo_marked("", "all", report.describe_estimate())
         if report.wrong:
             raise EmbedderError(f"{report.wrong} of {len(report.findings)} findings are wrong; mend what they name")
+
+
+@contextmanager
+def errors_alone() -> Iterator[None]:
+    """Log nothing below an error while the block runs."""
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
 
 
 def echo_marked(mark: str, subject: str, message: str) -> None:
