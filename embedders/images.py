@@ -10,8 +10,11 @@ import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 
+from embedders.light_torch import leave_out_compiler
+
 try:
-    from torchvision.io import ImageReadMode, decode_jpeg
+    with leave_out_compiler():
+        from torchvision.io import ImageReadMode, decode_jpeg
 except ImportError:  # deprecated since torchvision 0.29; Pillow then decodes all, to the same pixels, more slowly
     decode_jpeg = None
 

@@ -12,7 +12,7 @@ MODULES = {path.stem: path for path in sorted(PACKAGE.glob("*.py"))}
 
 # From the bottom to the top: a module imports from the layers below its own only.
 LAYERS = [
-    {"errors", "timings"},
+    {"errors", "timings", "light_torch"},
     {"columns", "ledger", "outputs", "prefetch", "tar", "images", "nvml", "lease_folder"},
     {"shards", "parquet", "visibility"},
     {"loader", "config", "container", "summary", "leases", "progress", "run_progress"},
