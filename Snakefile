@@ -43,6 +43,7 @@ include: "workflow/rules/retry.smk"
 
 onstart:
     describe_run()
+    follow_run(OUT, SHARDS, logger.info)
 
 
 onerror:

@@ -8,10 +8,15 @@ from slurm import GPUS_PER_NODE, NODES, Slurm, find_missing
 
 
 @pytest.fixture(scope="session")
-def slurm():
-    """A real SLURM of two nodes with four pretended GPUs each, up until the last test ends."""
+def packages():
+    """Debian's packages of SLURM, on a machine that may become a cluster."""
     if missing := find_missing():
         pytest.skip(missing)
+
+
+@pytest.fixture(scope="session")
+def slurm(packages):
+    """A real SLURM of two nodes with four pretended GPUs each, up until the last test ends."""
     with Slurm() as cluster:
         yield cluster
 

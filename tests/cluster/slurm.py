@@ -60,12 +60,16 @@ GPUS = "NodeName={node} Name=gpu Type=a100 File={folder}/{node}.gpu[0-3]\n"
 
 
 def find_missing() -> str | None:
-    """Say what this machine lacks to become a cluster, or nothing."""
+    """Say what this machine lacks to become a cluster, or nothing; Debian's packages are installed."""
     if os.getuid() != 0 or not shutil.which("apt-get"):
         return "a SLURM of its own needs root on Debian"
     config = CONFIG_FOLDER / "slurm.conf"
     if config.exists() and OURS not in config.read_text():
         return f"{CONFIG_FOLDER}/slurm.conf is there: this machine has a SLURM already, which is left alone"
+    try:
+        install(PACKAGES)
+    except subprocess.CalledProcessError:
+        return f"Debian's packages {', '.join(PACKAGES)} cannot be installed"
     return None
 
 
@@ -86,7 +90,6 @@ class Slurm:
     """
 
     def __init__(self):
-        install(PACKAGES)
         CONFIG_FOLDER.mkdir(exist_ok=True)
         self._lock = os.open(CONFIG_FOLDER, os.O_RDONLY)
         fcntl.flock(self._lock, fcntl.LOCK_EX)  # waits: there is one folder for all who test on this machine

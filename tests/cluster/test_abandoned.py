@@ -5,7 +5,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from slurm import CONFIG_FOLDER, find_missing
+from slurm import CONFIG_FOLDER
 from tools import start_python
 
 pytestmark = pytest.mark.cluster
@@ -33,8 +33,7 @@ def find_processes(folder):
     return found
 
 
-@pytest.mark.skipif(find_missing() is not None, reason=str(find_missing()))
-def test_a_cluster_whose_tests_are_killed_is_taken_down():
+def test_a_cluster_whose_tests_are_killed_is_taken_down(packages):
     tests = start_python(ABANDONED, Path(__file__).parent, stdin=-1)
     folder = Path(tests.stdout.readline().strip())
     assert folder.is_dir(), tests.communicate()

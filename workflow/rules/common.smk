@@ -10,10 +10,12 @@ from itertools import chain
 
 import yaml
 from snakemake.exceptions import WorkflowError
+from snakemake.logging import logger
 from snakemake.settings.types import DeploymentMethod
 
-# Snakemake runs outside the job's environment, where tarquet need not be installed.
-sys.path.insert(0, str(workflow.basedir))
+# Snakemake runs outside the job's environment, where tarquet need not be installed. This file's folder and not
+# workflow.basedir, which is another's where this workflow is a module of another one.
+sys.path.insert(0, os.path.join(str(workflow.current_basedir), "../.."))
 from embedders.config import check_config, find_shards, group_shards, name_scores
 from embedders.container import check_image, describe_container
 from embedders.errors import TarquetError
@@ -21,6 +23,7 @@ from embedders.failures import find_error
 from embedders.finished import FinishedShards
 from embedders.outputs import write_whole
 from embedders.remote import check_remote, is_remote
+from embedders.run_progress import follow_run
 from embedders.shards import ShardJob
 from embedders.sources import fingerprint_file, fingerprint_sources
 
