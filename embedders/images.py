@@ -2,18 +2,20 @@
 
 Orientation: the EXIF flag is not applied, because timm's own evaluation (`Image.open(...).convert("RGB")`)
 does not apply it either, and vectors are to equal timm's. A subclass can call `PIL.ImageOps.exif_transpose`.
+
+Torch comes with the first tensor only: the report needs none for its pictures.
 """
 
 import io
+from collections.abc import Callable
+from functools import cache, partial
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from PIL import Image, UnidentifiedImageError
 
-try:
-    from torchvision.io import ImageReadMode, decode_jpeg
-except ImportError:  # deprecated since torchvision 0.29; Pillow then decodes all, to the same pixels, more slowly
-    decode_jpeg = None
+if TYPE_CHECKING:
+    import torch
 
 Image.init()
 # Named, so that no rarely used parser of Pillow (EPS starts Ghostscript) ever sees a stranger's bytes.
@@ -79,7 +81,7 @@ def decode_image(encoded: bytes, background: str = "white") -> Image.Image:
     return convert_to_rgb(open_image(encoded), background)
 
 
-def decode_to_tensor(encoded: bytes, background: str = "white") -> torch.Tensor:
+def decode_to_tensor(encoded: bytes, background: str = "white") -> "torch.Tensor":
     """Decode an image to a uint8 tensor of shape (3, height, width), RGB.
 
     Raises:
@@ -88,7 +90,7 @@ def decode_to_tensor(encoded: bytes, background: str = "white") -> torch.Tensor:
     return convert_to_tensor(open_image(encoded), encoded, background)
 
 
-def convert_to_tensor(image: Image.Image, encoded: bytes, background: str = "white") -> torch.Tensor:
+def convert_to_tensor(image: Image.Image, encoded: bytes, background: str = "white") -> "torch.Tensor":
     """Decode an opened image, whose bytes are `encoded`, as `decode_to_tensor` does.
 
     The common JPEG goes through torchvision's decoder, twice as fast as Pillow's and equal to it pixel by
@@ -97,11 +99,13 @@ def convert_to_tensor(image: Image.Image, encoded: bytes, background: str = "whi
     Raises:
         ImageError: As `convert_to_rgb`.
     """
+    import torch
+
+    decode_jpeg = _find_jpeg_decoder()
     if decode_jpeg is not None and is_jpeg(image) and image.mode in ("RGB", "L"):
         try:
             # frombuffer wants a writable buffer to do without a warning; bytearray copies, which is cheap.
-            buffer = torch.frombuffer(bytearray(encoded), dtype=torch.uint8)
-            return decode_jpeg(buffer, mode=ImageReadMode.RGB)
+            return decode_jpeg(torch.frombuffer(bytearray(encoded), dtype=torch.uint8))
         except RuntimeError as error:
             raise ImageError(f"cannot decode this JPEG: {_reason(error)}") from error
     pixels = np.array(convert_to_rgb(image, background))
@@ -111,6 +115,15 @@ def convert_to_tensor(image: Image.Image, encoded: bytes, background: str = "whi
 def is_jpeg(image: Image.Image) -> bool:
     """Whether an opened image is a JPEG; MPO is what many phones write, a JPEG with others behind it."""
     return image.format in ("JPEG", "MPO")
+
+
+@cache
+def _find_jpeg_decoder() -> "Callable[[torch.Tensor], torch.Tensor] | None":
+    try:
+        from torchvision.io import ImageReadMode, decode_jpeg
+    except ImportError:  # deprecated since torchvision 0.29; Pillow then decodes all, to the same pixels, more slowly
+        return None
+    return partial(decode_jpeg, mode=ImageReadMode.RGB)
 
 
 def _lay_on(background: str, image: Image.Image) -> Image.Image:

@@ -13,15 +13,15 @@ MODULES = {path.stem: path for path in sorted(PACKAGE.glob("*.py"))}
 # From the bottom to the top: a module imports from the layers below its own only.
 LAYERS = [
     {"errors", "timings"},
-    {"columns", "ledger", "outputs", "prefetch", "tar", "images", "nvml", "lease_folder"},
+    {"columns", "ledger", "outputs", "prefetch", "tar", "images", "nvml", "lease_folder", "neighbours", "charts"},
     {"shards", "parquet", "visibility"},
-    {"loader", "config", "container", "summary", "leases", "progress", "survey"},
-    {"base", "classifier", "gpus"},
+    {"loader", "config", "container", "summary", "leases", "progress", "survey", "sampling", "thumbnails"},
+    {"base", "classifier", "gpus", "findings"},
     {"locate", "provenance", "timm_embedder", "laion", "gpu_table"},
     {"sources", "model"},
     {"reader", "finished", "device", "head"},
     {"job"},
-    {"verify", "scores"},
+    {"verify", "scores", "report"},
     {"contract"},
     {"check"},
     {"cli"},
@@ -33,6 +33,8 @@ ONLY_IMPORTER = {
     "pynvml": {"nvml"},
     "click": {"cli", "progress"},
     "tarfile": {"tar"},
+    "bokeh": {"charts"},
+    "sklearn": {"neighbours"},
 }
 # The Snakefile imports these, and `--help` and a bad option must answer at once: no torch at the top of the file.
 LIGHT = {

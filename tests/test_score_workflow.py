@@ -25,7 +25,7 @@ class Mean(ImageClassifier):
 
 
 def make_config(folder, *scores):
-    config = {"shards": "data/*.tar", "embedder": {"class": MEAN_COLOR}, "scores": list(scores)}
+    config = {"shards": "data/*.tar", "embedder": {"class": MEAN_COLOR}, "scores": list(scores), "report": False}
     (folder / "config.yaml").write_text(yaml.safe_dump(config | {"device": "cpu", "gpu": 0, "threads": 1}))
 
 
