@@ -17,6 +17,7 @@ BLUE, ORANGE, GREY = "#4a90d9", "#e0782f", "#808080"
 # With more bars than pixels nothing is seen of each.
 MAX_BARS = 1000
 BINS = 40
+LEAST_RANGE = 1e-4
 
 # Bokeh writes names and messages into this as text, never as HTML.
 _MAP_HINT = """
@@ -75,8 +76,11 @@ def draw_bars(names: Sequence[str], values: Sequence[float], notes: Sequence[str
 
 
 def draw_histogram(values: np.ndarray, label: str) -> dict[str, Any]:
-    """Draw how often which value occurs."""
-    counts, edges = np.histogram(values, bins=min(BINS, max(5, math.isqrt(len(values)))))
+    """Draw how often which value occurs; of one value at least."""
+    low, high = float(values.min()), float(values.max())
+    pad = 0.0 if high - low > LEAST_RANGE else LEAST_RANGE  # numpy refuses bins of no width
+    bins = min(BINS, max(5, math.isqrt(len(values))))
+    counts, edges = np.histogram(values.astype(np.float64), bins, (low - pad, high + pad))
     source = ColumnDataSource({"count": counts, "left": edges[:-1], "right": edges[1:]})
     chart = _make_figure(200, x_axis_label=label, y_axis_label="vectors")
     chart.quad(left="left", right="right", bottom=0, top="count", source=source, color=BLUE, line_color=None)
@@ -101,5 +105,5 @@ def _make_figure(height: int, tools: str = "", toolbar_location: str | None = No
 
 
 def _add_hint(chart: figure, hint: Any) -> None:
-    # Not visible is the tool's button, which nobody needs.
-    chart.add_tools(HoverTool(tooltips=hint, visible=False, attachment="horizontal", point_policy="snap_to_data"))
+    # Three points under the pointer at most. Not visible is the button of the tool, which nobody needs.
+    chart.add_tools(HoverTool(tooltips=hint, visible=False, attachment="horizontal", limit=3))

@@ -94,8 +94,12 @@ def draw_map(vectors: np.ndarray, seed: int = 0) -> np.ndarray:
         return positions
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits
 
     components = min(50, *vectors.shape)
-    reduced = PCA(components, svd_solver="randomized", random_state=seed).fit_transform(vectors)
     perplexity = min(30, (len(vectors) - 1) / 3)
-    return TSNE(init="pca", perplexity=perplexity, max_iter=500, random_state=seed).fit_transform(reduced)
+    # One thread: the map is then the same however many cores there are. And the threads wait for each other busily:
+    # on a machine with other work, two of them took five times as long as one.
+    with threadpool_limits(1):
+        reduced = PCA(components, svd_solver="randomized", random_state=seed).fit_transform(vectors)
+        return TSNE(init="pca", perplexity=perplexity, max_iter=500, random_state=seed).fit_transform(reduced)

@@ -7,7 +7,7 @@ other address. The same results give the same page.
 import json
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from embedders.ledger import FailedSample
 from embedders.neighbours import draw_map, find_closest_pairs, find_nearest, find_outliers, scale_to_length_1
 from embedders.outputs import write_whole
 from embedders.parquet import read_scores
-from embedders.sampling import sample_vectors
+from embedders.sampling import VectorSample, sample_vectors
 from embedders.shards import SampleName
 from embedders.summary import Summary, read_accounts
 from embedders.thumbnails import LARGE_SIDE, SMALL_SIDE, Thumbnails
@@ -111,77 +111,102 @@ def read_run(folder: Path, shards: list[str]) -> Run:
     return run
 
 
+@dataclass(frozen=True)
+class Choice:
+    """The rows of a sample that the page shows.
+
+    Attributes:
+        pairs: The closest ones, with their cosine.
+        outliers: Those that lie most alone, with the mean cosine to their neighbours.
+        queries: Random rows, each followed by its neighbours and their cosines; its own stands as 1.
+        points: Those on the map; pairs and outliers are among them.
+        nearest: The cosine of every row to its nearest neighbour.
+    """
+
+    pairs: list[tuple[int, int, float]]
+    outliers: list[tuple[int, float]]
+    queries: list[list[tuple[int, float]]]
+    points: list[int]
+    nearest: np.ndarray
+
+    @property
+    def notes(self) -> dict[int, str]:
+        """What the map says of a row that stands out."""
+        notes = {row: "among the closest pairs" for one, other, _ in self.pairs for row in (one, other)}
+        return notes | {row: "an outlier" for row, _ in self.outliers}
+
+
+def choose_rows(vectors: np.ndarray) -> Choice:
+    """Choose what to show of vectors of length 1; the same rows for the same vectors."""
+    near, cosines = find_nearest(vectors)
+    order = np.random.default_rng(0).permutation(len(vectors)).tolist()
+    choice = Choice(
+        pairs=find_closest_pairs(near, cosines, PAIRS),
+        outliers=find_outliers(cosines, min(OUTLIERS, len(vectors) // 8)),
+        queries=[
+            [(row, 1.0), *zip(near[row].tolist(), cosines[row].tolist(), strict=True)] for row in order[:QUERIES]
+        ],
+        points=[],
+        nearest=cosines[:, 0] if cosines.shape[1] else np.empty(0),
+    )
+    return replace(choice, points=sorted({*order[:MAP_POINTS], *choice.notes}))
+
+
 def describe_run(folder: Path, run: Run, tar_paths: Mapping[str, str]) -> dict[str, Any]:
     """Gather what the page shows."""
     rows = {shard["name"]: shard["rows"] for shard in run.shards}
     everything = sample_vectors(folder / "embeddings", rows, run.provenance["dimension"])
-    sampled = sorted({name.shard for name in everything.names})
     checks = check_vectors(everything.vectors)
     sample = everything.choose(find_sound(everything.vectors))
     vectors = scale_to_length_1(sample.vectors)
-    near, cosines = find_nearest(vectors)
-    chance = np.random.default_rng(0)
-    pairs = find_closest_pairs(near, cosines, PAIRS)
-    outliers = find_outliers(cosines, min(OUTLIERS, len(sample) // 8))
-    queries = sorted(chance.permutation(len(sample))[:QUERIES].tolist()) if near.shape[1] else []
-    notes = {row: "among the closest pairs" for one, other, _ in pairs for row in (one, other)}
-    notes |= {row: "an outlier" for row, _ in outliers}
-    points = sorted({*chance.permutation(len(sample))[:MAP_POINTS].tolist(), *notes})
-
-    pictured = {*notes, *queries, *near[queries].ravel().tolist()}
-    sides = {sample.names[row]: SMALL_SIDE for row in points} | {sample.names[row]: LARGE_SIDE for row in pictured}
-    failed = {kind: [(name_failed(*one), one[1].message) for one in named] for kind, named in run.failed.items()}
-    sides |= {wanted: LARGE_SIDE for named in failed.values() for wanted, _ in named}
+    choice = choose_rows(vectors)
     thumbnails = Thumbnails(tar_paths)
-    thumbnails.read(sides)
+    thumbnails.read(size_pictures(sample, choice, run))
 
-    def show(row: int, cosine: float | None = None) -> dict[str, Any]:
-        return show_picture(sample.names[row], cosine)
-
-    def show_picture(wanted: SampleName, cosine: float | None = None, message: str = "") -> dict[str, Any]:
-        picture = thumbnails.get(wanted)
-        return {"key": wanted.key, "shard": wanted.shard, "picture": picture, "cosine": cosine, "message": message}
-
-    shards = run.shards
-    charts = draw_charts(shards, checks, cosines)
-    if len(points) > 1:
-        names = [sample.names[row] for row in points]
+    sampled_shards = sorted({name.shard for name in everything.names})
+    scores = gather_scores(folder, sampled_shards)
+    charts = draw_charts(run.shards, checks, choice.nearest)
+    charts |= {f"score {name}": draw_histogram(values, name) for name, values in scores.items()}
+    if len(choice.points) > 1:
+        names = [sample.names[row] for row in choice.points]
         charts["map"] = draw_points(
-            draw_map(vectors[points]),
+            draw_map(vectors[choice.points]),
             [name.key for name in names],
             [name.shard for name in names],
-            [notes.get(row, "") for row in points],
+            [choice.notes.get(row, "") for row in choice.points],
             [thumbnails.get(name) or "" for name in names],
         )
-    scores = gather_scores(folder, sampled)
-    charts |= {f"score {name}": draw_histogram(values, name) for name, values in scores.items()}
-    near_copies = int((cosines[:, 0] >= NEAR_COPY).sum()) if cosines.shape[1] else 0
-    findings = judge_run(run.summary, len(run.unfinished)) + judge_vectors(checks, near_copies)
+    findings = judge_run(run.summary, len(run.unfinished))
+    findings += judge_vectors(checks, int((choice.nearest >= NEAR_COPY).sum()))
+    timed = [shard for shard in run.shards if shard["speed"]]
     return {
         "folder": str(folder),
         "run": run,
+        "arguments": json.dumps(run.provenance["embedder"]["args"]),
         "findings": sorted(findings, key=lambda finding: LEVELS.index(finding.level)),
         "checks": checks,
+        "choice": choice,
+        "names": sample.names,
+        "name_failed": name_failed,
+        "thumbnails": thumbnails,
         "is_sample": not everything.is_whole,
-        "sampled_shards": len(sampled),
+        "sampled_shards": len(sampled_shards),
         "charts": charts,
         "scores": list(scores),
-        "arguments": json.dumps(run.provenance["embedder"]["args"]),
-        "failed": {
-            kind: [show_picture(name, message=message) for name, message in named] for kind, named in failed.items()
-        },
-        "slowest": sorted((shard for shard in shards if shard["speed"]), key=lambda shard: shard["speed"])[:SLOWEST],
-        "time": describe_time(run),
-        "points": len(points),
-        "pairs": [(show(one), show(other), cosine) for one, other, cosine in pairs],
-        "queries": [[show(query), *map(show, near[query].tolist(), cosines[query].tolist())] for query in queries],
-        "outliers": [show(row, cosine) for row, cosine in outliers],
-        "lost_shards": thumbnails.lost_shards,
-        "is_full": thumbnails.is_full,
+        "time": describe_time(run.summary.seconds),
+        "slowest": sorted(timed, key=lambda shard: shard["speed"])[:SLOWEST],
     }
 
 
-def draw_charts(shards: list[dict], checks: VectorChecks, cosines: np.ndarray) -> dict[str, Any]:
+def size_pictures(sample: VectorSample, choice: Choice, run: Run) -> dict[SampleName, int]:
+    """Say of which samples pictures are wanted, and how large."""
+    sides = {sample.names[row]: SMALL_SIDE for row in choice.points}
+    large = {*choice.notes, *(row for query in choice.queries for row, _ in query)}
+    sides |= {sample.names[row]: LARGE_SIDE for row in sorted(large)}
+    return sides | {name_failed(*failed): LARGE_SIDE for named in run.failed.values() for failed in named}
+
+
+def draw_charts(shards: list[dict], checks: VectorChecks, nearest: np.ndarray) -> dict[str, Any]:
     """Draw the charts that need no pictures."""
     charts = {}
     if any(shard["speed"] for shard in shards):
@@ -192,17 +217,17 @@ def draw_charts(shards: list[dict], checks: VectorChecks, cosines: np.ndarray) -
         charts["speed"] = draw_bars(names, speeds, notes, "images/s")
     if not checks.have_one_length:
         charts["lengths"] = draw_histogram(checks.lengths, "length")
-    if cosines.shape[1]:
-        charts["nearest"] = draw_histogram(cosines[:, 0], "cosine to the nearest neighbour")
+    if len(nearest):
+        charts["nearest"] = draw_histogram(nearest, "cosine to the nearest neighbour")
     return charts
 
 
-def describe_time(run: Run) -> dict[str, Any]:
+def describe_time(seconds: Mapping[str, float]) -> dict[str, Any]:
     """Say where the time went: the parts of all the shards' time, and what the other threads did meanwhile."""
-    parts = split_seconds(run.summary.seconds)
+    parts = split_seconds(seconds)
     total = sum(parts.values())
-    shares = [(phrase, seconds, seconds / total) for phrase, seconds in parts.items()] if total else []
-    beside = {name: seconds for name, seconds in run.summary.seconds.items() if name in ("reading", "decoding")}
+    shares = [(phrase, spent, spent / total) for phrase, spent in parts.items()] if total else []
+    beside = {name: seconds[name] for name in ("reading", "decoding") if name in seconds}
     return {"total": total, "shares": shares, "beside": describe_seconds(beside)}
 
 

@@ -16,8 +16,8 @@ from embedders.shards import SampleName
 # 10,000 vectors of 1,280 numbers are 51 MB, and comparing each with each takes seconds.
 MAX_ROWS = 10_000
 # Row groups are of 8 MB, and each shard is a tar to walk through.
-MAX_GROUPS = 40
-MAX_SHARDS = 40
+MAX_GROUPS = 24
+MAX_SHARDS = 24
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ import shutil
 import numpy as np
 import pytest
 from browser import find_point, list_errors, list_requests, open_browser, read_hint, read_page, set_width
-from tools import MEAN_COLOR, make_image, make_tar, run_cli
+from test_workflow import run_well
+from tools import MEAN_COLOR, make_image, make_shard, make_tar, run_cli
 
 from embedders import embed_shard
 from embedders.columns import Columns
@@ -74,7 +75,7 @@ def shown(browser, page):
 
 
 def test_the_same_run_gives_the_same_page(run, page, tmp_path):
-    write_report(run, tmp_path / "again.html")
+    run_cli("report", run, "--output", tmp_path / "again.html")
     assert (tmp_path / "again.html").read_bytes() == page.read_bytes()
     assert page.stat().st_size < 8_000_000
 
@@ -133,6 +134,24 @@ def test_scores_are_drawn(run, tmp_path):
         assert done.returncode == 0, done.stderr
     write_report(scored, tmp_path / "report.html")
     assert 'data-chart="score bright"' in (tmp_path / "report.html").read_text()
+
+
+# In a run
+
+
+def test_a_run_ends_with_the_report_and_snakemake_can_show_it(tmp_path):
+    (tmp_path / "data").mkdir()
+    make_shard(tmp_path / "data/a.tar", 3)
+    config = {"shards": "data/*.tar", "embedder": {"class": MEAN_COLOR}, "device": "cpu", "gpu": 0, "threads": 1}
+    (tmp_path / "config.yaml").write_text(json.dumps(config))
+    run_well(tmp_path)
+    assert "Report of results" in (tmp_path / "results/report.html").read_text()
+    assert "Nothing to be done" in run_well(tmp_path, "-n")
+    (tmp_path / "results/report.html").unlink()
+    assert "Nothing to be done" in run_well(tmp_path, "-n", "--config", "report=False")
+    planned = run_well(tmp_path, "-n")
+    assert "write_report" in planned
+    assert "rule embed" not in planned
 
 
 # In a browser
