@@ -1,7 +1,8 @@
 # make run    set up, then embed demo photographs and show their nearest neighbours
 # make test   set up, then run the tests
 # make test-long   the long suites, an hour or so: cuts, flips, kills
-# make test-cluster   on a real SLURM that is brought up for it; for root on Debian, which gets the packages
+# make test-cluster   on a real SLURM and in a real Apptainer, which are brought up for it; for root on Debian, which gets the packages
+# make image  the image for jobs, tarquet.sif, which embeds a picture at its end; wants Apptainer
 # make lint   set up, then check style and the workflow
 # make setup  the local environment .venv, from the versions pinned in requirements.txt
 # make clean  remove the environment, the demo's data and results, and caches; never other data or results
@@ -13,7 +14,7 @@ DEMO := data/demo/.ready
 # Jobs start `python -m embedders`: that python must be this one.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: setup run test test-long test-cluster lint clean
+.PHONY: setup run test test-long test-cluster image lint clean
 .DELETE_ON_ERROR:
 
 setup: $(READY)
@@ -43,6 +44,11 @@ test-long: $(READY)
 
 test-cluster: $(READY)
 	python -m pytest -m cluster -rs tests/cluster
+
+image: tarquet.sif
+
+tarquet.sif: containers/tarquet.def containers/install.sh requirements.txt pyproject.toml $(wildcard embedders/*.py)
+	apptainer build --force $@ containers/tarquet.def
 
 # The demo's shards, because a workflow without shards cannot be checked.
 lint: $(DEMO)

@@ -45,10 +45,12 @@ include: "workflow/rules/retry.smk"
 
 onstart:
     describe_run()
+    follow_run(OUT, SHARDS, logger.info)
 
 
 onerror:
     restore_finished()
+    describe_failures()
 
 
 rule all:

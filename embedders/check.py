@@ -3,19 +3,28 @@
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import timedelta
+from functools import partial
 from typing import Any
 
-from embedders.contract import Finding, Speed, check_embedder
-from embedders.errors import EmbedderError
+from embedders.check_loader import Finding
+from embedders.contract import Speed, check_embedder
 from embedders.locate import build_embedder
 from embedders.survey import Survey, survey_shard
+from embedders.timings import describe_duration
 
-ADVICE = {
-    "no_single_image": "give each sample one image, or name the one to take without a second dot (0001.jpg)",
+FIXES = {
+    "no_single_image": "give each sample one image, and no second dot to its name (0001.jpg)",
     "repeated_key": "rename the members: the key ends at the first dot of the name, and its members must be adjacent",
+    "repeated_member": "remove one of the two",
     "bad_name": "rename or remove the member: a name needs a key, a dot and a suffix",
+    "not_a_file": "put the file itself into the tar",
+    "undecodable": "make the image again, or leave it out",
+    "bad_metadata": "mend the .json or .txt",
+    "too_large": "leave the member out, or split it",
+    "damaged_tar": "copy or make the tar again, or set accept_damaged_shards: true",
 }
+# Sizes that are looked up, of shards that lie evenly among all: on a network file system each may take a while.
+SIZED_SHARDS = 1000
 
 
 @dataclass
@@ -26,16 +35,13 @@ class Check:
         findings: Each thing that was looked at.
         survey: What the first shard holds.
         shards: Number of shards.
-        total_bytes: Their size.
-        speed: How fast the tried images went through, if the embedder came so far.
-        estimate: For all the shards: `images`, `images_per_s`, `seconds` and `output_bytes`.
+        estimate: For all the shards, if the embedder came so far: `images`; `images_per_s` of one job, and of its
+            two parts `loaded_per_s` and `embedded_per_s`; its `seconds`; the `output_bytes` as float32.
     """
 
     findings: list[Finding]
     survey: Survey
     shards: int
-    total_bytes: int
-    speed: Speed | None = None
     estimate: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -43,25 +49,26 @@ class Check:
         """Number of findings that are wrong."""
         return sum(finding.is_wrong for finding in self.findings)
 
-    def describe(self) -> str:
-        """Say it in a line for each finding, and one for the estimate."""
-        lines = [str(finding) for finding in self.findings]
-        if self.estimate:
-            images, per_s = self.estimate["images"], self.estimate["images_per_s"]
-            lines.append(
-                f"estimate: {self.shards} shards of about {images:.0f} images in all; at {per_s:.0f} images/s, as "
-                f"here, one job after the other takes {timedelta(seconds=round(images / per_s))} h, and makes "
-                f"{self.estimate['output_bytes'] / 1e6:.1f} MB of vectors"
-            )
-        return "\n".join(lines)
+    def describe_estimate(self) -> str:
+        """Say in a line how long all the shards take, and what they make."""
+        said = self.estimate
+        shards = f"{self.shards} shard{'s' * (self.shards > 1)} of about {said['images']:.0f} images in all"
+        size = said["output_bytes"]
+        size = f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
+        return (
+            f"{shards}: {describe_duration(said['seconds'])} by one job at a time, at {said['images_per_s']:.0f} "
+            f"images/s (the loader alone {said['loaded_per_s']:.0f}, the model alone "
+            f"{said['embedded_per_s']:.0f}); {size} of vectors"
+        )
 
     def as_json(self) -> dict[str, Any]:
         """The same for programs."""
+        names = ("samples", "total_bytes", "read_bytes", "suffixes", "formats", "problems")
         return {
             "wrong": self.wrong,
             "findings": [asdict(finding) for finding in self.findings],
-            "shard": {"path": self.survey.tar_path, "samples": self.survey.samples, "formats": self.survey.formats}
-            | {"suffixes": self.survey.suffixes, "problems": self.survey.problems},
+            "shards": self.shards,
+            "shard": {"path": self.survey.tar_path} | {name: getattr(self.survey, name) for name in names},
             "estimate": self.estimate,
         }
 
@@ -79,40 +86,39 @@ def check_before_run(
         id_col: The metadata field that identifies a sample.
 
     Raises:
-        ShardError: The first shard is no tar.
+        ShardError: The first shard cannot be read.
     """
-    sizes = [os.path.getsize(path) for path in tar_paths]
     survey = survey_shard(tar_paths[0])
-    check = Check([], survey, len(tar_paths), sum(sizes))
-
-    def note(speed: Speed) -> None:
-        check.speed = speed
-
-    try:
-        embedder = build_embedder(class_path, args)
-    except EmbedderError as error:
-        check.findings.append(Finding("class", str(error), is_wrong=True))
-    else:
-        check.findings.append(Finding("class", f"{class_path} is found and can be built"))
-        check.findings += check_embedder(embedder, tar_paths[0], device, id_col, note)
-    check.findings += describe_survey(survey)
-    if check.speed is not None:
-        images = survey.samples * check.total_bytes / max(sizes[0], 1)
-        images_per_s = check.speed.images / check.speed.seconds
-        check.estimate = {
-            "images": images,
-            "images_per_s": images_per_s,
-            "seconds": images / images_per_s,
-            "output_bytes": images * check.speed.dimension * 4,
-        }
+    speeds: list[Speed] = []
+    build = partial(build_embedder, class_path, args)
+    findings = list(check_embedder(build, tar_paths[0], device, id_col, speeds.append))
+    check = Check(findings + describe_survey(survey), survey, len(tar_paths))
+    if speeds:
+        sized = tar_paths[:: max(1, len(tar_paths) // SIZED_SHARDS)]
+        total_bytes = sum(map(os.path.getsize, sized)) / len(sized) * len(tar_paths)
+        check.estimate = estimate_run(speeds[0], survey.samples * total_bytes / survey.read_bytes)
     return check
+
+
+def estimate_run(speed: Speed, images: float) -> dict[str, float]:
+    """Estimate a run of so many images; in a job, the loader works while the model does."""
+    images_per_s = min(speed.loaded_per_s, speed.embedded_per_s)
+    return {
+        "images": images,
+        "images_per_s": images_per_s,
+        "loaded_per_s": speed.loaded_per_s,
+        "embedded_per_s": speed.embedded_per_s,
+        "seconds": images / images_per_s,
+        "output_bytes": images * speed.dimension * 4,
+    }
 
 
 def describe_survey(survey: Survey) -> list[Finding]:
     """Turn what a shard holds into findings; samples that will fail are wrong, each kind with what to do."""
     findings = [Finding("shard", f"{survey.tar_path}: {survey.describe()}")]
     for kind, count in survey.problems.most_common():
-        advice = ADVICE.get(kind, "mend the shard, or let these samples be named in its ledger")
-        message = f"{count} of {survey.samples} samples will fail, {kind}, as {survey.first_problems[kind]}; {advice}"
+        message = (
+            f"{count} of {survey.samples} samples will fail, {kind}, as {survey.first_problems[kind]}; {FIXES[kind]}"
+        )
         findings.append(Finding("shard", message, is_wrong=True))
     return findings

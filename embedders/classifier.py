@@ -57,12 +57,9 @@ class ImageClassifier(ABC):
         pred_type: str | type = float,
         batch_size: int = -1,
         embedding_size: int = 768,
-        *,
-        image_embedding_column: str | None = None,
     ):
         self.model_name = model_name
-        # The first releases of NeMo Curator had the one name for it, the later ones the other.
-        self.embedding_column = image_embedding_column or embedding_column
+        self.embedding_column = embedding_column
         self.pred_column = pred_column
         self.pred_type = pred_type
         self.batch_size = batch_size

@@ -6,6 +6,8 @@ pinned.
 
 import json
 import logging
+import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -21,6 +23,9 @@ from embedders.finished import FinishedShards
 from embedders.shards import ShardJob
 
 log = logging.getLogger("embedders")
+
+# SLURM and Docker end a job by SIGTERM; SIGUSR1 is what SLURM is often told to send some time before a limit.
+END_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 
 class JsonValue(click.ParamType):
@@ -58,6 +63,8 @@ def device_options(command: Callable) -> Callable:
 @click.version_option(__version__, prog_name="tarquet")
 def main() -> None:
     """Turn WebDataset tar shards of images into Parquet files of embeddings."""
+    if os.environ.get("NO_COLOR"):  # https://no-color.org
+        click.get_current_context().color = False
     logging.basicConfig(
         stream=sys.stderr,
         level=logging.INFO,
@@ -70,8 +77,9 @@ def main() -> None:
 @contextmanager
 def one_line_errors() -> Iterator[None]:
     """Turn an error that a user can mend into one line and exit code 1; a signal, into one and 128 + its number."""
-    # SIGTERM, by which SLURM and Docker end a job, would otherwise end Python on the spot and leave a partial file.
-    signal.signal(signal.SIGTERM, raise_interrupt)
+    # Each would otherwise end Python on the spot and leave a partial file.
+    for number in END_SIGNALS:
+        signal.signal(number, raise_interrupt)
     try:
         yield
     except TarquetError as error:
@@ -85,14 +93,17 @@ def one_line_errors() -> Iterator[None]:
 
 def raise_interrupt(number: int, _frame: object) -> None:
     """Let a signal end the process as Ctrl-C does; unlike SystemExit, nobody catches that by accident."""
+    for ended_by in END_SIGNALS:  # SLURM sends SIGTERM twice, and the second would break off the clean-up
+        signal.signal(ended_by, signal.SIG_IGN)
     raise KeyboardInterrupt(number)
 
 
-@main.command()
-@click.argument("shard")
-@click.argument("output")
+@main.command(short_help="Embed a shard, as the workflow does.")
+@click.argument("shard", type=click.Path())
+@click.argument("output", type=click.Path())
 @click.option("--embedder", required=True, help='"package.module:Class" or "path/to/file.py:Class".')
 @click.option("--embedder-args", type=JsonValue(), default="{}", help="Arguments of the class, as JSON.")
+@click.option("--address", default=None, help="What SHARD is a copy of, for the footer: s3://bucket/00000.tar.")
 @click.option("--ledger", default=None, help="Parquet file that names the samples that failed.")
 @click.option(
     "--also", nargs=3, multiple=True, metavar="SHARD OUTPUT LEDGER", help="One more shard; may be repeated."
@@ -107,13 +118,16 @@ def raise_interrupt(number: int, _frame: object) -> None:
 @click.option("--threads", type=click.IntRange(1), default=None, help="Threads to compute and decode with.")
 @device_options
 def embed(
-    shard, output, embedder, embedder_args, ledger, also, finished, threads, only, device, gpu_wait_timeout_s,
-    gpu_max_used_mb, gpu_max_processes, jobs_per_gpu, **options,
+    shard, output, embedder, embedder_args, address, ledger, also, finished, threads, only, device,
+    gpu_wait_timeout_s, gpu_max_used_mb, gpu_max_processes, jobs_per_gpu, **options,
 ) -> None:  # fmt: skip
-    """Embed SHARD, a .tar or .tar.gz, into OUTPUT, a Parquet file that appears whole or not at all."""
+    """Embed SHARD, a .tar or .tar.gz, into OUTPUT, a Parquet file that appears whole or not at all.
+
+    Example: python -m embedders embed 00000.tar 00000.parquet --embedder my_embedder.py:MyEmbedder
+    """
     with one_line_errors():
         check_before_lease(shard, output, embedder, embedder_args)
-        jobs = [ShardJob(shard, output, ledger), *(ShardJob(*paths) for paths in also)]
+        jobs = [ShardJob(shard, output, ledger, address), *(ShardJob(*paths) for paths in also)]
         if finished is not None:
             deciding = {name: options[name] for name in ("id_col", "metadata_columns", "embedding_dtype")}
             store = FinishedShards(finished, embedder, embedder_args, **deciding)
@@ -155,10 +169,13 @@ def embed(
             raise failed[0]
 
 
-@main.command()
+@main.command(short_help="Show the GPUs of this node, and who leases them.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per device, in a list.")
 def gpus(as_json) -> None:
-    """Show the GPUs of this node: what the driver reports, and which job leases each."""
+    """Show the GPUs of this node: what the driver reports, and which job leases each.
+
+    Example: python -m embedders gpus --json
+    """
     from embedders.gpu_table import describe_gpus, format_gpus
 
     with one_line_errors():
@@ -166,17 +183,20 @@ def gpus(as_json) -> None:
         click.echo(json.dumps(rows, indent=2) if as_json else format_gpus(rows))
 
 
-@main.command()
-@click.argument("file")
+@main.command(short_help="Show how an output was made.")
+@click.argument("file", type=click.Path())
 def inspect(file) -> None:
-    """Show how the vectors of FILE, an output of `embed`, were made."""
+    """Show how the vectors of FILE, an output of `embed`, were made.
+
+    Example: python -m embedders inspect results/embeddings/00000.parquet
+    """
     from embedders.parquet import inspect_file
 
     with one_line_errors():
         click.echo(json.dumps(inspect_file(file), indent=2))
 
 
-@main.command()
+@main.command(short_help="Try an embedder on a few images of a shard.")
 @click.argument("embedder")
 @click.option("--shard", "shards", required=True, help="A shard, or a pattern as in config.yaml; the first is tried.")
 @click.option("--embedder-args", type=JsonValue(), default="{}", help="Arguments of the class, as JSON.")
@@ -184,28 +204,67 @@ def inspect(file) -> None:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 @device_options
 def check(embedder, shards, embedder_args, id_col, as_json, **device) -> None:
-    """Try EMBEDDER, "path/to/file.py:Class", on a few images: is it sound, and how long will all the shards take?"""
+    """Try EMBEDDER, "path/to/file.py:Class", on a few images: is it sound, and how long will all the shards take?
+
+    Example: python -m embedders check my_embedder.py:MyEmbedder --shard 'data/*.tar'
+    """
     with one_line_errors():
         from embedders.config import find_shards
+        from embedders.remote import is_remote
+        from embedders.shards import check_exists
 
         paths = list(find_shards(shards).values())
+        for address in filter(is_remote, paths):
+            check_exists(address)
         with pin_device(paths[0], **device) as torch_device:
             from embedders.check import check_before_run
 
-            report = check_before_run(embedder, embedder_args, paths, torch_device, id_col)
-        click.echo(json.dumps(report.as_json(), indent=2) if as_json else report.describe())
+            with errors_alone():  # the rest, the findings say
+                report = check_before_run(embedder, embedder_args, paths, torch_device, id_col)
+        if as_json:
+            click.echo(json.dumps(report.as_json(), indent=2))
+        else:
+            for finding in report.findings:
+                echo_marked("wrong" if finding.is_wrong else "ok", finding.subject, finding.message)
+            if report.estimate:
+                echo_marked("", "all", report.describe_estimate())
         if report.wrong:
             raise EmbedderError(f"{report.wrong} of {len(report.findings)} findings are wrong; mend what they name")
 
 
-@main.command()
-@click.argument("files", nargs=-1, required=True)
+@contextmanager
+def errors_alone() -> Iterator[None]:
+    """Log nothing below an error while the block runs."""
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+
+
+def echo_marked(mark: str, subject: str, message: str) -> None:
+    """Print a line with a mark that a terminal shows in colour, and wraps with an indent."""
+    indent, message = " " * 16, make_one_line(message)
+    if sys.stdout.isatty():
+        width = shutil.get_terminal_size().columns
+        message = click.wrap_text(message, width, subsequent_indent=indent, initial_indent=indent).lstrip()
+    color = {"wrong": "red", "ok": "green"}.get(mark)
+    click.echo(f"{click.style(f'{mark:7}', fg=color, bold=True)}{subject:9}{message}")
+
+
+@main.command(short_help="Compare outputs with their ledgers and shards.")
+@click.argument("files", nargs=-1, required=True, type=click.Path())
 @click.option("--shard", default=None, help="The shard, where it is not where it was; for one FILE.")
 @click.option("--ledger", default=None, help="The ledger, where it is not where it was; for one FILE.")
 @click.option("--sample", type=click.IntRange(0), default=32, help="Rows to embed again, per file.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per file, in a list.")
 @device_options
-def verify(files, shard, ledger, sample, **device) -> None:
-    """Compare FILES, outputs of `embed`, with their ledgers and shards, and embed random rows again."""
+def verify(files, shard, ledger, sample, as_json, **device) -> None:
+    """Compare FILES, outputs of `embed`, with their ledgers and shards, and embed random rows again.
+
+    Example: python -m embedders verify results/embeddings/*.parquet --sample 8
+    """
     with one_line_errors():
         if len(files) > 1 and (shard or ledger):
             raise ConfigError(f"--shard and --ledger go with one file; {len(files)} were given; name one")
@@ -215,34 +274,49 @@ def verify(files, shard, ledger, sample, **device) -> None:
         with pin_device(files[0], **device) as torch_device:
             from embedders.verify import find_shard, read_output, verify_output
 
-            unsound = 0
+            verdicts = []
             for file in files:
+                verdict = {"file": file}
                 try:
                     output = read_output(file, ledger)
+                    verdict |= {"rows": len(output.keys), "failed": len(output.failed_keys or [])}
+                    verdict["embedded_again"] = min(sample, len(output.keys))
                     wrong = list(verify_output(output, find_shard(output, shard), sample, torch_device))
                 except GpuError:
                     raise  # it says nothing about the file
                 except TarquetError as error:
                     wrong = [str(error)]
-                unsound += bool(wrong)
-                if not wrong:
-                    counts = f"{len(output.keys)} rows, {len(output.failed_keys or [])} failed"
-                    click.echo(f"sound: {file}: {counts}, {min(sample, len(output.keys))} embedded again")
-                for line in wrong:
-                    click.echo(f"wrong: {file}: {make_one_line(line)}")
+                verdicts.append(verdict | {"is_sound": not wrong, "wrong": wrong})
+                if not as_json:
+                    echo_verdict(verdicts[-1])
+        if as_json:
+            click.echo(json.dumps(verdicts, indent=2))
+        unsound = sum(not verdict["is_sound"] for verdict in verdicts)
         if unsound:
             raise ShardError(f"{unsound} of {len(files)} files are not sound; expected none; make them again")
 
 
-@main.command()
-@click.argument("embeddings")
-@click.argument("output")
+def echo_verdict(verdict: dict) -> None:
+    """Print what `verify` says of one file."""
+    if verdict["is_sound"]:
+        counts = "{rows} rows, {failed} failed, {embedded_again} embedded again".format(**verdict)
+        click.echo(f"{click.style('sound', fg='green', bold=True)}: {verdict['file']}: {counts}")
+    for line in verdict["wrong"]:
+        click.echo(f"{click.style('wrong', fg='red', bold=True)}: {verdict['file']}: {make_one_line(line)}")
+
+
+@main.command(short_help="Score the vectors of an output, as the workflow does.")
+@click.argument("embeddings", type=click.Path())
+@click.argument("output", type=click.Path())
 @click.option("--classifier", required=True, help='"package.module:Class" or "path/to/file.py:Class".')
 @click.option("--classifier-args", type=JsonValue(), default="{}", help="Arguments of the class, as JSON.")
 @click.option("--threads", type=click.IntRange(1), default=None, help="Threads to compute with.")
 @device_options
 def score(embeddings, output, classifier, classifier_args, threads, **device) -> None:
-    """Score the vectors of EMBEDDINGS, an output of `embed`, into OUTPUT, a Parquet file of keys and scores."""
+    """Score the vectors of EMBEDDINGS, an output of `embed`, into OUTPUT, a Parquet file of keys and scores.
+
+    Example: python -m embedders score results/embeddings/00000.parquet scores.parquet --classifier my_head.py:MyHead
+    """
     with one_line_errors():
         from embedders.locate import split_class_path
         from embedders.outputs import check_writable
@@ -264,15 +338,23 @@ def score(embeddings, output, classifier, classifier_args, threads, **device) ->
             score_file(embeddings, output, build_classifier(classifier, classifier_args), torch_device)
 
 
-@main.command()
-@click.argument("shards", type=click.File())
-@click.argument("output")
+@main.command(short_help="Count what a run left, as the workflow does.")
+@click.argument("shards", type=click.Path())
+@click.argument("output", type=click.Path())
 def summarize(shards, output) -> None:
-    """Count what a run left, by SHARDS, its run_shards.json, into OUTPUT, its summary.json."""
+    """Count what a run left, by SHARDS, its run_shards.json, into OUTPUT, its summary.json.
+
+    Example: python -m embedders summarize results/run_shards.json results/summary.json
+    """
     with one_line_errors():
         from embedders.summary import summarize_run, write_summary
 
-        summary = summarize_run(Path(shards.name).parent, list(json.load(shards)))
+        if not Path(shards).is_file():
+            raise ConfigError(
+                f"{shards!r}: there is no such file; expected the one that a run writes when it starts; where this "
+                "workflow is a module of another Snakefile, add `onstart: tarquet.onstart()` there"
+            )
+        summary = summarize_run(Path(shards).parent, list(json.loads(Path(shards).read_text())))
         write_summary(summary, output)
         click.echo(summary.describe())
 

@@ -15,6 +15,7 @@ import jsonschema
 import yaml
 
 from embedders.errors import ConfigError
+from embedders.remote import is_remote
 from embedders.shards import SHARD_SUFFIXES
 
 # A job that reads this much works for a minute or more on any GPU, against some seconds of starting up.
@@ -84,8 +85,9 @@ def find_shards(patterns: str | list[str]) -> dict[str, str]:
     """Find the shards that a configuration names.
 
     A pattern is a glob (`data/*.tar`, `data/**/*.tar`), a brace pattern (`data/{00000..00099}.tar`), a path, or a
-    `.txt` file with one of these per line. A shard is named after its path below the fixed part of its pattern,
-    without the suffix; where two would be named alike, each takes parent folders until they differ.
+    `.txt` file with one of these per line. An address (`s3://bucket/{00000..00099}.tar`) is taken as it is; nothing
+    here looks at it. A shard is named after its path below the fixed part of its pattern, without the suffix; where
+    two would be named alike, each takes parent folders until they differ.
 
     Returns:
         Path by name, sorted by name.
@@ -103,7 +105,7 @@ def find_shards(patterns: str | list[str]) -> dict[str, str]:
             folder = os.path.dirname(single[: wildcard.start()] if wildcard else single)
             for path in _expand(single, list_folder):
                 name = os.path.relpath(path, folder or ".").replace("../", "")  # else a result would leave its folder
-                paths.setdefault(os.path.normpath(path), _strip_suffix(name))
+                paths.setdefault(path if is_remote(path) else os.path.normpath(path), _strip_suffix(name))
     by_name = defaultdict(list)
     for path, name in paths.items():
         by_name[name].append(path)
@@ -151,13 +153,20 @@ def _read_list(pattern: str) -> Iterator[str]:
 
 
 def _expand(pattern: str, list_folder: Callable[[str], frozenset[str]]) -> Iterator[str]:
-    """Expand one pattern; every path it gives exists."""
+    """Expand one pattern; every path it gives exists, unless it is an address."""
     try:
         expansion = braceexpand.braceexpand(pattern) if "{" in pattern else [pattern]
     except braceexpand.UnbalancedBracesError as error:
         raise ConfigError(f"shards: {pattern!r}: {error}; expected a pattern such as {{00000..00099}}.tar") from error
     for expanded in expansion:
-        if glob.has_magic(expanded) and not os.path.exists(expanded):
+        if is_remote(expanded):
+            if glob.has_magic(expanded) or not expanded.endswith(SHARD_SUFFIXES):
+                raise ConfigError(
+                    f"shards: {expanded!r}: expected an address that ends in {', '.join(SHARD_SUFFIXES)}, without "
+                    "* and ?; use braces as {00000..00099}.tar, or list the addresses in a .txt file"
+                )
+            yield expanded
+        elif glob.has_magic(expanded) and not os.path.exists(expanded):
             found = [path for path in sorted(glob.glob(expanded, recursive=True)) if path.endswith(SHARD_SUFFIXES)]
             if not found:
                 raise ConfigError(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from embedders.errors import ConfigError
 from embedders.lease_folder import FOLDER_VARIABLE
+from embedders.remote import is_remote
 
 # Apptainer shows these by itself, and Snakemake the working folder.
 _SHOWN = ("/tmp", "/var/tmp", "/proc", "/sys", "/dev")
@@ -48,7 +49,7 @@ def describe_container(
     wanted = {
         Path(path).absolute() for path in sources if not any(part.endswith("-packages") for part in Path(path).parts)
     }
-    wanted |= set(_find_folders(shards_and_outputs))
+    wanted |= set(_find_folders(path for path in shards_and_outputs if not is_remote(path)))
     wanted |= {Path(environment[name]) for name in _VARIABLES if environment.get(name)}
     shown = [Path.cwd(), *map(Path, _SHOWN)]
     for path in sorted(wanted - _OF_THE_IMAGE):  # sorted, so that a folder comes before what is in it

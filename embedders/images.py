@@ -2,20 +2,21 @@
 
 Orientation: the EXIF flag is not applied, because timm's own evaluation (`Image.open(...).convert("RGB")`)
 does not apply it either, and vectors are to equal timm's. A subclass can call `PIL.ImageOps.exif_transpose`.
-
-Torch comes with the first tensor only: the report needs none for its pictures.
 """
 
 import io
-from collections.abc import Callable
-from functools import cache, partial
-from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from PIL import Image, UnidentifiedImageError
 
-if TYPE_CHECKING:
-    import torch
+from embedders.light_torch import leave_out_compiler
+
+try:
+    with leave_out_compiler():
+        from torchvision.io import ImageReadMode, decode_jpeg
+except ImportError:  # deprecated since torchvision 0.29; Pillow then decodes all, to the same pixels, more slowly
+    decode_jpeg = None
 
 Image.init()
 # Named, so that no rarely used parser of Pillow (EPS starts Ghostscript) ever sees a stranger's bytes.
@@ -81,7 +82,7 @@ def decode_image(encoded: bytes, background: str = "white") -> Image.Image:
     return convert_to_rgb(open_image(encoded), background)
 
 
-def decode_to_tensor(encoded: bytes, background: str = "white") -> "torch.Tensor":
+def decode_to_tensor(encoded: bytes, background: str = "white") -> torch.Tensor:
     """Decode an image to a uint8 tensor of shape (3, height, width), RGB.
 
     Raises:
@@ -90,7 +91,7 @@ def decode_to_tensor(encoded: bytes, background: str = "white") -> "torch.Tensor
     return convert_to_tensor(open_image(encoded), encoded, background)
 
 
-def convert_to_tensor(image: Image.Image, encoded: bytes, background: str = "white") -> "torch.Tensor":
+def convert_to_tensor(image: Image.Image, encoded: bytes, background: str = "white") -> torch.Tensor:
     """Decode an opened image, whose bytes are `encoded`, as `decode_to_tensor` does.
 
     The common JPEG goes through torchvision's decoder, twice as fast as Pillow's and equal to it pixel by
@@ -99,13 +100,11 @@ def convert_to_tensor(image: Image.Image, encoded: bytes, background: str = "whi
     Raises:
         ImageError: As `convert_to_rgb`.
     """
-    import torch
-
-    decode_jpeg = _find_jpeg_decoder()
     if decode_jpeg is not None and is_jpeg(image) and image.mode in ("RGB", "L"):
         try:
             # frombuffer wants a writable buffer to do without a warning; bytearray copies, which is cheap.
-            return decode_jpeg(torch.frombuffer(bytearray(encoded), dtype=torch.uint8))
+            buffer = torch.frombuffer(bytearray(encoded), dtype=torch.uint8)
+            return decode_jpeg(buffer, mode=ImageReadMode.RGB)
         except RuntimeError as error:
             raise ImageError(f"cannot decode this JPEG: {_reason(error)}") from error
     pixels = np.array(convert_to_rgb(image, background))
@@ -115,15 +114,6 @@ def convert_to_tensor(image: Image.Image, encoded: bytes, background: str = "whi
 def is_jpeg(image: Image.Image) -> bool:
     """Whether an opened image is a JPEG; MPO is what many phones write, a JPEG with others behind it."""
     return image.format in ("JPEG", "MPO")
-
-
-@cache
-def _find_jpeg_decoder() -> "Callable[[torch.Tensor], torch.Tensor] | None":
-    try:
-        from torchvision.io import ImageReadMode, decode_jpeg
-    except ImportError:  # deprecated since torchvision 0.29; Pillow then decodes all, to the same pixels, more slowly
-        return None
-    return partial(decode_jpeg, mode=ImageReadMode.RGB)
 
 
 def _lay_on(background: str, image: Image.Image) -> Image.Image:

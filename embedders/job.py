@@ -182,7 +182,7 @@ def write_shard(
             "max_batch_size": model.max_batch_size,
             "embedding_dtype": model.dtype,
             "id_col": columns.id_col,
-            "shard": shard,
+            "shard": shard | {"path": job.address or job.tar_path},
             "ledger": job.ledger_path,
             "is_retry": ledger.only is not None,
             "samples": ledger.seen,

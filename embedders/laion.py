@@ -21,7 +21,6 @@ class AestheticClassifier(ImageClassifier):
         embedding_column: As in `ImageClassifier`.
         pred_column: As in `ImageClassifier`.
         batch_size: As in `ImageClassifier`.
-        image_embedding_column: Another name of `embedding_column`.
         model_path: The weights, `sac+logos+ava1-l14-linearMSE.pth` for one.
 
     Raises:
@@ -34,11 +33,8 @@ class AestheticClassifier(ImageClassifier):
         pred_column: str = "aesthetic_score",
         batch_size: int = -1,
         model_path: str | Path | None = None,
-        *,
-        image_embedding_column: str | None = None,
     ):
-        column = image_embedding_column or embedding_column
-        super().__init__("aesthetic_classifier", column, pred_column, float, batch_size, WIDTH)
+        super().__init__("aesthetic_classifier", embedding_column, pred_column, float, batch_size, WIDTH)
         self.model_path = check_path(model_path, self.model_name)
 
     def load_model(self, device: str) -> nn.Module:
@@ -55,7 +51,6 @@ class NsfwClassifier(ImageClassifier):
         embedding_column: As in `ImageClassifier`.
         pred_column: As in `ImageClassifier`.
         batch_size: As in `ImageClassifier`.
-        image_embedding_column: Another name of `embedding_column`.
         model_path: The weights, `clip_autokeras_binary_nsfw.pth` for one.
 
     Raises:
@@ -68,11 +63,8 @@ class NsfwClassifier(ImageClassifier):
         pred_column: str = "nsfw_score",
         batch_size: int = -1,
         model_path: str | Path | None = None,
-        *,
-        image_embedding_column: str | None = None,
     ):
-        column = image_embedding_column or embedding_column
-        super().__init__("nsfw_classifier", column, pred_column, float, batch_size, WIDTH)
+        super().__init__("nsfw_classifier", embedding_column, pred_column, float, batch_size, WIDTH)
         self.model_path = check_path(model_path, self.model_name)
 
     def load_model(self, device: str) -> nn.Module:

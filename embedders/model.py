@@ -188,6 +188,11 @@ def load_model(owner: Any, method: str, device: str) -> tuple[Callable[[Any], to
         start = perf_counter()
         try:
             model = getattr(owner, method)(device)
+            if not callable(model):
+                raise EmbedderError(
+                    f"{owner.model_name}: {method} gave a {type(model).__name__}; expected a function of a batch; "
+                    "return the model"
+                )
             if isinstance(model, torch.nn.Module):
                 model.eval()  # else dropout and batch statistics make a vector depend on its neighbours
             models[device] = model, hash_weights(model)  # reads the device, and so may be what finds it lost

@@ -91,8 +91,14 @@ def hash_weights(model: Callable) -> str | None:
 
 
 def find_modules(model: Callable) -> list[torch.nn.Module]:
-    """Find the modules of a model: itself, its attributes and, for a function, what it closes over."""
+    """Find the modules of a model: itself, its attributes; what a function closes over or a method's object has."""
     candidates = [model, *getattr(model, "__dict__", {}).values()]
     if inspect.isfunction(model):
         candidates += inspect.getclosurevars(model).nonlocals.values()
-    return [candidate for candidate in candidates if isinstance(candidate, torch.nn.Module)]
+    modules = [candidate for candidate in candidates if isinstance(candidate, torch.nn.Module)]
+    if inspect.ismethod(model):
+        owner = model.__self__
+        owned = [owner, *getattr(owner, "__dict__", {}).values()]
+        # One without weights is a transform for `preprocess`, say, and no part of the model.
+        modules += [module for module in owned if isinstance(module, torch.nn.Module) and module.state_dict()]
+    return modules

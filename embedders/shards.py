@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from embedders.errors import ShardError
+from embedders.remote import is_remote
 from embedders.tar import MAX_MEMBER_BYTES, Member, read_members
 
 # webdataset's own rule: the key ends at the first dot of the base name, and keeps the folders.
@@ -40,11 +41,13 @@ class ShardJob:
         tar_path: The shard.
         parquet_path: The vectors; the file appears whole or not at all.
         ledger_path: The samples that failed, one row each; `None` leaves them to the log and the ledger returned.
+        address: What `tar_path` is a passing copy of, as `s3://bucket/00000.tar`, for the footer to name; or `None`.
     """
 
     tar_path: str
     parquet_path: str
     ledger_path: str | None = None
+    address: str | None = None
 
     @property
     def outputs(self) -> list[str]:
@@ -93,7 +96,8 @@ def check_exists(tar_path: str) -> None:
         ShardError: It is not, or is no file.
     """
     if not Path(tar_path).is_file():
-        raise ShardError(f"{tar_path!r}: no such shard; expected a .tar file; check the path")
+        mend = "fetch it first, or name it in config.yaml" if is_remote(tar_path) else "check the path"
+        raise ShardError(f"{tar_path!r}: no such shard; expected a .tar file; {mend}")
 
 
 def read_samples(

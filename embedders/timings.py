@@ -79,6 +79,13 @@ def describe_seconds(seconds: Mapping[str, float]) -> str:
     return ", ".join(f"{seconds[name]:.1f} s {phrase}" for name, phrase in _PHRASES.items() if name in seconds)
 
 
+def describe_duration(seconds: float) -> str:
+    """Say a time in the unit that a person would."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
 def find_bottleneck(seconds: Mapping[str, float]) -> str:
     """Say in a phrase what limits the speed, and so what more of it would help."""
     if seconds.get("model", 0) >= seconds.get("waiting_for_images", 0):

@@ -8,19 +8,23 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-import timm
 import torch
 from PIL import Image, ImageColor
-from timm.data import create_transform, resolve_data_config
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms.v2 import functional
 
 from embedders.base import ImageEmbedder
 from embedders.errors import EmbedderError
 from embedders.images import ImageError, convert_to_rgb, convert_to_tensor, is_jpeg, open_image
+from embedders.light_torch import leave_out_compiler
+
+with leave_out_compiler():
+    import timm
+    from timm.data import create_transform, resolve_data_config
+    from torchvision.transforms import InterpolationMode
+    from torchvision.transforms.v2 import functional
 
 log = logging.getLogger(__name__)
 
+_AUTOCAST_TYPES = ("bfloat16", "float16")
 # Numbers of classes of label sets; of the models below, the ones with another number end in a projection.
 _LABEL_SETS = (0, 1000, 11821)
 _CONTRASTIVE = ("clip", "pe_core")
@@ -42,7 +46,10 @@ class TimmImageEmbedder(ImageEmbedder):
         image_embedding_column: Name of the column of vectors.
         normalize_embeddings: Whether to scale every vector to length 1.
         classifiers: As in `ImageEmbedder`.
-        autocast: Whether a GPU computes in bfloat16 (float16 before Ampere). A CPU always computes in float32.
+        autocast: Whether a GPU computes in bfloat16 (float16 before Ampere), while a CPU keeps to float32; or
+            `"bfloat16"` or `"float16"`, for any device.
+        compile: Whether `torch.compile` makes a program of the model first. It takes the time of thousands of images,
+            needs a C++ compiler on a CPU, and pays with many shards in a job.
         use_index_files: Accepted for NeMo Curator's signature; this reader needs no index.
         checkpoint_path: Local weights, `.safetensors` or a state dict of torch, instead of `pretrained`.
         keep_head: Whether the vector is what the model's last layer gives; `None` decides as said above.
@@ -58,11 +65,12 @@ class TimmImageEmbedder(ImageEmbedder):
         image_embedding_column: str = "image_embedding",
         normalize_embeddings: bool = True,
         classifiers: Sequence = (),
-        autocast: bool = True,
+        autocast: bool | str = True,
         use_index_files: bool = False,
         checkpoint_path: str | None = None,
         keep_head: bool | None = None,
         background: str = "white",
+        compile: bool = False,
     ):
         super().__init__(model_name, image_embedding_column, classifiers)
         self._pretrained_cfg = _find_pretrained_cfg(model_name)
@@ -72,6 +80,8 @@ class TimmImageEmbedder(ImageEmbedder):
             ImageColor.getrgb(background)
         except ValueError as error:
             raise EmbedderError(f"background {background!r}: expected a colour, as 'white' or '#rrggbb'") from error
+        if autocast not in (True, False, *_AUTOCAST_TYPES):
+            raise EmbedderError(f"autocast {autocast!r}: expected true, false, {' or '.join(_AUTOCAST_TYPES)}")
         self.pretrained = pretrained
         self.batch_size = batch_size
         self.num_threads_per_worker = num_threads_per_worker
@@ -80,6 +90,7 @@ class TimmImageEmbedder(ImageEmbedder):
         self.checkpoint_path = checkpoint_path
         self.keep_head = keep_head
         self.background = background
+        self.compile = compile
         self._config = resolve_data_config(pretrained_cfg=self._pretrained_cfg.to_dict(), use_test_size=True)
         # use_prefetcher stops timm's transform before the division and normalisation: both are done on the device
         self._transform = create_transform(**self._config, is_training=False, use_prefetcher=True)
@@ -106,7 +117,10 @@ class TimmImageEmbedder(ImageEmbedder):
             self._load_checkpoint(model)
         elif not self.pretrained:
             log.warning("%s has random weights; set pretrained: true or checkpoint_path", self.model_name)
-        return TimmModel(model.eval().to(device), self._config, device, self.normalize_embeddings, self.autocast)
+        model = model.eval().to(device, memory_format=torch.channels_last)
+        if self.compile:
+            model = PaddedModel(torch.compile(model, dynamic=False))
+        return TimmModel(model, self._config, device, self.normalize_embeddings, self.autocast)
 
     def decode(self, encoded: bytes) -> torch.Tensor:
         """Turn one encoded image into uint8 of shape (3, height, width), resized and cropped as timm would.
@@ -196,19 +210,42 @@ def _find_pretrained_cfg(model_name: str) -> timm.models.PretrainedCfg:
         raise EmbedderError(f"timm has no weights {tag!r} for {name!r}; it has: {tags or 'none'}") from error
 
 
-class TimmModel:
-    """The callable that a job feeds: uint8 batch -> float32 vectors."""
+class PaddedModel(torch.nn.Module):
+    """A compiled model that is shown few sizes of batches, because each is compiled anew."""
 
-    def __init__(self, model: torch.nn.Module, config: dict, device: str, normalize: bool, autocast: bool):
-        # Convolutions run faster on this layout, on GPUs as on CPUs; transformers do not mind.
-        self.model = model.to(memory_format=torch.channels_last)
+    def __init__(self, model: torch.nn.Module):
+        super().__init__()
+        self.model = model
+        self._sizes: set[int] = set()
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Embed a batch, blank images behind it where a larger one was compiled already."""
+        images = len(pixels)
+        size = min((size for size in self._sizes if size >= images), default=images)
+        self._sizes.discard(size)  # until it has worked: after one that was too large for the GPU comes its half
+        vectors = self.model(torch.nn.functional.pad(pixels, (0,) * 7 + (size - images,)))[:images]
+        self._sizes.add(size)
+        return vectors
+
+
+class TimmModel:
+    """The callable that a job feeds: uint8 batch -> float32 vectors.
+
+    The model is in channels_last, on which convolutions run faster, on GPUs as on CPUs; transformers do not mind.
+    """
+
+    def __init__(self, model: torch.nn.Module, config: dict, device: str, normalize: bool, autocast: bool | str):
+        self.model = model
         self.device = torch.device(device)
         # timm's ToTensor divides by 255 before Normalize; one multiplication and one addition do both
         self.mean = torch.tensor(config["mean"]).view(1, -1, 1, 1).mul(255).to(self.device)
         self.std = torch.tensor(config["std"]).view(1, -1, 1, 1).mul(255).to(self.device)
         self.normalize = normalize
-        self.autocast = autocast and self.device.type == "cuda"
-        self.dtype = torch.bfloat16 if self.autocast and torch.cuda.is_bf16_supported() else torch.float16
+        self.autocast = autocast in _AUTOCAST_TYPES or (autocast and self.device.type == "cuda")
+        if autocast in _AUTOCAST_TYPES:
+            self.dtype = getattr(torch, autocast)
+        else:
+            self.dtype = torch.bfloat16 if self.autocast and torch.cuda.is_bf16_supported() else torch.float16
 
     def __call__(self, batch: torch.Tensor) -> torch.Tensor:
         pixels = batch.to(self.device, non_blocking=True).float().sub_(self.mean).div_(self.std)

@@ -20,6 +20,7 @@ from embedders.model import Model
 from embedders.parquet import read_ledger, read_vectors
 from embedders.provenance import SCHEMA_VERSION, describe_embedder, describe_shard
 from embedders.reader import ShardReader, count_samples
+from embedders.remote import is_remote
 from embedders.shards import ShardJob
 
 # Least cosine between a stored and a new vector. Of the stored type, if the device is the same; else two devices
@@ -152,5 +153,6 @@ def find_shard(output: Output, tar_path: str | None) -> str:
     """Tell which shard an output is to be compared with: the one given, or the one its footer names."""
     tar_path = tar_path or output.provenance["shard"]["path"]
     if not Path(tar_path).is_file():
-        raise ShardError(f"{output.path!r}: its shard {tar_path!r} is not there; name it with --shard")
+        mend = "fetch it and name the copy" if is_remote(tar_path) else "name it"
+        raise ShardError(f"{output.path!r}: its shard {tar_path!r} is not there; {mend} with --shard")
     return tar_path

@@ -57,21 +57,26 @@ def warn_of_order(gpus: list[Gpu]) -> None:
         )
 
 
-def check_unpinned() -> None:
-    """Make sure that a pin would still be heeded.
+def is_cuda_running() -> bool:
+    """Whether CUDA's driver was started in this process.
 
-    CUDA reads the variable when its driver starts in a process, and never again. The driver itself is
-    asked, because torch is a bad witness: `torch.cuda.is_available()` starts it and
+    The driver itself is asked, because torch is a bad witness: `torch.cuda.is_available()` starts it and
     `torch.cuda.is_initialized()` is still False.
-
-    Raises:
-        GpuError: CUDA runs in this process.
     """
     try:
         driver = ctypes.CDLL("libcuda.so.1", mode=os.RTLD_NOW | os.RTLD_NOLOAD)
     except OSError:
-        return  # nobody in this process has even loaded it
-    if driver.cuDeviceGetCount(ctypes.byref(ctypes.c_int())) != _CUDA_ERROR_NOT_INITIALIZED:
+        return False  # nobody in this process has even loaded it
+    return driver.cuDeviceGetCount(ctypes.byref(ctypes.c_int())) != _CUDA_ERROR_NOT_INITIALIZED
+
+
+def check_unpinned() -> None:
+    """Make sure that a pin would still be heeded: CUDA reads the variable when it starts, and never again.
+
+    Raises:
+        GpuError: CUDA runs in this process.
+    """
+    if is_cuda_running():
         raise GpuError(
             "CUDA already runs in this process, which can be pinned to a GPU no more: expected the lease to "
             "come first; call nothing of torch.cuda before it, or start a new process for the job"

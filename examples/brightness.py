@@ -1,4 +1,8 @@
-"""The smallest head: the score of a vector is the mean of its numbers; of a mean colour, how bright the image is."""
+"""The smallest head: the score of a vector is the mean of its numbers; of a mean colour, how bright the image is.
+
+scores:
+  - class: "examples/brightness.py:Brightness"
+"""
 
 from embedders import ImageClassifier
 

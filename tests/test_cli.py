@@ -1,10 +1,25 @@
 import json
 import os
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
 
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
-from tools import MEAN_COLOR, leftovers, make_image, make_shard, make_tar, run_cli, start_python
+from tools import (
+    MEAN_COLOR,
+    ROOT,
+    clean_environment,
+    leftovers,
+    make_image,
+    make_shard,
+    make_tar,
+    run_cli,
+    start_python,
+)  # fmt: skip
 
 from embedders.cli import main
 from embedders.parquet import describe_file, read_ledger
@@ -121,6 +136,43 @@ def test_a_gpu_that_is_not_there_is_an_error_and_never_the_cpu(tmp_path, shard):
     assert job.returncode == 1
     assert job.stderr.splitlines()[-1].startswith("error: ")
     assert leftovers(tmp_path) == ["s.tar"]
+
+
+# A person at a terminal.
+
+
+def test_the_near_name_is_suggested():
+    for arguments, near in ((["chek"], "'check'"), (["check", "a:B", "--shrad", "s.tar"], "'--shard'")):
+        job = run_cli(*arguments)
+        assert job.returncode == 2
+        assert f"Did you mean {near}?" in job.stderr
+
+
+@pytest.mark.parametrize("command", sorted(main.commands))
+def test_the_help_of_every_command_has_an_example_that_its_options_accept(command):
+    text = " ".join(CliRunner().invoke(main, [command, "--help"], terminal_width=400).stdout.split())
+    example = re.search(rf"Example: python -m embedders ({command} .*?) Options:", text).group(1)
+    main.commands[command].make_context(command, shlex.split(example)[1:])
+
+
+def test_bash_completes_commands_options_and_files(tmp_path):
+    (tmp_path / "tarquet").write_text(f"#!{sys.executable}\nfrom embedders.cli import main\nmain()\n")
+    (tmp_path / "tarquet").chmod(0o755)
+    script = """
+    eval "$(_TARQUET_COMPLETE=bash_source tarquet)"
+    for words in "tarquet ver" "tarquet check --sha" "tarquet check a:B --device g"; do
+        COMP_WORDS=($words) COMP_CWORD=$((${#COMP_WORDS[@]} - 1)) COMPREPLY=()
+        _tarquet_completion tarquet
+        echo "${COMPREPLY[@]}"
+    done
+    complete -p tarquet
+    """
+    environment = clean_environment() | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run(["bash", "-c", script], env=environment, capture_output=True, text=True, timeout=60)
+    assert done.stdout.splitlines()[:3] == ["verify", "--shard", "gpu"], done
+    assert "complete" in done.stdout.splitlines()[3]
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    assert scripts == {"tarquet": "embedders.cli:main"}
 
 
 # Light to start.

@@ -17,6 +17,7 @@ from embedders.errors import EmbedderError, GpuError, GpuLostError
 from embedders.locate import build_embedder
 from embedders.model import Model
 from embedders.parquet import read_vectors
+from embedders.provenance import hash_weights
 from embedders.timings import Timings
 
 NO_ROOM = [
@@ -255,3 +256,30 @@ def test_the_next_batch_is_started_before_the_last_one_is_handed_on_and_order_is
         assert metadata == [{"__key__": str(int(vectors[0, 0]))}]
         events.append(f"write {int(vectors[0, 0])}")
     assert events == ["start 0", "start 1", "write 0", "start 2", "write 1", "write 2"]
+
+
+class Owner:
+    def __init__(self, layer):
+        self.layer = layer
+        self.preprocess = torch.nn.Sequential(torch.nn.Dropout())  # has no weights
+
+    def embed(self, batch):
+        return self.layer(batch)
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda layer: layer,
+        lambda layer: lambda batch: layer(batch),
+        lambda layer: layer.forward,
+        lambda layer: Owner(layer).embed,
+    ],
+    ids=["module", "function", "method of the module", "method of an object that holds it"],
+)
+def test_weights_are_fingerprinted_however_the_model_is_wrapped(wrap):
+    layer = torch.nn.Linear(3, 2)
+    before = hash_weights(wrap(layer))
+    assert before == hash_weights(layer)
+    torch.nn.init.zeros_(layer.weight)
+    assert hash_weights(wrap(layer)) != before

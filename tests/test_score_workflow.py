@@ -1,10 +1,12 @@
 """`scores` in real Snakemake runs: what is made, and what runs again after which change."""
 
+import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
 from test_workflow import run_snakemake
-from tools import MEAN_COLOR, make_shard
+from tools import MEAN_COLOR, make_shard, make_tar
 
 from embedders.config import name_scores
 from embedders.errors import ConfigError
@@ -24,8 +26,13 @@ class Mean(ImageClassifier):
 """
 
 
-def make_config(folder, *scores):
-    config = {"shards": "data/*.tar", "embedder": {"class": MEAN_COLOR}, "scores": list(scores), "report": False}
+def make_config(folder, *scores, **keys):
+    config = {
+        "shards": "data/*.tar",
+        "embedder": {"class": MEAN_COLOR},
+        "scores": list(scores),
+        "report": False,
+    } | keys
     (folder / "config.yaml").write_text(yaml.safe_dump(config | {"device": "cpu", "gpu": 0, "threads": 1}))
 
 
@@ -68,6 +75,24 @@ def test_scores_are_made_from_the_vectors_and_a_changed_head_embeds_nothing(tmp_
     planned = run(tmp_path, "-n")
     assert "rule score:" in planned
     assert "rule embed:" not in planned
+
+
+def test_shards_of_one_job_an_empty_one_and_half_precision_are_scored(tmp_path):
+    (tmp_path / "data").mkdir()
+    make_shard(tmp_path / "data/a.tar", 3)
+    make_tar(tmp_path / "data/b.tar", {})
+    (tmp_path / "head.py").write_text(HEAD)
+    (tmp_path / "weights.txt").write_text("1")
+    mean = {"class": "head.py:Mean", "args": {"weights": "weights.txt"}}
+    make_config(tmp_path, mean, shards_per_job=2, embedding_dtype="float16")
+    run(tmp_path, "--cores", "2")
+    scored, empty = (pq.read_table(tmp_path / f"results/scores/Mean/{shard}.parquet") for shard in "ab")
+    table = pq.read_table(tmp_path / "results/embeddings/a.parquet")
+    assert table.schema.field("image_embedding").type.value_type == pa.float16()
+    assert (scored["key"], empty.num_rows) == (table["key"], 0)
+    assert scored.schema.equals(empty.schema)
+    expected = np.stack(table["image_embedding"].to_numpy()).astype(np.float32).mean(axis=1)
+    np.testing.assert_allclose(scored["mean"].to_numpy(), expected, rtol=1e-6)
 
 
 def test_the_folder_of_a_score_is_named_after_its_column_or_its_class():

@@ -25,12 +25,12 @@ BRIGHTNESS = f"{ROOT}/examples/brightness.py:Brightness"
 class NemoStyle(ImageClassifier):
     """As one for NeMo Curator is written: scores are squeezed, and taken out of the lists of a cuDF series."""
 
-    def __init__(self, image_embedding_column="image_embedding", pred_column="nemo", batch_size=-1, **options):
+    def __init__(self, embedding_column="image_embedding", pred_column="nemo", batch_size=-1):
         super().__init__(
             model_name="nemo",
-            image_embedding_column=image_embedding_column,
+            embedding_column=embedding_column,
             pred_column=pred_column,
-            pred_type=options.get("pred_type", float),
+            pred_type=float,
             batch_size=batch_size,
             embedding_size=3,
         )
@@ -231,7 +231,7 @@ def test_the_nsfw_head_normalises_and_ends_in_a_sigmoid(tmp_path):
     for number in (1, 2, 3):
         hidden = torch.relu(hidden @ state[f"linear_{number}.weight"].T + state[f"linear_{number}.bias"])
     expected = torch.sigmoid(hidden @ state["linear_4.weight"].T + state["linear_4.bias"]).flatten().numpy()
-    found = score(vectors, NsfwClassifier(image_embedding_column="v", model_path=tmp_path / "weights.pth"))
+    found = score(vectors, NsfwClassifier(embedding_column="v", model_path=tmp_path / "weights.pth"))
     assert np.allclose(found, expected, atol=1e-4)
     assert max(found) <= 1
 

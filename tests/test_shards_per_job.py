@@ -1,6 +1,7 @@
 """Several shards in one process: the same results as one by one, nothing lost when a job dies or a shard is bad."""
 
 import os
+import re
 import signal
 import subprocess
 import time
@@ -57,7 +58,7 @@ def run(tmp_path):
 
 
 def finish(process) -> str:
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=300)
     return output
 
 
@@ -90,6 +91,9 @@ def test_a_bad_shard_does_not_fail_its_neighbours_and_a_changed_one_runs_alone(t
     output = finish(process)
     assert process.returncode != 0
     assert "ERROR failed: data/1.tar: 1 of 1 samples failed" in output
+    (line,) = re.findall(r"^failed: .*", output, re.MULTILINE)
+    assert line.startswith("failed: data/1.tar: 1 of 1 samples failed")
+    assert line.endswith(" (log: results/logs/embed/0.log)")
     before = find_results(tmp_path)
     assert list(before) == ["0", "2"]  # what Snakemake removed with the failed job is back
 
@@ -107,6 +111,21 @@ def test_a_bad_shard_does_not_fail_its_neighbours_and_a_changed_one_runs_alone(t
     assert process.returncode == 0, output
     assert {name for name, inode in find_results(tmp_path).items() if inode != after[name]} == {"2"}
     assert len(os.listdir(tmp_path / "results/.finished")) == 6  # a pair for each shard, none of them stale
+
+
+def test_an_output_that_somebody_removed_is_put_back_whichever_of_the_job_it_is(tmp_path, run):
+    for number in range(3):
+        make_shard(tmp_path / f"data/{number}.tar", 3)
+    finish(run())
+    before = find_results(tmp_path)
+    assert len(before) == 3
+    for removed in ("embeddings/2.parquet", "ledger/1.parquet"):
+        (tmp_path / "results" / removed).unlink()
+        process = run()
+        output = finish(process)
+        assert process.returncode == 0, output
+        assert (tmp_path / "results" / removed).is_file(), output
+        assert find_results(tmp_path) == before  # its second name, not made again
 
 
 def test_a_killed_job_keeps_the_shards_that_it_had_finished(tmp_path, run):

@@ -1,4 +1,5 @@
 import io
+import shutil
 import warnings
 from dataclasses import replace
 
@@ -16,6 +17,7 @@ from embedders.errors import EmbedderError
 from embedders.images import ImageError
 from embedders.locate import build_embedder
 from embedders.parquet import read_vectors
+from embedders.timm_embedder import PaddedModel
 
 SMALL = "test_vit.r160_in1k"  # 0.4 million weights
 
@@ -193,6 +195,43 @@ def test_the_cpu_computes_in_float32_and_without_a_warning(tmp_path):
             vectors_of(TimmImageEmbedder(SMALL, autocast=choice), path, tmp_path) for choice in (True, False)
         )
     assert np.array_equal(fast, exact)
+
+
+def test_a_cpu_computes_in_bfloat16_by_choice_and_near_to_float32(tmp_path):
+    path = make_shard(tmp_path / "s.tar", 3)
+    exact = vectors_of(TimmImageEmbedder(SMALL), path, tmp_path)
+    reduced = vectors_of(TimmImageEmbedder(SMALL, autocast="bfloat16"), path, tmp_path)
+    cosines = (exact * reduced).sum(axis=1)
+    assert not np.array_equal(exact, reduced)
+    assert cosines.min() > 0.99, cosines
+    with pytest.raises(EmbedderError, match="autocast 'bf16': expected true, false, bfloat16 or float16"):
+        TimmImageEmbedder(SMALL, autocast="bf16")
+
+
+@pytest.mark.skipif(not shutil.which("gcc"), reason="torch.compile needs a C++ compiler on the CPU")
+def test_a_compiled_model_gives_the_same_vectors(tmp_path):
+    path = make_shard(tmp_path / "s.tar", 3)
+    plain = vectors_of(TimmImageEmbedder(SMALL, batch_size=2), path, tmp_path)
+    compiled = vectors_of(TimmImageEmbedder(SMALL, batch_size=2, compile=True), path, tmp_path)
+    np.testing.assert_allclose(compiled, plain, atol=1e-5)
+
+
+def test_a_compiled_model_sees_few_sizes_and_after_one_that_did_not_fit_its_half():
+    sizes = []
+
+    class Traced(torch.nn.Module):
+        def forward(self, pixels):
+            sizes.append(len(pixels))
+            if len(pixels) > 8:
+                raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+            return pixels.mean(dim=(2, 3))
+
+    model, pixels = PaddedModel(Traced()), torch.rand(16, 3, 2, 2)
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        model(pixels)
+    for images in (8, 8, 3, 8):
+        assert torch.equal(model(pixels[:images]), pixels[:images].mean(dim=(2, 3)))
+    assert sizes == [16, 8, 8, 8, 8]
 
 
 def test_it_stands_on_nothing_that_a_user_could_not_use():

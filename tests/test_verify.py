@@ -378,3 +378,14 @@ def test_a_flipped_byte_in_the_pages_is_found_without_embedding_again(folder):
         assert result.exit_code == 1 or pq.read_table(path).equals(whole), place
     print(f"{found} of 60 flipped bytes found; the others change nothing that is read")
     assert found > 40
+
+
+def test_a_program_gets_the_verdicts_as_json(tmp_path):
+    make_shard(tmp_path / "s.tar", 3)
+    assert run_cli("embed", tmp_path / "s.tar", tmp_path / "o.parquet", "--embedder", MEAN_COLOR).returncode == 0
+    job = run_cli("verify", tmp_path / "o.parquet", tmp_path / "s.tar", "--json", "--device", "cpu")
+    assert job.returncode == 1
+    sound, wrong = json.loads(job.stdout)
+    counts = {"rows": 3, "failed": 0, "embedded_again": 3}
+    assert sound == {"file": f"{tmp_path}/o.parquet", **counts, "is_sound": True, "wrong": []}
+    assert (wrong["file"], wrong["is_sound"], len(wrong["wrong"])) == (f"{tmp_path}/s.tar", False, 1)

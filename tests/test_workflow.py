@@ -93,7 +93,7 @@ def run_snakemake(folder, *options):
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=120,
+        timeout=300,
     )
 
 
@@ -254,6 +254,9 @@ def test_a_shard_that_fails_stops_no_other_and_alone_runs_again(project):
     done = run_snakemake(project)
     assert done.returncode != 0
     assert "error: data/b.tar: 2 of 4 samples failed" in done.stdout
+    (line,) = re.findall(r"^failed: .*", done.stdout, re.MULTILINE)
+    assert line.startswith("failed: data/b.tar: 2 of 4 samples failed")
+    assert line.endswith(" (log: results/logs/embed/b.log)")
     assert read_colors(project / "results/embeddings/c.parquet") == [[0, 1, 0]]
     assert not (project / "results/embeddings/b.parquet").exists()
     assert not (project / "results/ledger/b.parquet").exists()

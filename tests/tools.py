@@ -58,6 +58,12 @@ def run_cli(*arguments, **options) -> subprocess.CompletedProcess:
     )
 
 
+def run_python(*arguments, **options) -> subprocess.CompletedProcess:
+    """Run Python as a process of its own."""
+    options = {"capture_output": True, "text": True, "timeout": 120} | options
+    return subprocess.run([sys.executable, *map(str, arguments)], **options)
+
+
 def start_python(code: str, *arguments, **options) -> subprocess.Popen:
     """Start a Python process on `code`, with the project and these tools on its path."""
     return subprocess.Popen(

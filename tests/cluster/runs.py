@@ -1,9 +1,14 @@
 """Runs of a few tiny shards in a folder of their own, here or on a cluster, and what they left."""
 
+import ctypes
 import json
+import shlex
+import signal
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
+from test_kills import read_results as read_results  # without the times, which no two runs share
 from test_workflow import ROOT, snakemake_command, snakemake_environment
 from tools import MEAN_COLOR, make_shard
 
@@ -22,13 +27,27 @@ def make_project(folder: Path, shards: int, **config: object) -> Path:
     return folder
 
 
-def start_snakemake(project: Path, *options: str, **environment: str) -> subprocess.Popen:
+def start_snakemake(project: Path, *options: str, before: Sequence[str] = (), **environment: str) -> subprocess.Popen:
     """Start the workflow in a project; its output is in the project's `printed.txt`."""
     with (project / "printed.txt").open("w") as printed:
         return subprocess.Popen(
-            snakemake_command(*options), cwd=project, env=snakemake_environment() | environment,
-            stdin=subprocess.DEVNULL, stdout=printed, stderr=printed, start_new_session=True,
+            [*before, *snakemake_command(*options)], cwd=project, env=snakemake_environment() | environment,
+            stdin=subprocess.DEVNULL, stdout=printed, stderr=printed, preexec_fn=end_with_parent,
         )  # fmt: skip
+
+
+def end_with_parent() -> None:
+    """Have this process killed when the tests are, which may be killed too."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+def submit_snakemake(project: Path, *options: str, allocation: tuple[str, ...]) -> str:
+    """Submit the workflow of a project as one job of SLURM's, which needs no plugin, and return the job's number."""
+    command = ["sbatch", "--parsable", "--output=printed.txt", *allocation]
+    return subprocess.run(
+        [*command, "--wrap", f"exec {shlex.join(snakemake_command(*options))}"],
+        cwd=project, env=snakemake_environment(), check=True, capture_output=True, text=True,
+    ).stdout.strip()  # fmt: skip
 
 
 def finish(run: subprocess.Popen, project: Path, timeout_s: float = 300) -> str:
@@ -39,11 +58,7 @@ def finish(run: subprocess.Popen, project: Path, timeout_s: float = 300) -> str:
     return printed
 
 
-def read_results(project: Path) -> dict[str, bytes]:
-    """Return every result, by its path in the project."""
-    paths = [
-        *project.glob("results/embeddings/*"),
-        *project.glob("results/ledger/*"),
-        project / "results/summary.json",
-    ]
-    return {str(path.relative_to(project)): path.read_bytes() for path in paths}
+def select(results: dict, shards: int) -> dict:
+    """Choose the vectors and ledgers of the first shards, of a run of as many or more."""
+    names = tuple(f"{number:05}.parquet" for number in range(shards))
+    return {path: content for path, content in results.items() if path.endswith(names)}

@@ -1,18 +1,20 @@
 """A real SLURM on this one machine, for as long as a test wants it: Debian's packages, two nodes, eight GPUs.
 
 Both nodes are this machine; what makes them differ for a job is in `set_node_environment`. A GPU is pretended: a null
-device, which SLURM counts and hands out like a real one. Everything is in one folder and is a child of the tests, but
-for /etc/slurm, where SLURM's own commands inside of a job look for it.
+device, which SLURM counts and hands out like a real one. Everything is in one folder, but for /etc/slurm, where
+SLURM's own commands inside of a job look for it. This file run as a program is the keeper: it waits until the tests
+end or are killed, and then ends every job and daemon and removes every file.
 """
 
-import ctypes
 import fcntl
 import os
+import select
 import shutil
 import signal
 import socket
 import stat
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -58,12 +60,16 @@ GPUS = "NodeName={node} Name=gpu Type=a100 File={folder}/{node}.gpu[0-3]\n"
 
 
 def find_missing() -> str | None:
-    """Say what this machine lacks to become a cluster, or nothing."""
+    """Say what this machine lacks to become a cluster, or nothing; Debian's packages are installed."""
     if os.getuid() != 0 or not shutil.which("apt-get"):
         return "a SLURM of its own needs root on Debian"
     config = CONFIG_FOLDER / "slurm.conf"
     if config.exists() and OURS not in config.read_text():
         return f"{CONFIG_FOLDER}/slurm.conf is there: this machine has a SLURM already, which is left alone"
+    try:
+        install(PACKAGES)
+    except subprocess.CalledProcessError:
+        return f"Debian's packages {', '.join(PACKAGES)} cannot be installed"
     return None
 
 
@@ -84,13 +90,17 @@ class Slurm:
     """
 
     def __init__(self):
-        install(PACKAGES)
         CONFIG_FOLDER.mkdir(exist_ok=True)
         self._lock = os.open(CONFIG_FOLDER, os.O_RDONLY)
         fcntl.flock(self._lock, fcntl.LOCK_EX)  # waits: there is one folder for all who test on this machine
         self.folder = Path(tempfile.mkdtemp(prefix="tarquet-slurm-"))
         self.folder.chmod(0o755)
         self._daemons: dict[str, subprocess.Popen] = {}
+        # It has the lock too: the next tests wait for its end.
+        self._keeper = subprocess.Popen(
+            [sys.executable, __file__, self.folder],
+            stdin=subprocess.PIPE, pass_fds=[self._lock], start_new_session=True,
+        )  # fmt: skip
 
     def __enter__(self) -> "Slurm":
         try:
@@ -109,28 +119,24 @@ class Slurm:
 
     def close(self) -> None:
         """End every job and every daemon, and remove the files."""
-        if "controller" in self._daemons:
-            with suppress(subprocess.SubprocessError):
-                self.end_jobs()
-        for daemon in reversed(self._daemons.values()):
-            stop(daemon)
-        for name in CONFIG_FILES:
-            (CONFIG_FOLDER / name).unlink(missing_ok=True)
-        shutil.rmtree(self.folder)
+        self._keeper.stdin.close()
+        if self._keeper.wait():
+            raise RuntimeError("something of the cluster may be left: its keeper failed, see above")
+        for daemon in self._daemons.values():
+            daemon.wait()
         os.close(self._lock)
 
     def ask(self, *command: str) -> str:
         """Run a command of SLURM and return what it printed."""
-        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout.strip()
+        return ask(*command)
 
     def is_idle(self, node: str) -> bool:
         """Tell whether a node is up and without a job."""
         return self.ask("sinfo", "-h", "-n", node, "-o", "%t") == "idle"
 
-    def end_jobs(self) -> None:
-        """Cancel what is in the queue and wait until it is empty."""
-        self.ask("scancel", "--state=PENDING,RUNNING,SUSPENDED", "--user=root")
-        wait_for(lambda: not self.ask("squeue", "-h"), "an empty queue")
+    def read_state(self, job: str) -> str:
+        """Read how a job is, or how it ended."""
+        return self.ask("squeue", "-h", "--states=all", "-j", job, "-o", "%T")
 
     def start_controller(self) -> None:
         """Start slurmctld, which finds the jobs that it knew before."""
@@ -138,7 +144,10 @@ class Slurm:
 
     def stop_controller(self) -> None:
         """Stop slurmctld; jobs that run go on."""
-        stop(self._daemons.pop("controller"))
+        daemon = self._daemons.pop("controller")
+        stop(daemon.pid)
+        daemon.wait()
+        (self.folder / "daemons/controller").unlink()
 
     def set_node_environment(self, node: str, **variables: object) -> None:
         """Set variables for every job step of a node, which is how two nodes on one machine differ."""
@@ -146,7 +155,7 @@ class Slurm:
         (self.folder / f"{node}.environment").write_text("".join(lines))
 
     def _write_files(self) -> None:
-        for name in ("state", "log", "munge", *(f"spool.{node}" for node in NODES)):
+        for name in ("daemons", "state", "log", "munge", *(f"spool.{node}" for node in NODES)):
             (self.folder / name).mkdir(mode=0o755)
         for node in NODES:
             for number in range(GPUS_PER_NODE):
@@ -178,8 +187,9 @@ class Slurm:
         log = self.folder / f"log/{name}.printed"
         with log.open("a") as file:
             daemon = self._daemons[name] = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, preexec_fn=end_with_parent
+                command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True
             )
+        (self.folder / f"daemons/{name}").write_text(str(daemon.pid))
 
         def is_up_or_dead() -> bool:
             if daemon.poll() is not None:
@@ -189,19 +199,35 @@ class Slurm:
         wait_for(is_up_or_dead, command[0])
 
 
-def end_with_parent() -> None:
-    """Have this process ended when the tests are killed."""
-    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+def ask(*command: str) -> str:
+    """Run a command of SLURM and return what it printed."""
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout.strip()
 
 
-def stop(daemon: subprocess.Popen) -> None:
-    """End a daemon that was started here."""
-    daemon.terminate()
+def clean_up(folder: Path) -> None:
+    """End every job and every daemon of a cluster, and remove its files."""
     try:
-        daemon.wait(30)
-    except subprocess.TimeoutExpired:
-        daemon.kill()
-        daemon.wait()
+        if (folder / "daemons/controller").exists():
+            ask("scancel", "--user=root")
+            wait_for(lambda: not ask("squeue", "-h"), "an empty queue")
+    finally:
+        for name in (*NODES, "controller", "munge"):
+            daemon = folder / "daemons" / name
+            if daemon.exists():
+                stop(int(daemon.read_text()))
+        for name in CONFIG_FILES:
+            (CONFIG_FOLDER / name).unlink(missing_ok=True)
+        shutil.rmtree(folder)
+
+
+def stop(pid: int) -> None:
+    """End a daemon that was started here, and wait for its end."""
+    with suppress(ProcessLookupError):
+        daemon = os.pidfd_open(pid)
+        for number, timeout_s in ((signal.SIGTERM, 30), (signal.SIGKILL, None)):
+            signal.pidfd_send_signal(daemon, number)
+            if select.select([daemon], [], [], timeout_s)[0]:
+                return
 
 
 def wait_for(condition: Callable[[], bool], what: str, timeout_s: float = 60) -> None:
@@ -223,3 +249,10 @@ def find_free_ports(count: int) -> list[int]:
     for listener in sockets:
         listener.close()
     return ports
+
+
+if __name__ == "__main__":
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    sys.stdin.read()  # ends with the tests
+    clean_up(Path(sys.argv[1]))

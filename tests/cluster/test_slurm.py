@@ -1,16 +1,44 @@
-"""Real runs on a real SLURM of two nodes: `snakemake --profile workflow/profiles/slurm`."""
+"""Real runs on a real SLURM of two nodes with eight pretended GPUs: what they make, and on which GPU each job is.
+
+A fake driver shows each node its GPUs. All runs are of the same shards, and are held against a run on this machine.
+"""
+
+import os
+from collections import Counter
 
 import pytest
-from runs import ON_SLURM, finish, make_project, read_results, start_snakemake
+from holding import make_holding_project, read_events
+from runs import ON_SLURM, finish, read_results, select, start_snakemake, submit_snakemake
+from slurm import GPUS_PER_NODE, wait_for
 
 pytestmark = pytest.mark.cluster
 
 
-def test_slurm_makes_what_a_local_run_makes(slurm, tmp_path):
-    here, there = (make_project(tmp_path / name, 4) for name in ("here", "there"))
-    run = start_snakemake(there, *ON_SLURM)
-    finish(start_snakemake(here), here)
-    printed = finish(run, there)
-    assert printed.count("has been submitted with SLURM jobid") == 4
-    assert len(read_results(here)) == 9
-    assert read_results(there) == read_results(here)
+def test_eight_jobs_on_two_nodes_are_each_on_the_gpu_that_slurm_gave(slurm, nodes, local, tmp_path):
+    project = make_holding_project(tmp_path / "project", 8)
+    run = start_snakemake(project, *ON_SLURM)
+    wait_for(lambda: len(read_events(project)) == 8, "eight jobs at once", 200)
+    (project / "hold").unlink()
+    printed = finish(run, project)
+    assert printed.count("has been submitted with SLURM jobid") == 8
+    assert read_results(project) == read_results(local)
+
+    events = read_events(project)
+    assert Counter(event["node"] for event in events) == dict.fromkeys(nodes, GPUS_PER_NODE)
+    for event in events:  # both nodes number their GPUs from 0
+        assert event["uuid"] == f"GPU-{event['node']}-{event['given']}"
+    assert len({event["uuid"] for event in events}) == 8
+
+
+def test_in_an_allocation_of_a_whole_node_snakemake_runs_as_on_one_machine(slurm, nodes, local, tmp_path):
+    shards = 2
+    project = make_holding_project(tmp_path / "project", shards)
+    at_once = min(shards, len(os.sched_getaffinity(0)))  # --cores all is what this machine has
+    allocation = ("--nodes=1", f"--gpus={GPUS_PER_NODE}", "--cpus-per-task=8", "--mem=16G")
+    job = submit_snakemake(project, "--cores", "all", "--resources", f"gpu={GPUS_PER_NODE}", allocation=allocation)
+    wait_for(lambda: len(read_events(project)) == at_once, f"{at_once} jobs at once", 200)
+    assert len({event["uuid"] for event in read_events(project)}) == at_once
+    (project / "hold").unlink()
+    wait_for(lambda: slurm.read_state(job) == "COMPLETED", "the end of the job", 200)
+    assert select(read_results(project), shards) == select(read_results(local), shards)
+    assert {(event["job"], event["given"]) for event in read_events(project)} == {(job, "0,1,2,3")}

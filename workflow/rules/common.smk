@@ -10,21 +10,27 @@ from itertools import chain
 
 import yaml
 from snakemake.exceptions import WorkflowError
+from snakemake.logging import logger
 from snakemake.settings.types import DeploymentMethod
 
-# Snakemake runs outside the job's environment, where tarquet need not be installed.
-sys.path.insert(0, str(workflow.basedir))
+# Snakemake runs outside the job's environment, where tarquet need not be installed. This file's folder and not
+# workflow.basedir, which is another's where this workflow is a module of another one.
+sys.path.insert(0, os.path.join(str(workflow.current_basedir), "../.."))
 from embedders.config import check_config, find_shards, group_shards, name_scores
 from embedders.container import check_image, describe_container
 from embedders.errors import TarquetError
+from embedders.failures import find_error
 from embedders.finished import FinishedShards
 from embedders.outputs import write_whole
+from embedders.remote import check_remote, is_remote
+from embedders.run_progress import follow_run
 from embedders.shards import ShardJob
 from embedders.sources import fingerprint_file, fingerprint_sources
 
 try:
     config = check_config(config, workflow.source_path("../schemas/config.schema.yaml"))
     SHARDS = find_shards(config["shards"])
+    check_remote(SHARDS.values(), config["shards_per_job"])
     SOURCES = fingerprint_sources(
         config["embedder"]["class"], config["embedder"]["args"]
     )
@@ -37,7 +43,11 @@ try:
         check_image(config["container"])
         os.environ.update(
             describe_container(
-                [*SHARDS.values(), f"{config['output_dir']}/summary.json"],
+                [
+                    *SHARDS.values(),
+                    f"{config['output_dir']}/summary.json",
+                    f"{workflow.storage_settings.local_storage_prefix}/copy.tar",
+                ],
                 [*SOURCES, *chain.from_iterable(SCORE_SOURCES.values())],
                 config["gpu"] > 0 and config["device"] != "cpu",
                 os.environ,
@@ -48,6 +58,25 @@ except TarquetError as error:
 
 OUT = config["output_dir"].rstrip("/")
 FINISHED = f"{OUT}/.finished"
+JOBS = group_shards(SHARDS, config["shards_per_job"])
+
+
+def list_requested(wildcards):
+    """Name one output of each job, one that is missing if any is: the job makes the others too.
+
+    Snakemake looks at a job once for each of its outputs that somebody asks for, and plans 100,000 shards in half the
+    time if that is one.
+    """
+    for job in JOBS:
+        outputs = expand(f"{OUT}/embeddings/{{shard}}.parquet", shard=job)
+        outputs += expand(f"{OUT}/ledger/{{shard}}.parquet", shard=job)
+        yield next((path for path in outputs if not os.path.exists(path)), outputs[0])
+
+
+def find_input(wildcards):
+    """Give the shard of a job: its path, or what has Snakemake fetch it first and remove the copy afterwards."""
+    path = SHARDS[wildcards.shard]
+    return storage(path) if is_remote(path) else path
 
 
 def list_retried(wildcards):
@@ -86,6 +115,29 @@ def restore_finished():
             store.take(job, any_version=True)
 
 
+def describe_failures():
+    """Name at the end of a run, in one line each, the shards that were tried and have no result, and their logs."""
+    outputs = [
+        (shard, f"{OUT}/embeddings/{shard}.parquet", f"{OUT}/logs/embed/{group[0]}.log")
+        for group in JOBS
+        for shard in group
+    ]
+    outputs += [
+        (
+            shard,
+            f"{OUT}/scores/{score}/{shard}.parquet",
+            f"{OUT}/logs/score/{score}/{shard}.log",
+        )
+        for score in SCORES
+        for shard in SHARDS
+        if os.path.exists(f"{OUT}/embeddings/{shard}.parquet")
+    ]
+    for shard, output, log in outputs:
+        if os.path.exists(log) and not os.path.exists(output):
+            error = find_error(log, SHARDS[shard])
+            print(f"failed: {SHARDS[shard]}: {error} (log: {log})", file=sys.stderr)
+
+
 def grow(amount):
     """Ask for this much, and for as much more at each retry: a job may have been killed for want of it."""
     return lambda wildcards, attempt: amount * attempt
@@ -99,6 +151,9 @@ def name_shards(wildcards, input, output):
     ]
     (shard, embeddings, ledger), *others = jobs
     also = "".join(f" --also {' '.join(paths)}" for paths in others)
+    # A rule of several shards has no such wildcard; nor can its shards have addresses.
+    if is_remote(path := SHARDS.get(wildcards.get("shard"), "")):
+        also = f" --address {shlex.quote(path)}"
     return f"{shard} {embeddings} --ledger {ledger}{also}"
 
 
@@ -122,8 +177,9 @@ EMBED_PARAMS = dict(
     gpu_max_processes=lambda wildcards, threads: config["gpu_max_processes"],
     jobs_per_gpu=lambda wildcards, threads: config["jobs_per_gpu"],
 )
+# exec: the process that Snakemake waits for, and that SLURM signals, is the job itself and no shell around it.
 EMBED_COMMAND = """
-    python -m embedders embed {params.shards} {params.extra} \
+    exec python -m embedders embed {params.shards} {params.extra} \
         --embedder {params.embedder:q} \
         --embedder-args {params.args:q} \
         --id-col {params.id_col:q} \

@@ -7,7 +7,7 @@ if config["shards_per_job"] == 1:
 
     rule embed:
         input:
-            lambda wildcards: SHARDS[wildcards.shard],
+            find_input,
         output:
             embeddings=[f"{OUT}/embeddings/{{shard}}.parquet"],
             ledgers=[f"{OUT}/ledger/{{shard}}.parquet"],
@@ -30,7 +30,7 @@ if config["shards_per_job"] == 1:
 
 else:
     # A rule for each job, because the outputs of one rule must all have the same wildcards.
-    for number, group in enumerate(group_shards(SHARDS, config["shards_per_job"])):
+    for number, group in enumerate(JOBS):
 
         rule:
             name:

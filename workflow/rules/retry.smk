@@ -11,7 +11,7 @@ rule retry:
 
 rule embed_failed:
     input:
-        lambda wildcards: SHARDS[wildcards.shard],
+        find_input,
     output:
         embeddings=[f"{OUT}/retried/embeddings/{{shard}}.parquet"],
         ledgers=[f"{OUT}/retried/ledger/{{shard}}.parquet"],

@@ -33,7 +33,7 @@ rule score:
         jobs_per_gpu=lambda wildcards, threads: config["jobs_per_gpu"],
     shell:
         """
-        python -m embedders score {input:q} {output:q} \
+        exec python -m embedders score {input:q} {output:q} \
             --classifier {params.classifier:q} \
             --classifier-args {params.args:q} \
             --device {params.device} \

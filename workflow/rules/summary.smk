@@ -10,8 +10,7 @@ localrules:
 
 rule summarize:
     input:
-        # Not the ledgers too: each comes with its vectors, and twice the files are twice the time to plan a run.
-        expand(f"{OUT}/embeddings/{{shard}}.parquet", shard=SHARDS),
+        list_requested,
     output:
         f"{OUT}/summary.json",
     log:

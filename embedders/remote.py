@@ -1,0 +1,39 @@
+"""Shards that have an address, as `s3://bucket/00000.tar`: Snakemake's storage plugins fetch each one for its job.
+
+Owns what an address is and what the workflow must have for it; fetching and removing the copies is Snakemake's.
+"""
+
+from collections.abc import Iterable
+from importlib.util import find_spec
+
+from embedders.errors import ConfigError
+
+# The plugin of Snakemake for each kind of address.
+PLUGINS = {"s3": "s3", "gs": "gcs", "http": "http", "https": "http"}
+
+
+def is_remote(path: str) -> bool:
+    """Tell whether a shard has an address and must be fetched."""
+    return "://" in path
+
+
+def check_remote(shards: Iterable[str], shards_per_job: int | str) -> None:
+    """See that the shards which have an address can be fetched; imports no plugin.
+
+    Raises:
+        ConfigError: There is no plugin for an address, or a job would take several of them.
+    """
+    examples = {path.partition("://")[0]: path for path in shards if is_remote(path)}
+    for kind, path in examples.items():
+        if kind not in PLUGINS:
+            raise ConfigError(f"shards: {path!r}: expected an address that begins with {', '.join(PLUGINS)}")
+        if not find_spec(f"snakemake_storage_plugin_{PLUGINS[kind]}"):
+            raise ConfigError(
+                f"shards: to fetch {path!r} Snakemake wants a plugin, which is not installed: "
+                f"`pip install snakemake-storage-plugin-{PLUGINS[kind]}`"
+            )
+        # A copy that is fetched anew cannot be told from a changed shard, so finished neighbours would be lost.
+        if shards_per_job != 1:
+            raise ConfigError(
+                f"shards_per_job is {shards_per_job!r}; expected 1 for shards that must be fetched, as {path!r}"
+            )

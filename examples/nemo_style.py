@@ -1,0 +1,39 @@
+"""An embedder as it was written for NeMo Curator 0.x, with both methods: only the import of `ImageEmbedder` differs.
+
+embedder:
+  class: "examples/nemo_style.py:ResNetEmbedder"
+  args: {weights_path: resnet18.pth, batch_size: 32}
+id_col: id
+"""
+
+import io
+import json
+
+import torch
+import webdataset
+from PIL import Image
+from torchvision.models import ResNet18_Weights, resnet18
+
+from embedders import ImageEmbedder  # was: from nemo_curator.image.embedders import ImageEmbedder
+
+
+class ResNetEmbedder(ImageEmbedder):
+    """512 numbers per image."""
+
+    def __init__(self, weights_path, batch_size=32, image_embedding_column="image_embedding", classifiers=()):
+        super().__init__("resnet18", image_embedding_column=image_embedding_column, classifiers=classifiers)
+        self.weights_path = weights_path
+        self.batch_size = batch_size
+
+    def load_dataset_shard(self, tar_path):
+        transform = ResNet18_Weights.DEFAULT.transforms()
+        samples = webdataset.WebDataset(tar_path, shardshuffle=False).to_tuple("jpg", "json")
+        decoded = samples.map_tuple(lambda jpg: transform(Image.open(io.BytesIO(jpg)).convert("RGB")), json.loads)
+        yield from decoded.batched(self.batch_size)  # a tensor of images, and the dicts of their .json
+
+    def load_embedding_model(self, device):
+        model = resnet18()
+        model.load_state_dict(torch.load(self.weights_path, weights_only=True))
+        model.fc = torch.nn.Identity()
+        model.eval().to(device)
+        return lambda batch: model(batch.to(device))
