@@ -11,6 +11,7 @@
 #   ledger/{shard}.parquet        the samples that were not embedded, and why
 #   scores/                       the scores of the vectors, where config.yaml asks for any
 #   summary.json                  totals of the run
+#   report.html                   what the run gave, to look at
 #   run_config.yaml               the configuration that the run was made with
 #   run_shards.json               the path of each shard, by name
 #   logs/, benchmarks/            per shard
@@ -38,6 +39,7 @@ container: config["container"]
 include: "workflow/rules/embed.smk"
 include: "workflow/rules/score.smk"
 include: "workflow/rules/summary.smk"
+include: "workflow/rules/report.smk"
 include: "workflow/rules/retry.smk"
 
 
@@ -56,3 +58,4 @@ rule all:
     input:
         f"{OUT}/summary.json",
         expand(f"{OUT}/scores/{{score}}/{{shard}}.parquet", score=SCORES, shard=SHARDS),
+        f"{OUT}/report.html" if config["report"] else [],

@@ -359,6 +359,19 @@ def summarize(shards, output) -> None:
         click.echo(summary.describe())
 
 
+@main.command()
+@click.argument("folder")
+@click.option("--output", default=None, help="Where to write it; else to report.html in FOLDER.")
+def report(folder, output) -> None:
+    """Show what a run gave, by FOLDER, its output_dir, in one HTML file: failures, speed, a map, neighbours."""
+    with one_line_errors():
+        from embedders.report import write_report
+
+        path = output or str(Path(folder, "report.html"))
+        write_report(folder, path)
+        click.echo(f"{path}: {Path(path).stat().st_size / 1e6:.1f} MB, opens in any browser")
+
+
 def check_before_lease(shard: str, output: str, embedder: str, embedder_args: object) -> None:
     """Refuse in a moment what would fail anyway, before a job waits for a GPU."""
     from embedders.locate import split_class_path

@@ -181,8 +181,22 @@ def read_vectors(path: str) -> tuple[pa.Table, np.ndarray, dict]:
     return table, vectors.to_numpy(zero_copy_only=False).reshape(shape), description
 
 
-def read_groups(path: str) -> Iterator[tuple[list[str], np.ndarray]]:
+def count_groups(path: str) -> int:
+    """Count the row groups of an output.
+
+    Raises:
+        ShardError: The file is missing or cut short.
+    """
+    with _explain_reading(path):
+        return pq.read_metadata(path).num_row_groups
+
+
+def read_groups(path: str, numbers: Sequence[int] | None = None) -> Iterator[tuple[list[str], np.ndarray]]:
     """Read an output by its row groups, one in memory at a time.
+
+    Args:
+        path: The output.
+        numbers: The row groups to read; `None` reads all.
 
     Yields:
         The keys; the vectors, of their stored type and of shape (rows, dimension).
@@ -191,10 +205,21 @@ def read_groups(path: str) -> Iterator[tuple[list[str], np.ndarray]]:
         ShardError: The file is missing or cut short.
     """
     with _explain_reading(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
-        for number in range(file.num_row_groups):
+        for number in range(file.num_row_groups) if numbers is None else numbers:
             table = file.read_row_group(number)
             vectors = table.column(table.num_columns - 1).combine_chunks().flatten()
             yield table[KEY].to_pylist(), vectors.to_numpy(zero_copy_only=False).reshape(table.num_rows, -1)
+
+
+def read_scores(path: str) -> np.ndarray:
+    """Read the scores of a file that `score` made.
+
+    Raises:
+        ShardError: The file is missing or cut short.
+    """
+    with _explain_reading(path):
+        table = pq.read_table(path, page_checksum_verification=True)
+    return table.column(table.num_columns - 1).to_numpy()
 
 
 def describe_file(path: str) -> dict:

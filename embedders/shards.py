@@ -7,7 +7,7 @@ Owns keys, grouping and metadata; not the tar itself (`tar`), nor the images in 
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -53,6 +53,21 @@ class ShardJob:
     def outputs(self) -> list[str]:
         """The paths of its results."""
         return [path for path in (self.parquet_path, self.ledger_path) if path is not None]
+
+
+@dataclass(frozen=True, order=True)
+class SampleName:
+    """Where a sample of a run is found again.
+
+    Attributes:
+        shard: Name of its shard.
+        key: Its key.
+        offset: Position of its first member, for a failed sample, whose key another one may have; -1 for others.
+    """
+
+    shard: str
+    key: str
+    offset: int = -1
 
 
 @dataclass(slots=True)
@@ -114,6 +129,20 @@ def read_samples(
         if sample.members:  # one without is a file whose name gives no key, or a damaged place
             seen_keys.add(fingerprint)
         yield sample
+
+
+def read_chosen(tar_path: str, keys: Collection[str]) -> Iterator[Sample]:
+    """Read the samples of these keys only, problems included, and pass over the content of all the others.
+
+    Raises:
+        ShardError: The file is missing or no tar; damage further in only costs the samples concerned.
+    """
+
+    def wants(name: str) -> bool:
+        match = _KEY.match(name)
+        return match is not None and match.group(1) in keys
+
+    return (sample for sample in read_samples(tar_path, accept_damage=True, wants=wants) if sample.key in keys)
 
 
 def select_image(sample: Sample) -> tuple[str, bytes] | tuple[None, str]:

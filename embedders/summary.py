@@ -2,17 +2,35 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from embedders.errors import ShardError
+from embedders.ledger import FailedSample
 from embedders.outputs import write_whole
 from embedders.parquet import describe_file, read_account, read_ledger
 from embedders.timings import describe_seconds, find_bottleneck
 
 # Enough to see what is wrong; the ledgers hold all of them.
 NAMES_PER_KIND = 5
+
+
+@dataclass(frozen=True)
+class Account:
+    """What one shard of a run left.
+
+    Attributes:
+        shard: Its name.
+        output: The footer of its vectors, as `parquet.describe_file` gives it.
+        failed: The samples that were not embedded.
+        seconds: Time by what it was spent on, as in `timings`.
+    """
+
+    shard: str
+    output: dict
+    failed: list[FailedSample]
+    seconds: dict[str, float]
 
 
 @dataclass
@@ -39,6 +57,23 @@ class Summary:
     vectors: str = ""
     seconds: dict[str, float] = field(default_factory=dict)
 
+    def add(self, account: Account, ledger_path: str) -> None:
+        """Count a shard in."""
+        self.vectors = account.output["vectors"]
+        self.shards += 1
+        self.samples += account.output["samples"]
+        self.embedded += account.output["rows"]
+        self.failed += len(account.failed)
+        for name, spent in account.seconds.items():
+            self.seconds[name] = round(self.seconds.get(name, 0.0) + spent, 3)
+        kinds = Counter(self.failures)
+        for sample in account.failed:
+            kinds[sample.kind] += 1
+            names = self.first_failed.setdefault(sample.kind, [])
+            if len(names) < NAMES_PER_KIND:
+                names.append(f"{ledger_path}: {sample.key!r}: {sample.message}")
+        self.failures = dict(kinds.most_common())
+
     def describe(self) -> str:
         """Say it in a few lines, for a terminal."""
         lines = [
@@ -61,7 +96,18 @@ def summarize_run(folder: str | Path, shards: Sequence[str]) -> Summary:
         ShardError: A file does not say what a ledger and its vectors must, or the shards' vectors differ in type.
     """
     summary = Summary()
-    kinds: Counter[str] = Counter()
+    for account in read_accounts(folder, shards):
+        summary.add(account, f"{folder}/ledger/{account.shard}.parquet")
+    return summary
+
+
+def read_accounts(folder: str | Path, shards: Iterable[str]) -> Iterator[Account]:
+    """Read what each shard of a run left, one in memory at a time.
+
+    Raises:
+        ShardError: As `summarize_run`.
+    """
+    type_of_all = None
     for shard in shards:
         embeddings_path, ledger_path = f"{folder}/embeddings/{shard}.parquet", f"{folder}/ledger/{shard}.parquet"
         output = describe_file(embeddings_path)
@@ -72,25 +118,13 @@ def summarize_run(folder: str | Path, shards: Sequence[str]) -> Summary:
                 f"{embeddings_path!r}: {samples} samples, but {rows} rows and {len(failed)} failed in "
                 f"{ledger_path!r}; expected the sum to come out; remove both files and run again"
             )
-        if summary.vectors not in ("", vectors):
+        type_of_all = type_of_all or vectors
+        if vectors != type_of_all:
             raise ShardError(
-                f"{embeddings_path!r}: its vectors are {vectors}, but {summary.vectors} in other shards; expected "
+                f"{embeddings_path!r}: its vectors are {vectors}, but {type_of_all} in other shards; expected "
                 "one type; remove it and run again"
             )
-        summary.vectors = vectors
-        summary.shards += 1
-        summary.samples += samples
-        summary.embedded += rows
-        summary.failed += len(failed)
-        for name, spent in seconds.items():
-            summary.seconds[name] = round(summary.seconds.get(name, 0.0) + spent, 3)
-        for sample in failed:
-            kinds[sample.kind] += 1
-            names = summary.first_failed.setdefault(sample.kind, [])
-            if len(names) < NAMES_PER_KIND:
-                names.append(f"{ledger_path}: {sample.key!r}: {sample.message}")
-    summary.failures = dict(kinds.most_common())
-    return summary
+        yield Account(shard, output, failed, seconds)
 
 
 def write_summary(summary: Summary, path: str | Path) -> None:

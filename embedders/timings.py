@@ -26,6 +26,8 @@ _PHRASES = {
     "decoding": "decoding on all threads",
     "waiting_for_model": "waiting for the model",
 }
+# The job's thread does one of these at a time.
+_OF_THE_JOB = ("waiting_for_images", "model", "scoring", "writing", "hashing")
 
 
 class Timings:
@@ -65,6 +67,11 @@ class Timings:
     def round(self) -> dict[str, float]:
         """The times to the millisecond, in a fixed order."""
         return {name: round(self.seconds[name], 3) for name in _PHRASES if name in self.seconds}
+
+
+def split_seconds(seconds: Mapping[str, float]) -> dict[str, float]:
+    """The times that make up the time of a shard, by phrase; their sum is that time."""
+    return {_PHRASES[name]: seconds[name] for name in _OF_THE_JOB if name in seconds}
 
 
 def describe_seconds(seconds: Mapping[str, float]) -> str:

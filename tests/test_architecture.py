@@ -14,14 +14,16 @@ MODULES = {path.stem: path for path in sorted(PACKAGE.glob("*.py"))}
 LAYERS = [
     {"errors", "timings", "light_torch"},
     {"failures", "columns", "ledger", "outputs", "prefetch", "tar", "images", "nvml", "lease_folder", "remote"},
+    {"neighbours", "charts"},
     {"shards", "parquet", "visibility"},
     {"loader", "config", "container", "summary", "leases", "progress", "run_progress"},
+    {"sampling", "thumbnails", "findings"},
     {"base", "classifier", "gpus", "survey"},
     {"locate", "provenance", "timm_embedder", "laion", "gpu_table"},
     {"sources", "model"},
     {"reader", "finished", "device", "head"},
     {"job"},
-    {"verify", "scores"},
+    {"verify", "scores", "report"},
     {"check_loader"},
     {"contract"},
     {"check"},
@@ -34,6 +36,8 @@ ONLY_IMPORTER = {
     "pynvml": {"nvml"},
     "click": {"cli", "progress"},
     "tarfile": {"tar"},
+    "bokeh": {"charts"},
+    "sklearn": {"neighbours"},
 }
 # The Snakefile imports these, and `--help` and a bad option must answer at once: no torch at the top of the file.
 LIGHT = {

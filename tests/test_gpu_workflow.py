@@ -80,6 +80,7 @@ def configure(project, shards, embedder="Telling", **config):
         "shards": "data/*.tar",
         "embedder": {"class": f"embedder.py:{embedder}", "args": config.pop("args", {})},
         "threads": 1,
+        "report": False,
     }
     (project / "config.yaml").write_text(json.dumps(settings | config))
 

@@ -27,7 +27,12 @@ class Mean(ImageClassifier):
 
 
 def make_config(folder, *scores, **keys):
-    config = {"shards": "data/*.tar", "embedder": {"class": MEAN_COLOR}, "scores": list(scores)} | keys
+    config = {
+        "shards": "data/*.tar",
+        "embedder": {"class": MEAN_COLOR},
+        "scores": list(scores),
+        "report": False,
+    } | keys
     (folder / "config.yaml").write_text(yaml.safe_dump(config | {"device": "cpu", "gpu": 0, "threads": 1}))
 
 

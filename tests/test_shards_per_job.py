@@ -40,6 +40,7 @@ def run(tmp_path):
             "device": "cpu",
             "gpu": 0,
             "threads": 1,
+            "report": False,
         }
         (tmp_path / "config.yaml").write_text(yaml.safe_dump(defaults | {"shards_per_job": 3} | config))
         command = ["snakemake", "--snakefile", ROOT / "Snakefile", "--directory", tmp_path, "--cores", "1"]

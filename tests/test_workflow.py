@@ -58,6 +58,7 @@ metadata_columns: [color]
 device: cpu
 gpu: 0
 threads: 1
+report: false
 """
 
 

@@ -1,0 +1,105 @@
+"""What lies near what among vectors: nearest neighbours, closest pairs, outliers, a map. Pure functions of arrays.
+
+Vectors come as rows of length 1 (`scale_to_length_1`), so that a dot product is a cosine.
+"""
+
+import numpy as np
+
+# As many nearest neighbours as say whether a vector lies alone.
+NEIGHBOURS = 8
+# Fewer vectors have no structure that t-SNE could show, and need no scikit-learn.
+MIN_FOR_TSNE = 30
+_ROWS_AT_ONCE = 1000
+
+
+def scale_to_length_1(vectors: np.ndarray) -> np.ndarray:
+    """Scale each row to length 1, as float32; a zero row stays zero."""
+    vectors = vectors.astype(np.float32)
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors / np.where(lengths > 0, lengths, 1)
+
+
+def find_nearest(vectors: np.ndarray, count: int = NEIGHBOURS) -> tuple[np.ndarray, np.ndarray]:
+    """Find the nearest neighbours of every row by cosine, itself not among them, nearest first.
+
+    Returns:
+        Their rows and their cosines, both of shape (rows, count), or fewer where there are not so many.
+    """
+    count = max(0, min(count, len(vectors) - 1))
+    rows = np.empty((len(vectors), count), np.int64)
+    cosines = np.empty((len(vectors), count), np.float32)
+    for start in range(0, len(vectors) if count else 0, _ROWS_AT_ONCE):
+        block = vectors[start : start + _ROWS_AT_ONCE] @ vectors.T
+        block[np.arange(len(block)), start + np.arange(len(block))] = -np.inf
+        nearest = np.argpartition(-block, count - 1, axis=1)[:, :count]
+        order = np.argsort(-np.take_along_axis(block, nearest, axis=1), axis=1, kind="stable")
+        rows[start : start + len(block)] = np.take_along_axis(nearest, order, axis=1)
+        cosines[start : start + len(block)] = np.take_along_axis(block, rows[start : start + len(block)], axis=1)
+    return rows, cosines.clip(-1, 1)
+
+
+def find_closest_pairs(rows: np.ndarray, cosines: np.ndarray, count: int) -> list[tuple[int, int, float]]:
+    """Find the closest pairs, each row in one of them at most, so that one picture in many copies fills one line.
+
+    Args:
+        rows: From `find_nearest`.
+        cosines: From `find_nearest`.
+        count: Number of pairs.
+    """
+    pairs, taken = [], set()
+    for one in np.argsort(-cosines[:, 0], kind="stable") if rows.shape[1] else ():
+        other = int(rows[one, 0])
+        if len(pairs) < count and not taken & {int(one), other}:
+            pairs.append((int(one), other, float(cosines[one, 0])))
+            taken |= {int(one), other}
+    return pairs
+
+
+def find_outliers(cosines: np.ndarray, count: int) -> list[tuple[int, float]]:
+    """Find the rows that lie most alone, with the mean cosine to their nearest neighbours, the lowest first."""
+    if not cosines.shape[1]:
+        return []
+    means = cosines.mean(axis=1)
+    return [(int(row), float(means[row])) for row in np.argsort(means, kind="stable")[:count]]
+
+
+def measure_spread(vectors: np.ndarray) -> float:
+    """Mean cosine of two rows; near 1 they are all alike. Of one row, 1."""
+    total, count = vectors.sum(axis=0, dtype=np.float64), len(vectors)
+    return (
+        float((total @ total - (vectors.astype(np.float64) ** 2).sum()) / (count * (count - 1))) if count > 1 else 1.0
+    )
+
+
+def count_main_directions(vectors: np.ndarray, share: float = 0.9) -> int:
+    """Count the principal components that hold this share of the variance, by up to 1,000 rows."""
+    centred = vectors[:_ROWS_AT_ONCE] - vectors[:_ROWS_AT_ONCE].mean(axis=0)
+    variances = np.linalg.eigvalsh(centred @ centred.T)[::-1].clip(0)  # as of the covariance, for less work
+    if not variances.sum():
+        return 0
+    return int(np.searchsorted(np.cumsum(variances) / variances.sum(), share) + 1)
+
+
+def draw_map(vectors: np.ndarray, seed: int = 0) -> np.ndarray:
+    """Lay vectors out in the plane, near ones together: by t-SNE, few ones by their principal components.
+
+    Returns:
+        Positions of shape (rows, 2); the same ones for the same vectors.
+    """
+    if len(vectors) < MIN_FOR_TSNE:
+        centred = vectors - vectors.mean(axis=0)
+        left, sizes, _ = np.linalg.svd(centred, full_matrices=False)
+        positions = np.zeros((len(vectors), 2), np.float32)
+        positions[:, : min(2, len(sizes))] = (left * sizes)[:, :2]
+        return positions
+    from sklearn.decomposition import PCA
+    from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits
+
+    components = min(50, *vectors.shape)
+    perplexity = min(30, (len(vectors) - 1) / 3)
+    # One thread: the map is then the same however many cores there are. And the threads wait for each other busily:
+    # on a machine with other work, two of them took five times as long as one.
+    with threadpool_limits(1):
+        reduced = PCA(components, svd_solver="randomized", random_state=seed).fit_transform(vectors)
+        return TSNE(init="pca", perplexity=perplexity, max_iter=500, random_state=seed).fit_transform(reduced)

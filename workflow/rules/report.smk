@@ -1,0 +1,29 @@
+# What the shards left -> one HTML file for a person, which `snakemake --report` shows as well.
+#
+# outputs: {output_dir}/report.html
+
+
+# It reads a sample, however large the run is, and needs no GPU: as `summarize` not worth a wait in a cluster's queue.
+localrules:
+    write_report,
+
+
+rule write_report:
+    input:
+        # The summary stands for all the vectors; it changes with each of them.
+        f"{OUT}/summary.json",
+        expand(f"{OUT}/scores/{{score}}/{{shard}}.parquet", score=SCORES, shard=SHARDS),
+    output:
+        report(
+            f"{OUT}/report.html", caption="../report/report.rst", category="Embeddings"
+        ),
+    log:
+        f"{OUT}/logs/report.log",
+    conda:
+        "../../envs/embed.yaml"
+    params:
+        folder=OUT,
+    shell:
+        """
+        python -m embedders report {params.folder:q} --output {output:q} >{log:q} 2>&1
+        """
