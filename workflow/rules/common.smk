@@ -157,8 +157,23 @@ def name_shards(wildcards, input, output):
     return f"{shard} {embeddings} --ledger {ledger}{also}"
 
 
-# What decides the vectors is a param, and a change reruns the shards. The functions of threads are params that
-# Snakemake does not compare: they decide only how vectors are made, or whether a shard passes.
+# What a job computes on. A function of threads is a param that Snakemake does not compare: these decide only how
+# vectors are made. One for all of them, because each costs time for each job of a run.
+DEVICE_OPTIONS = shlex.join(
+    f"--{name.replace('_', '-')}={config[name]}"
+    for name in (
+        "device",
+        "gpu_wait_timeout_s",
+        "gpu_max_used_mb",
+        "gpu_max_processes",
+        "jobs_per_gpu",
+    )
+)
+# And these decide only whether a shard passes.
+LIMITS = f"--max-failed-fraction={config['max_failed_fraction']}" + (
+    " --accept-damaged-shards" if config["accept_damaged_shards"] else ""
+)
+# What decides the vectors is a param, and a change reruns the shards.
 EMBED_PARAMS = dict(
     shards=name_shards,
     embedder=config["embedder"]["class"],
@@ -167,15 +182,7 @@ EMBED_PARAMS = dict(
     id_col=config["id_col"],
     metadata_columns=lambda wildcards: json.dumps(config["metadata_columns"]),
     embedding_dtype=config["embedding_dtype"],
-    max_failed_fraction=lambda wildcards, threads: config["max_failed_fraction"],
-    accept_damaged_shards=lambda wildcards, threads: (
-        "--accept-damaged-shards" if config["accept_damaged_shards"] else ""
-    ),
-    device=lambda wildcards, threads: config["device"],
-    gpu_wait_timeout_s=lambda wildcards, threads: config["gpu_wait_timeout_s"],
-    gpu_max_used_mb=lambda wildcards, threads: config["gpu_max_used_mb"],
-    gpu_max_processes=lambda wildcards, threads: config["gpu_max_processes"],
-    jobs_per_gpu=lambda wildcards, threads: config["jobs_per_gpu"],
+    options=lambda wildcards, threads: f"{LIMITS} {DEVICE_OPTIONS}",
 )
 # exec: the process that Snakemake waits for, and that SLURM signals, is the job itself and no shell around it.
 EMBED_COMMAND = """
@@ -185,13 +192,7 @@ EMBED_COMMAND = """
         --id-col {params.id_col:q} \
         --metadata-columns {params.metadata_columns:q} \
         --embedding-dtype {params.embedding_dtype:q} \
-        --max-failed-fraction {params.max_failed_fraction} \
-        {params.accept_damaged_shards} \
-        --device {params.device} \
-        --gpu-wait-timeout-s {params.gpu_wait_timeout_s} \
-        --gpu-max-used-mb {params.gpu_max_used_mb} \
-        --gpu-max-processes {params.gpu_max_processes} \
-        --jobs-per-gpu {params.jobs_per_gpu} \
+        {params.options} \
         --threads {threads} \
         > {log:q} 2>&1
 """

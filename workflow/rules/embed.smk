@@ -56,3 +56,8 @@ else:
                 extra=lambda wildcards, threads: f"--finished {shlex.quote(FINISHED)}",
             shell:
                 EMBED_COMMAND
+
+    # Each rule has left its function among the names of this workflow, which Snakemake copies several times for each
+    # job: with thousands of rules that is most of the time to plan a run. Nothing looks for them there.
+    for number in range(len(JOBS)):
+        globals().pop(f"__embed_{number:05d}", None)

@@ -26,21 +26,13 @@ rule score:
         classifier=lambda wildcards: SCORES[wildcards.score]["class"],
         args=lambda wildcards: json.dumps(SCORES[wildcards.score]["args"]),
         sources=lambda wildcards: json.dumps(SCORE_SOURCES[wildcards.score]),
-        device=lambda wildcards, threads: config["device"],
-        gpu_wait_timeout_s=lambda wildcards, threads: config["gpu_wait_timeout_s"],
-        gpu_max_used_mb=lambda wildcards, threads: config["gpu_max_used_mb"],
-        gpu_max_processes=lambda wildcards, threads: config["gpu_max_processes"],
-        jobs_per_gpu=lambda wildcards, threads: config["jobs_per_gpu"],
+        options=lambda wildcards, threads: DEVICE_OPTIONS,
     shell:
         """
         exec python -m embedders score {input:q} {output:q} \
             --classifier {params.classifier:q} \
             --classifier-args {params.args:q} \
-            --device {params.device} \
-            --gpu-wait-timeout-s {params.gpu_wait_timeout_s} \
-            --gpu-max-used-mb {params.gpu_max_used_mb} \
-            --gpu-max-processes {params.gpu_max_processes} \
-            --jobs-per-gpu {params.jobs_per_gpu} \
+            {params.options} \
             --threads {threads} \
             >{log:q} 2>&1
         """
