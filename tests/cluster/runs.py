@@ -22,7 +22,13 @@ def make_project(folder: Path, shards: int, **config: object) -> Path:
     (folder / "data").mkdir(parents=True)
     for number in range(shards):
         make_shard(folder / f"data/{number:05}.tar", 3 + number)
-    settings = {"shards": "data/*.tar", "embedder": {"class": MEAN_COLOR}, "device": "cpu", "threads": 1}
+    settings = {
+        "shards": "data/*.tar",
+        "embedder": {"class": MEAN_COLOR},
+        "device": "cpu",
+        "threads": 1,
+        "report": False,
+    }
     (folder / "config.yaml").write_text(json.dumps(settings | {"mem_mb": 1000} | config))
     return folder
 

@@ -22,7 +22,7 @@ rule write_report:
     conda:
         "../../envs/embed.yaml"
     params:
-        folder=OUT,
+        folder=lambda wildcards, output: os.path.dirname(output[0]),
     shell:
         """
         python -m embedders report {params.folder:q} --output {output:q} >{log:q} 2>&1
