@@ -363,7 +363,10 @@ def summarize(shards, output) -> None:
 @click.argument("folder")
 @click.option("--output", default=None, help="Where to write it; else to report.html in FOLDER.")
 def report(folder, output) -> None:
-    """Show what a run gave, by FOLDER, its output_dir, in one HTML file: failures, speed, a map, neighbours."""
+    """Show what a run gave, by FOLDER, its output_dir, in one HTML file: failures, speed, a map, neighbours.
+
+    Example: python -m embedders report results
+    """
     with one_line_errors():
         from embedders.report import write_report
 

@@ -1,4 +1,4 @@
-"""Encoded bytes -> pixels. Owns what counts as an image and how each kind becomes 8-bit RGB; not resizing.
+"""Encoded bytes -> pixels. Owns what counts as an image and how each kind becomes 8-bit RGB; not resizing, not torch.
 
 Orientation: the EXIF flag is not applied, because timm's own evaluation (`Image.open(...).convert("RGB")`)
 does not apply it either, and vectors are to equal timm's. A subclass can call `PIL.ImageOps.exif_transpose`.
@@ -7,16 +7,7 @@ does not apply it either, and vectors are to equal timm's. A subclass can call `
 import io
 
 import numpy as np
-import torch
 from PIL import Image, UnidentifiedImageError
-
-from embedders.light_torch import leave_out_compiler
-
-try:
-    with leave_out_compiler():
-        from torchvision.io import ImageReadMode, decode_jpeg
-except ImportError:  # deprecated since torchvision 0.29; Pillow then decodes all, to the same pixels, more slowly
-    decode_jpeg = None
 
 Image.init()
 # Named, so that no rarely used parser of Pillow (EPS starts Ghostscript) ever sees a stranger's bytes.
@@ -49,7 +40,7 @@ def open_image(encoded: bytes) -> Image.Image:
     except Image.DecompressionBombError as error:
         raise ImageError(f"too many pixels: {error}") from error
     except Exception as error:
-        raise ImageError(f"bad image header: {_reason(error)}") from error
+        raise ImageError(f"bad image header: {describe_reason(error)}") from error
     if image.info.get("progressive") and encoded.count(b"\xff\xda") > MAX_SCANS:
         raise ImageError(f"a progressive JPEG of more than {MAX_SCANS} scans")
     return image
@@ -66,7 +57,7 @@ def convert_to_rgb(image: Image.Image, background: str = "white") -> Image.Image
     try:
         image.load()
     except Exception as error:
-        raise ImageError(f"cannot decode this {image.format}: {_reason(error)}") from error
+        raise ImageError(f"cannot decode this {image.format}: {describe_reason(error)}") from error
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
         grey = np.asarray(image).astype(np.float32) / 257
         return Image.fromarray(grey.round().clip(0, 255).astype(np.uint8)).convert("RGB")
@@ -82,38 +73,16 @@ def decode_image(encoded: bytes, background: str = "white") -> Image.Image:
     return convert_to_rgb(open_image(encoded), background)
 
 
-def decode_to_tensor(encoded: bytes, background: str = "white") -> torch.Tensor:
-    """Decode an image to a uint8 tensor of shape (3, height, width), RGB.
-
-    Raises:
-        ImageError: As `decode_image`.
-    """
-    return convert_to_tensor(open_image(encoded), encoded, background)
-
-
-def convert_to_tensor(image: Image.Image, encoded: bytes, background: str = "white") -> torch.Tensor:
-    """Decode an opened image, whose bytes are `encoded`, as `decode_to_tensor` does.
-
-    The common JPEG goes through torchvision's decoder, twice as fast as Pillow's and equal to it pixel by
-    pixel; everything else goes through `convert_to_rgb`.
-
-    Raises:
-        ImageError: As `convert_to_rgb`.
-    """
-    if decode_jpeg is not None and is_jpeg(image) and image.mode in ("RGB", "L"):
-        try:
-            # frombuffer wants a writable buffer to do without a warning; bytearray copies, which is cheap.
-            buffer = torch.frombuffer(bytearray(encoded), dtype=torch.uint8)
-            return decode_jpeg(buffer, mode=ImageReadMode.RGB)
-        except RuntimeError as error:
-            raise ImageError(f"cannot decode this JPEG: {_reason(error)}") from error
-    pixels = np.array(convert_to_rgb(image, background))
-    return torch.from_numpy(pixels).permute(2, 0, 1)
-
-
 def is_jpeg(image: Image.Image) -> bool:
     """Whether an opened image is a JPEG; MPO is what many phones write, a JPEG with others behind it."""
     return image.format in ("JPEG", "MPO")
+
+
+def describe_reason(error: Exception) -> str:
+    """Say in a line what a decoder raised."""
+    # torchvision names its own source file first: only what follows the last comma is for the user
+    text = str(error).strip().rpartition(".cpp:")[2] if ".cpp:" in str(error) else str(error).strip()
+    return text.partition(", ")[2] if ".cpp:" in str(error) else text.splitlines()[0] if text else repr(error)
 
 
 def _lay_on(background: str, image: Image.Image) -> Image.Image:
@@ -124,9 +93,3 @@ def _lay_on(background: str, image: Image.Image) -> Image.Image:
         ground = Image.new("RGBA", band.size, background)
         canvas.paste(Image.alpha_composite(ground, band).convert("RGB"), (0, top))
     return canvas
-
-
-def _reason(error: Exception) -> str:
-    # torchvision names its own source file first: only what follows the last comma is for the user
-    text = str(error).strip().rpartition(".cpp:")[2] if ".cpp:" in str(error) else str(error).strip()
-    return text.partition(", ")[2] if ".cpp:" in str(error) else text.splitlines()[0] if text else repr(error)

@@ -13,7 +13,6 @@ from typing import Any
 
 import PIL
 import torch
-import torchvision
 
 from embedders import __version__
 from embedders.base import ImageEmbedder
@@ -32,10 +31,9 @@ def describe_embedder(embedder: ImageEmbedder, weights: str | None, device: str)
     """
     recipe = embedder.recipe or {"class": f"{type(embedder).__module__}:{type(embedder).__qualname__}", "args": None}
     versions = {"tarquet": __version__, "python": platform.python_version()}
-    versions |= {"torch": torch.__version__, "torchvision": torchvision.__version__}
-    versions["pillow"] = PIL.__version__  # 13 resizes tall images otherwise than 12
-    if "timm" in sys.modules:
-        versions["timm"] = sys.modules["timm"].__version__
+    # Pillow, because 13 resizes tall images otherwise than 12.
+    versions |= {"torch": torch.__version__, "pillow": PIL.__version__}
+    versions |= {name: sys.modules[name].__version__ for name in ("torchvision", "timm") if name in sys.modules}
     return {
         **recipe,
         "model_name": embedder.model_name,

@@ -13,8 +13,9 @@ from PIL import Image, ImageColor
 
 from embedders.base import ImageEmbedder
 from embedders.errors import EmbedderError
-from embedders.images import ImageError, convert_to_rgb, convert_to_tensor, is_jpeg, open_image
+from embedders.images import ImageError, convert_to_rgb, is_jpeg, open_image
 from embedders.light_torch import leave_out_compiler
+from embedders.pixels import convert_to_tensor
 
 with leave_out_compiler():
     import timm

@@ -15,7 +15,7 @@ LAYERS = [
     {"errors", "timings", "light_torch"},
     {"failures", "columns", "ledger", "outputs", "prefetch", "tar", "images", "nvml", "lease_folder", "remote"},
     {"neighbours", "charts"},
-    {"shards", "parquet", "visibility"},
+    {"shards", "parquet", "visibility", "pixels"},
     {"loader", "config", "container", "summary", "leases", "progress", "run_progress"},
     {"sampling", "thumbnails", "findings"},
     {"base", "classifier", "gpus", "survey"},
@@ -136,3 +136,8 @@ def test_no_module_takes_the_place_of_a_library():
         "__main__",
     }
     assert not {"utils", "helpers", "common", "misc"} & set(MODULES)
+
+
+def test_what_only_looks_at_results_and_shards_loads_no_torch():
+    code = "import sys, embedders.report, embedders.summary, embedders.survey; print('torch' in sys.modules)"
+    assert start_python(code).communicate(timeout=120)[0].strip() == "False"

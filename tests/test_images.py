@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 from tools import encode, make_image
 
-from embedders.images import FORMATS, ImageError, convert_to_rgb, decode_image, decode_to_tensor, open_image
+from embedders.images import FORMATS, ImageError, convert_to_rgb, decode_image, open_image
+from embedders.pixels import decode_to_tensor
 
 
 def pixels_of(encoded: bytes, background: str = "white") -> np.ndarray:
