@@ -38,8 +38,8 @@ def read_job_ids(project):
     return ids
 
 
-# The time limit, which SLURM counts in minutes: these runs start before the last tests of other things and are looked at
-# after them. Not beside the restart of slurmctld: what is submitted in that moment SLURM 22.05 may start without its GPU.
+# The time limit, which SLURM counts in minutes: these runs go on beside the tests of the login node. Not beside the
+# restart of slurmctld: what is submitted in that moment SLURM 22.05 may start without its GPU.
 
 
 @pytest.fixture(scope="module")
