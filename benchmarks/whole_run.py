@@ -1,6 +1,6 @@
 """A whole Snakemake run against one process that is warm: what starting jobs costs, by shards_per_job.
 
-    python benchmarks/whole_run.py [MODEL] [RUNS] [SHARDS] [IMAGES_PER_SHARD]
+    python benchmarks/whole_run.py [MODEL] [RUNS] [SHARDS] [IMAGES_PER_SHARD] [SHARDS_PER_JOB ...]
 
 Lays out shards of crops of photographs, and embeds them with a model of timm on the CPU (weights do not matter here:
 random ones): EfficientNet-Lite0, or `test_vit.r160_in1k`, which is so small that starting up shows. The warm process
@@ -60,16 +60,19 @@ def time_run(folder: Path, model: str, shards_per_job: int, number: int) -> floa
     return time.perf_counter() - start
 
 
-def main(model: str = "tf_efficientnet_lite0", runs: int = 5, shards: int = 64, images: int = 250) -> None:
+def main(
+    model: str = "tf_efficientnet_lite0", runs: int = 5, shards: int = 64, images: int = 250, *per_job: int
+) -> None:
     """Print the table."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         paths = write_shards(folder / "data", shards, images)
         print(f"{model}; {describe_shards(paths)}; median of {runs}", flush=True)
-        seconds = {"warm process": [], **{f"shards_per_job: {number}": [] for number in PER_JOB}}
+        per_job = per_job or PER_JOB
+        seconds = {"warm process": [], **{f"shards_per_job: {number}": [] for number in per_job}}
         for run in range(runs):
             seconds["warm process"].append(time_warm(folder, model, paths))
-            for number in PER_JOB:
+            for number in per_job:
                 seconds[f"shards_per_job: {number}"].append(time_run(folder, model, number, run))
             print("  ", {what: round(measured[-1], 1) for what, measured in seconds.items()}, file=sys.stderr)
     for what, measured in seconds.items():

@@ -73,11 +73,6 @@ def decode_image(encoded: bytes, background: str = "white") -> Image.Image:
     return convert_to_rgb(open_image(encoded), background)
 
 
-def is_jpeg(image: Image.Image) -> bool:
-    """Whether an opened image is a JPEG; MPO is what many phones write, a JPEG with others behind it."""
-    return image.format in ("JPEG", "MPO")
-
-
 def describe_reason(error: Exception) -> str:
     """Say in a line what a decoder raised."""
     # torchvision names its own source file first: only what follows the last comma is for the user

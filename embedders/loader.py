@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 # Encoded images that wait to be decoded; most shards never come near, and a hostile one must not fill the memory.
 MAX_BYTES_AHEAD = 256 << 20
+# Encoded images that a thread decodes in one go, where they are small.
+BYTES_PER_TASK = 256 << 10
 # What is read of a sample. A video or an array beside the image is passed over.
 _READ_SUFFIXES = (*(f".{suffix}" for suffix in IMAGE_SUFFIXES), ".json", ".txt")
 
@@ -50,6 +52,7 @@ def load_batches(embedder: "ImageEmbedder", tar_path: str) -> Iterator[tuple[tor
         ahead=2 * embedder.batch_size,  # one batch that fills while the other is with the model
         weigh=count_bytes,
         max_weight=MAX_BYTES_AHEAD,
+        task_weight=BYTES_PER_TASK,
         initializer=compute_alone,
     )
     for outcome in pending:
@@ -134,5 +137,8 @@ def stack_images(tensors: list[torch.Tensor], metadata: list[dict], tar_path: st
             )
     if tensors[0].dtype == torch.uint8 and tensors[0].ndim == 3 and tensors[0].stride(0) == 1:
         # As decoders lay pixels out: kept so, this takes a quarter of the time, and convolutions want channels_last.
-        return torch.stack([tensor.movedim(0, -1) for tensor in tensors]).movedim(-1, 1)
+        # `movedim` by hand: that gives Python's lock away, and has to wait for it behind the decoding threads.
+        channels, *sides = tensors[0].shape
+        rows = [image.as_strided((*sides, channels), (*image.stride()[1:], image.stride(0))) for image in tensors]
+        return torch.stack(rows).movedim(-1, 1)
     return torch.stack(tensors)

@@ -7,12 +7,14 @@ what was raised in a worker.
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+# To hand an item to a thread costs as much as to decode a thumbnail, and only one thread at a time can do either.
+ITEMS_PER_TASK = 8
 _END = object()
 
 
@@ -41,25 +43,45 @@ def map_ordered(
     ahead: int,
     weigh: Callable[[Item], int] = lambda item: 0,
     max_weight: int = 0,
+    task_weight: int = 0,
     initializer: Callable[[], None] | None = None,
 ) -> Iterator[Result]:
     """Apply `function` to `items` on `threads` threads, each of which begins with `initializer`.
 
-    At most `ahead` results wait for the consumer, and no more than come from items of `max_weight` together.
+    At most about `ahead` results wait for the consumer, and no more than come from items of `max_weight` together.
+    Light items go to a thread several at a time, until they weigh `task_weight`.
     """
     pool = ThreadPoolExecutor(threads, thread_name_prefix="decode", initializer=initializer)
+    pending: deque[tuple[Future[list[Result]], int, int]] = deque()
     try:
-        pending, total = deque(), 0
-        for item in items:
-            weight = weigh(item)
-            pending.append((pool.submit(function, item), weight))
-            del item  # else it lives on while the consumer works
-            total += weight
-            while len(pending) > ahead or total > max_weight:
-                future, weight = pending.popleft()
-                total -= weight
-                yield future.result()
+        number = total = 0
+        for task, weight in group_items(items, weigh, task_weight):
+            pending.append((pool.submit(_apply, function, task), len(task), weight))
+            number, total = number + len(task), total + weight
+            del task  # else it lives on while the consumer works
+            while number > ahead or total > max_weight:
+                future, length, weight = pending.popleft()
+                number, total = number - length, total - weight
+                yield from future.result()
         while pending:
-            yield pending.popleft()[0].result()
+            yield from pending.popleft()[0].result()
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def group_items(items: Iterable[Item], weigh: Callable[[Item], int], full: int) -> Iterator[tuple[list[Item], int]]:
+    """Put items together until they weigh `full` or are `ITEMS_PER_TASK`, and give them with their weight."""
+    task, total = [], 0
+    for item in items:
+        task.append(item)
+        total += weigh(item)
+        del item
+        if total >= full or len(task) == ITEMS_PER_TASK:
+            yield task, total
+            task, total = [], 0
+    if task:
+        yield task, total
+
+
+def _apply(function: Callable[[Item], Result], task: list[Item]) -> list[Result]:
+    return [function(item) for item in task]

@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 from tools import encode, make_image
 
-from embedders.images import FORMATS, ImageError, convert_to_rgb, decode_image, open_image
-from embedders.pixels import decode_to_tensor
+from embedders.images import FORMATS, MAX_SCANS, ImageError, convert_to_rgb, decode_image, open_image
+from embedders.pixels import decode_to_tensor, find_jpeg_size
 
 
 def pixels_of(encoded: bytes, background: str = "white") -> np.ndarray:
@@ -38,7 +38,7 @@ def test_torchvisions_jpeg_pixels_equal_pillows(subsampling, size, progressive):
     for quality in (30, 90):
         options = {"quality": quality, "subsampling": subsampling, "progressive": progressive}
         encoded = make_image(quality, size, **options)
-        assert open_image(encoded).format == "JPEG"  # so that the fast road is taken
+        assert find_jpeg_size(encoded) == size  # so that the fast road is taken
         pixels_of(encoded)
 
 
@@ -169,3 +169,38 @@ def test_only_formats_chosen_by_name_are_ever_parsed():
 def test_converting_leaves_an_rgb_image_as_it_is():
     image = open_image(make_image(2, form="PNG"))
     assert np.array_equal(np.asarray(convert_to_rgb(image)), np.asarray(image))
+
+
+def test_the_size_of_a_common_jpeg_is_what_pillow_says():
+    for number, (mode, progressive) in enumerate([("RGB", False), ("RGB", True), ("L", False)]):
+        exif = Image.Exif()
+        exif[0x010E] = "a description"
+        encoded = make_image(
+            number, (333, 20 + number), mode=mode, progressive=progressive, exif=exif, comment=b"x" * 99
+        )
+        assert find_jpeg_size(encoded) == Image.open(io.BytesIO(encoded)).size
+
+
+def test_pillow_is_asked_about_every_other_file():
+    common = make_image(0, (64, 48))
+    frame = common.index(b"\xff\xc0")
+
+    def change(at, new):
+        return common[:at] + new + common[at + len(new) :]
+
+    others = {
+        "CMYK": make_image(0, mode="CMYK"),
+        "PNG": make_image(0, form="PNG"),
+        "12 bits": change(frame + 4, b"\x0c"),
+        "two colours": change(frame + 9, b"\x02"),
+        "no height": change(frame + 5, b"\0\0"),
+        "a bomb": change(frame + 5, b"\xff\xff\xff\xff"),
+        "arithmetic coding": change(frame + 1, b"\xc9"),
+        "a length that leads astray": change(common.index(b"\xff\xdb") + 2, b"\xff\xff"),
+        "padding before a marker": common[:frame] + b"\xff" + common[frame:],
+        "too many scans": make_image(0, progressive=True) + b"\xff\xda" * MAX_SCANS,
+    }
+    for what, encoded in others.items():
+        assert find_jpeg_size(encoded) is None, what
+    for end in range(frame + 10):
+        assert find_jpeg_size(common[:end]) is None

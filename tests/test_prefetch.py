@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from embedders.prefetch import map_ordered, prefetch
+from embedders.prefetch import group_items, map_ordered, prefetch
 
 
 def sleep_at_random(number):
@@ -99,3 +99,15 @@ def test_heavy_items_wait_for_the_consumer_before_their_number_does():
         at_work[0] -= result
     assert at_work[0] == 0
     assert most[0] <= 25 + 10  # the one that is one too many is read before it is weighed
+
+
+@pytest.mark.parametrize(
+    ("weights", "lengths"),
+    [([1] * 20, [8, 8, 4]), ([30, 30, 1, 30, 1], [1, 1, 2, 1]), ([5] * 6, [4, 2]), ([0] * 9, [8, 1]), ([], [])],
+)
+def test_light_items_go_to_a_thread_together_and_heavy_ones_alone(weights, lengths):
+    groups = list(group_items(iter(weights), lambda weight: weight, full=20))
+    assert [len(items) for items, _ in groups] == lengths
+    assert [weight for items, _ in groups for weight in items] == weights
+    assert all(sum(items) == total for items, total in groups)
+    assert list(map_ordered(str, weights, 2, 4, lambda weight: weight, 30, task_weight=20)) == list(map(str, weights))
