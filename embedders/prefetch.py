@@ -58,7 +58,6 @@ def map_ordered(
         for task, weight in group_items(items, weigh, task_weight):
             pending.append((pool.submit(_apply, function, task), len(task), weight))
             number, total = number + len(task), total + weight
-            del task  # else it lives on while the consumer works
             while number > ahead or total > max_weight:
                 future, length, weight = pending.popleft()
                 number, total = number - length, total - weight
@@ -75,7 +74,6 @@ def group_items(items: Iterable[Item], weigh: Callable[[Item], int], full: int) 
     for item in items:
         task.append(item)
         total += weigh(item)
-        del item
         if total >= full or len(task) == ITEMS_PER_TASK:
             yield task, total
             task, total = [], 0
