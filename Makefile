@@ -47,7 +47,7 @@ test-cluster: $(READY)
 
 image: tarquet.sif
 
-tarquet.sif: containers/tarquet.def containers/install.sh requirements.txt pyproject.toml $(wildcard embedders/*.py)
+tarquet.sif: containers/tarquet.def containers/install.sh requirements.txt pyproject.toml $(shell find embedders -name '*.py' -o -name '*.jinja')
 	apptainer build --force $@ containers/tarquet.def
 
 # The demo's shards, because a workflow without shards cannot be checked.

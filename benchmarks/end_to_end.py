@@ -47,10 +47,10 @@ def make_tarquet():
     """Make a function that embeds shards into a folder by this project, and one that reads the vectors back."""
     import pyarrow.dataset as ds
 
-    from embedders.device import keep_freed_memory
-    from embedders.job import embed_shards
-    from embedders.locate import build_embedder
-    from embedders.shards import ShardJob
+    from embedders.gpu.device import keep_freed_memory
+    from embedders.job.embed import embed_shards
+    from embedders.job.locate import build_embedder
+    from embedders.reading.samples import ShardJob
 
     keep_freed_memory()
     embedder = build_embedder("examples/lite0.py:Lite0Embedder", {"num_threads_per_worker": CORES})
@@ -150,8 +150,8 @@ def measure_alone(paths: list[str]) -> dict:
 
     import torch
 
-    from embedders.device import keep_freed_memory
-    from embedders.locate import build_embedder
+    from embedders.gpu.device import keep_freed_memory
+    from embedders.job.locate import build_embedder
 
     keep_freed_memory()
     model = build_embedder("examples/lite0.py:Lite0Embedder", {}).load_embedding_model("cpu")

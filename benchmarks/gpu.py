@@ -26,9 +26,9 @@ import torchvision
 from photographs import describe_shards, write_shards
 
 from embedders import TimmImageEmbedder
-from embedders.device import keep_freed_memory
-from embedders.job import embed_shards
-from embedders.shards import ShardJob
+from embedders.gpu.device import keep_freed_memory
+from embedders.job.embed import embed_shards
+from embedders.reading.samples import ShardJob
 
 MODEL, READER, OURS = "model alone", "reader alone", "ours"
 

@@ -26,9 +26,14 @@ import torch
 from PIL import Image
 from skimage import data
 
-from embedders import TimmImageEmbedder, embed_shard, job, ledger, loader, outputs, parquet, provenance
-from embedders.locate import build_embedder
-from embedders.shards import Sample
+from embedders import TimmImageEmbedder, embed_shard
+from embedders.job import embed as job
+from embedders.job import provenance
+from embedders.job.locate import build_embedder
+from embedders.output import files as outputs
+from embedders.output import ledger, parquet
+from embedders.reading import loader
+from embedders.reading.samples import Sample
 
 IMAGES = 500
 PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket")

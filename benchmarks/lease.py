@@ -16,14 +16,14 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "tests")]
 
-from fake_nvml.world import World, compile_driver  # noqa: E402
+from support.fake_nvml.world import World, compile_driver  # noqa: E402
 
-from embedders.nvml import has_driver  # noqa: E402
+from embedders.gpu.nvml import has_driver  # noqa: E402
 
 MEASUREMENTS = 30
 LEASE = """
 import time
-from embedders.gpus import lease_gpu
+from embedders.gpu.lease import lease_gpu
 start_s = time.perf_counter()
 with lease_gpu("benchmark", timeout_s=0):
     print((time.perf_counter() - start_s) * 1000)

@@ -1,4 +1,4 @@
-"""CPU seconds of a forward pass with and without `embedders.device.keep_freed_memory`.
+"""CPU seconds of a forward pass with and without `embedders.gpu.device.keep_freed_memory`.
 
     python benchmarks/malloc.py
 
@@ -19,7 +19,7 @@ def measure(keeps_memory: bool) -> float:
     import timm
     import torch
 
-    from embedders.device import keep_freed_memory
+    from embedders.gpu.device import keep_freed_memory
 
     if keeps_memory:
         keep_freed_memory()

@@ -18,8 +18,8 @@ from end_to_end import load_timm_model
 from photographs import CROPS, read_pictures, write_shards
 from readers import BATCH_SIZE
 
-from embedders.device import keep_freed_memory
-from embedders.locate import build_embedder
+from embedders.gpu.device import keep_freed_memory
+from embedders.job.locate import build_embedder
 
 IMAGES = 4 * BATCH_SIZE
 MODES = {

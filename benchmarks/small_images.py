@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 
 from embedders import ImageEmbedder, embed_shard
-from embedders.pixels import decode_to_tensor
+from embedders.reading.pixels import decode_to_tensor
 
 SIDE = 32
 THREADS = (1, 2, 4, 16)

@@ -2,8 +2,8 @@
 
     python benchmarks/start.py
 
-Each import is a process of its own, in turn; median of 7. `python -X importtime -c "import embedders.job"` says what
-takes the time.
+Each import is a process of its own, in turn; median of 7. `python -X importtime -c "import embedders.job.embed"`
+says what takes the time.
 """
 
 import resource
@@ -14,10 +14,10 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 RUNS = 7
-JOB = "import embedders.job, embedders.timm_embedder"
+JOB = "import embedders.job.embed, embedders.builtin.timm_embedder"
 STARTS = {
     "Python alone": "pass",
-    "before the lease": "import embedders.cli, embedders.nvml, embedders.gpus",
+    "before the lease": "import embedders.cli, embedders.gpu.nvml, embedders.gpu.lease",
     "a job with a model of timm": JOB,
     "the same with torch's compiler": f"import torch._dynamo; {JOB}",
 }

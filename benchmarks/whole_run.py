@@ -25,9 +25,9 @@ WARM = """
 import sys, time, torch
 sys.path.insert(0, sys.argv[1])
 from embedders import TimmImageEmbedder
-from embedders.device import keep_freed_memory
-from embedders.job import embed_shards
-from embedders.shards import ShardJob
+from embedders.gpu.device import keep_freed_memory
+from embedders.job.embed import embed_shards
+from embedders.reading.samples import ShardJob
 keep_freed_memory()
 torch.set_num_threads(int(sys.argv[2]))
 embedder = TimmImageEmbedder(sys.argv[3], num_threads_per_worker=int(sys.argv[2]))

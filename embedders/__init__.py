@@ -8,12 +8,12 @@ import importlib
 __version__ = "0.1.0"
 
 _MODULES = {
-    "AestheticClassifier": "embedders.laion",
+    "AestheticClassifier": "embedders.builtin.laion",
     "ImageClassifier": "embedders.classifier",
     "ImageEmbedder": "embedders.base",
-    "NsfwClassifier": "embedders.laion",
-    "TimmImageEmbedder": "embedders.timm_embedder",
-    "embed_shard": "embedders.job",
+    "NsfwClassifier": "embedders.builtin.laion",
+    "TimmImageEmbedder": "embedders.builtin.timm_embedder",
+    "embed_shard": "embedders.job.embed",
 }
 __all__ = [
     "AestheticClassifier",

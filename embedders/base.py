@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-from embedders.images import decode_image
-from embedders.ledger import Ledger
-from embedders.loader import load_batches
+from embedders.output.ledger import Ledger
+from embedders.reading.images import decode_image
+from embedders.reading.loader import load_batches
 
 
 class ImageEmbedder(ABC):
@@ -63,7 +63,8 @@ class ImageEmbedder(ABC):
             Pairs of a batch, which is handed to the model as it is, and a list with one dict per image, in the
             same order, each holding the data set's id column (and `__key__` where it is known).
         """
-        return load_batches(self, tar_path)
+        ledger = self.ledger or Ledger(tar_path)
+        return load_batches(tar_path, self.decode, self.batch_size, self.num_threads_per_worker, ledger)
 
     @abstractmethod
     def load_embedding_model(self, device: str) -> Callable[[Any], torch.Tensor]:
@@ -100,5 +101,5 @@ class ImageEmbedder(ABC):
 
 
 def uses_default_loader(embedder: ImageEmbedder) -> bool:
-    """Whether the shard is read by `embedders.loader`, which keeps the ledger itself."""
+    """Whether the shard is read by `embedders.reading.loader`, which keeps the ledger itself."""
     return type(embedder).load_dataset_shard is ImageEmbedder.load_dataset_shard

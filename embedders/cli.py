@@ -17,10 +17,10 @@ from pathlib import Path
 import click
 
 from embedders import __version__
-from embedders.device import pin_device
 from embedders.errors import ConfigError, EmbedderError, GpuError, ShardError, TarquetError, make_one_line
-from embedders.finished import FinishedShards
-from embedders.shards import ShardJob
+from embedders.gpu.device import pin_device
+from embedders.job.finished import FinishedShards
+from embedders.reading.samples import ShardJob
 
 log = logging.getLogger("embedders")
 
@@ -141,10 +141,10 @@ def embed(
         with pin_device(work, device, *terms) as options["device"]:
             import torch
 
-            from embedders.job import embed_shards
-            from embedders.locate import build_embedder
-            from embedders.parquet import read_ledger
-            from embedders.progress import show_progress
+            from embedders.job.embed import embed_shards
+            from embedders.job.locate import build_embedder
+            from embedders.job.progress import show_progress
+            from embedders.output.parquet import read_ledger
 
             if threads is not None:
                 torch.set_num_threads(threads)
@@ -176,7 +176,7 @@ def gpus(as_json) -> None:
 
     Example: python -m embedders gpus --json
     """
-    from embedders.gpu_table import describe_gpus, format_gpus
+    from embedders.gpu.table import describe_gpus, format_gpus
 
     with one_line_errors():
         rows = describe_gpus()
@@ -190,7 +190,7 @@ def inspect(file) -> None:
 
     Example: python -m embedders inspect results/embeddings/00000.parquet
     """
-    from embedders.parquet import inspect_file
+    from embedders.output.parquet import inspect_file
 
     with one_line_errors():
         click.echo(json.dumps(inspect_file(file), indent=2))
@@ -209,15 +209,15 @@ def check(embedder, shards, embedder_args, id_col, as_json, **device) -> None:
     Example: python -m embedders check my_embedder.py:MyEmbedder --shard 'data/*.tar'
     """
     with one_line_errors():
-        from embedders.config import find_shards
-        from embedders.remote import is_remote
-        from embedders.shards import check_exists
+        from embedders.planning.config import find_shards
+        from embedders.reading.remote import is_remote
+        from embedders.reading.samples import check_exists
 
         paths = list(find_shards(shards).values())
         for address in filter(is_remote, paths):
             check_exists(address)
         with pin_device(paths[0], **device) as torch_device:
-            from embedders.check import check_before_run
+            from embedders.checks.before_run import check_before_run
 
             with errors_alone():  # the rest, the findings say
                 report = check_before_run(embedder, embedder_args, paths, torch_device, id_col)
@@ -272,7 +272,7 @@ def verify(files, shard, ledger, sample, as_json, **device) -> None:
             if not Path(file).is_file():  # before it waits for a GPU
                 raise ConfigError(f"{file!r}: there is no such file; expected an output of `embed`; check the path")
         with pin_device(files[0], **device) as torch_device:
-            from embedders.verify import find_shard, read_output, verify_output
+            from embedders.checks.verify import find_shard, read_output, verify_output
 
             verdicts = []
             for file in files:
@@ -318,8 +318,8 @@ def score(embeddings, output, classifier, classifier_args, threads, **device) ->
     Example: python -m embedders score results/embeddings/00000.parquet scores.parquet --classifier my_head.py:MyHead
     """
     with one_line_errors():
-        from embedders.locate import split_class_path
-        from embedders.outputs import check_writable
+        from embedders.job.locate import split_class_path
+        from embedders.output.files import check_writable
 
         if not Path(embeddings).is_file():
             raise ConfigError(f"{embeddings!r}: there is no such file; expected an output of `embed`; check the path")
@@ -330,8 +330,8 @@ def score(embeddings, output, classifier, classifier_args, threads, **device) ->
         with pin_device(embeddings, **device) as torch_device:
             import torch
 
-            from embedders.locate import build_classifier
-            from embedders.scores import score_file
+            from embedders.job.locate import build_classifier
+            from embedders.job.score import score_file
 
             if threads is not None:
                 torch.set_num_threads(threads)
@@ -347,7 +347,7 @@ def summarize(shards, output) -> None:
     Example: python -m embedders summarize results/run_shards.json results/summary.json
     """
     with one_line_errors():
-        from embedders.summary import summarize_run, write_summary
+        from embedders.output.summary import summarize_run, write_summary
 
         if not Path(shards).is_file():
             raise ConfigError(
@@ -368,7 +368,7 @@ def report(folder, output) -> None:
     Example: python -m embedders report results
     """
     with one_line_errors():
-        from embedders.report import write_report
+        from embedders.report.page import write_report
 
         path = output or str(Path(folder, "report.html"))
         write_report(folder, path)
@@ -377,9 +377,9 @@ def report(folder, output) -> None:
 
 def check_before_lease(shard: str, output: str, embedder: str, embedder_args: object) -> None:
     """Refuse in a moment what would fail anyway, before a job waits for a GPU."""
-    from embedders.locate import split_class_path
-    from embedders.outputs import check_writable
-    from embedders.shards import check_exists
+    from embedders.job.locate import split_class_path
+    from embedders.output.files import check_writable
+    from embedders.reading.samples import check_exists
 
     check_exists(shard)
     split_class_path(embedder)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pynvml
 import pytest
-from fake_nvml.world import World, compile_driver
+from support.fake_nvml.world import World, compile_driver
 
 
 @pytest.fixture(scope="session")

@@ -27,12 +27,12 @@ with atheris.instrument_imports(include=["embedders", "tarfile", "gzip", "json",
     from PIL import Image
 
     from embedders.errors import ShardError
-    from embedders.ledger import FailedSample, Ledger
-    from embedders.loader import decode_sample, open_samples
-    from embedders.parquet import write_ledger
-    from embedders.shards import read_samples
+    from embedders.output.ledger import FailedSample, Ledger
+    from embedders.output.parquet import write_ledger
+    from embedders.reading.loader import decode_sample, open_samples
+    from embedders.reading.samples import read_samples
 
-from tools import make_image, make_tar
+from support.tools import make_image, make_tar
 
 warnings.simplefilter("ignore")
 logging.disable()

@@ -1,76 +1,81 @@
-"""The walls of the design: who may import whom. A breach is named with its file and its line."""
+"""The walls of the design: which room imports from which. A breach is named with its file and its line."""
 
 import ast
 import sys
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 
 import pytest
-from tools import ROOT, start_python
+from support.tools import ROOT, start_python
 
 PACKAGE = ROOT / "embedders"
-MODULES = {path.stem: path for path in sorted(PACKAGE.glob("*.py"))}
+MODULES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts): path
+    for path in sorted(PACKAGE.rglob("*.py"))
+    if path.name != "__init__.py"
+}
 
-# From the bottom to the top: a module imports from the layers below its own only.
-LAYERS = [
-    {"errors", "timings", "light_torch"},
-    {"failures", "columns", "ledger", "outputs", "prefetch", "tar", "images", "nvml", "lease_folder", "remote"},
-    {"neighbours", "charts"},
-    {"shards", "parquet", "visibility", "pixels"},
-    {"loader", "config", "container", "summary", "leases", "progress", "run_progress"},
-    {"sampling", "thumbnails", "findings"},
-    {"base", "classifier", "gpus", "survey"},
-    {"locate", "provenance", "timm_embedder", "laion", "gpu_table"},
-    {"sources", "model"},
-    {"reader", "finished", "device", "head"},
-    {"job"},
-    {"verify", "scores", "report"},
-    {"check_loader"},
-    {"contract"},
-    {"check"},
-    {"cli"},
-    {"__main__"},
-]
+# Each room, and the rooms that it imports from. `contract` is base.py and classifier.py at the top.
+ROOMS = {
+    "errors": set(),
+    "gpu": {"errors"},
+    "output": {"errors"},
+    "reading": {"errors", "output"},
+    "contract": {"errors", "output", "reading"},
+    "builtin": {"errors", "reading", "contract"},
+    "job": {"errors", "output", "reading", "contract"},
+    "planning": {"errors", "gpu", "output", "reading", "job"},
+    "checks": {"errors", "gpu", "output", "reading", "contract", "job"},
+    "report": {"errors", "output", "reading"},
+    "cli": {"errors", "gpu", "output", "reading", "contract", "job", "planning", "checks", "report"},
+}
+# Files at the top of the package: each is a room, or part of one.
+TOP = {"errors": "errors", "base": "contract", "classifier": "contract", "cli": "cli", "__main__": "cli"}
 ONLY_IMPORTER = {
-    "pyarrow.parquet": {"parquet"},
-    "timm": {"timm_embedder"},
-    "pynvml": {"nvml"},
-    "click": {"cli", "progress"},
-    "tarfile": {"tar"},
-    "bokeh": {"charts"},
-    "sklearn": {"neighbours"},
+    "pyarrow.parquet": {"output.parquet"},
+    "timm": {"builtin.timm_embedder"},
+    "pynvml": {"gpu.nvml"},
+    "click": {"cli", "job.progress"},
+    "tarfile": {"reading.tar"},
+    "bokeh": {"report.charts"},
+    "sklearn": {"report.neighbours"},
 }
 # The Snakefile imports these, and `--help` and a bad option must answer at once: no torch at the top of the file.
 LIGHT = {
-    "__init__",
     "__main__",
-    "errors",
-    "outputs",
-    "run_progress",
-    "tar",
-    "shards",
-    "config",
-    "container",
-    "lease_folder",
-    "remote",
-    "locate",
-    "sources",
-    "failures",
-    "finished",
-    "device",
     "cli",
-    "gpus",
+    "errors",
+    "gpu.device",
+    "gpu.lease",
+    "gpu.lock_folder",
+    "job.finished",
+    "job.locate",
+    "job.sources",
+    "output.files",
+    "planning.config",
+    "planning.container",
+    "planning.failures",
+    "planning.progress",
+    "reading.remote",
+    "reading.samples",
+    "reading.tar",
 }
 HEAVY = {"torch", "torchvision", "timm", "pyarrow", "numpy", "PIL", "webdataset"}
 
 
+def find_room(module: str) -> str:
+    parts = module.split(".")
+    return TOP[parts[1]] if len(parts) == 2 else parts[1]
+
+
 def find_imports(path, at_top_only: bool = False) -> Iterator[tuple[str, int]]:
-    """Yield the dotted names that a file imports, and the line; not those for the type checker alone."""
+    """Yield the dotted names that a file imports, those for the type checker included, and the line."""
     tree = ast.parse(path.read_text())
     for parent in ast.walk(tree):
         is_for_types = isinstance(parent, ast.If) and getattr(parent.test, "id", "") == "TYPE_CHECKING"
-        for node in ast.iter_child_nodes(parent) if not is_for_types else ():
-            if at_top_only and parent is not tree:
-                continue
+        if at_top_only and (parent is not tree or is_for_types):
+            continue
+        for node in ast.iter_child_nodes(parent):
             if isinstance(node, ast.Import):
                 yield from ((alias.name, node.lineno) for alias in node.names)
             elif isinstance(node, ast.ImportFrom):
@@ -79,49 +84,67 @@ def find_imports(path, at_top_only: bool = False) -> Iterator[tuple[str, int]]:
                 yield from ((f"{node.module}.{alias.name}", node.lineno) for alias in node.names)
 
 
-def find_neighbours(path) -> set[str]:
-    names = {name.split(".")[1] for name, _ in find_imports(path) if name.startswith("embedders.")}
-    return names & set(MODULES)
+def find_own_imports(module: str) -> Iterator[tuple[str, int]]:
+    """Yield the modules of this package that one imports, and the line."""
+    yield from ((name, line) for name, line in find_imports(MODULES[module]) if name in MODULES)
 
 
-def test_every_module_has_its_layer():
-    assert set(MODULES) - {"__init__"} == set().union(*LAYERS), "a new module goes into LAYERS, above all it imports"
-    assert len(set().union(*LAYERS)) == sum(map(len, LAYERS))
+def test_the_rooms_are_the_folders():
+    folders = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").is_file()}
+    assert folders | set(TOP.values()) == set(ROOMS)
+    assert {path.stem for path in PACKAGE.glob("*.py")} == set(TOP) | {"__init__"}
+    list(TopologicalSorter(ROOMS).static_order())  # raises CycleError where two rooms need each other
 
 
-@pytest.mark.parametrize("height", range(len(LAYERS)))
-def test_a_layer_imports_from_the_layers_below_only(height):
-    below = set().union(*LAYERS[:height])
-    for module in LAYERS[height]:
-        upward = find_neighbours(MODULES[module]) - below
-        assert not upward, f"{module}.py imports {upward}, of its own layer or above"
+@pytest.mark.parametrize("folder", sorted({path.parent for path in MODULES.values()} - {PACKAGE}))
+def test_a_room_is_entered_through_its_files(folder):
+    assert not (folder / "__init__.py").read_text(), "what stands there is imported for every neighbour"
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_imports_from_the_rooms_below_only(room):
+    breaches = [
+        f"{MODULES[module].relative_to(ROOT)}, line {line}: {name}"
+        for module in MODULES
+        if find_room(module) == room
+        for name, line in find_own_imports(module)
+        if find_room(name) not in ROOMS[room] | {room}
+    ]
+    assert not breaches, f"{room} imports from {ROOMS[room] or 'nothing'} only"
+
+
+def test_no_files_import_each_other_in_a_circle():
+    list(
+        TopologicalSorter(
+            {module: {name for name, _ in find_own_imports(module)} for module in MODULES}
+        ).static_order()
+    )
 
 
 @pytest.mark.parametrize("library", ONLY_IMPORTER)
 def test_a_library_behind_a_wall_is_imported_there_only(library):
+    importers = {f"embedders.{module}" for module in ONLY_IMPORTER[library]}
     breaches = [
-        f"{module}.py, line {line}"
+        f"{module}, line {line}"
         for module, path in MODULES.items()
         for name, line in find_imports(path)
-        if (name == library or name.startswith(f"{library}.")) and module not in ONLY_IMPORTER[library]
+        if (name == library or name.startswith(f"{library}.")) and module not in importers
     ]
-    assert not breaches, f"{library} belongs to {ONLY_IMPORTER[library]} alone: {breaches}"
-    for module in ONLY_IMPORTER[library]:
+    assert not breaches, f"{library} belongs to {importers} alone: {breaches}"
+    for module in importers:
         assert any(name.startswith(library) for name, _ in find_imports(MODULES[module]))
 
 
 @pytest.mark.parametrize("module", sorted(LIGHT))
 def test_what_must_be_light_imports_nothing_heavy_at_the_top(module):
-    heavy = {
-        (name, line) for name, line in find_imports(MODULES[module], at_top_only=True) if name.split(".")[0] in HEAVY
-    }
-    assert not heavy
+    imports = find_imports(MODULES[f"embedders.{module}"], at_top_only=True)
+    assert not {(name, line) for name, line in imports if name.split(".")[0] in HEAVY}
 
 
 def test_what_the_snakefile_imports_stays_light():
-    code = "import sys, embedders.config, embedders.errors, embedders.outputs, embedders.sources; print(*sys.modules)"
+    code = "import sys; from embedders.planning import config; from embedders.job import sources; print(*sys.modules)"
     loaded, errors = start_python(code).communicate(timeout=30)
-    assert "embedders.sources" in loaded.split(), errors
+    assert "embedders.job.sources" in loaded.split(), errors
     assert not HEAVY & set(loaded.split())
 
 
@@ -131,13 +154,14 @@ def test_every_module_opens_with_what_it_owns(module):
 
 
 def test_no_module_takes_the_place_of_a_library():
-    assert not set(MODULES) & (set(sys.stdlib_module_names) | {"timm", "torch", "webdataset"}) - {
-        "__init__",
-        "__main__",
-    }
-    assert not {"utils", "helpers", "common", "misc"} & set(MODULES)
+    names = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__", "__main__"}
+    assert not names & (set(sys.stdlib_module_names) | {"timm", "torch", "webdataset"})
+    assert not {"utils", "helpers", "common", "misc"} & {module.rpartition(".")[2] for module in MODULES}
 
 
 def test_what_only_looks_at_results_and_shards_loads_no_torch():
-    code = "import sys, embedders.report, embedders.summary, embedders.survey; print('torch' in sys.modules)"
+    code = (
+        "import sys; from embedders.report import page; from embedders.output import summary; "
+        "from embedders.checks import shard_statistics; print('torch' in sys.modules)"
+    )
     assert start_python(code).communicate(timeout=120)[0].strip() == "False"

@@ -4,7 +4,7 @@ import pytest
 import torch
 from mean_color import MeanColor
 from PIL import Image
-from tools import encode, make_image, make_tar
+from support.tools import encode, make_image, make_tar
 
 from embedders import ImageEmbedder
 from embedders.base import uses_default_loader

@@ -9,7 +9,7 @@ import tomllib
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
-from tools import (
+from support.tools import (
     MEAN_COLOR,
     ROOT,
     clean_environment,
@@ -22,7 +22,7 @@ from tools import (
 )  # fmt: skip
 
 from embedders.cli import main
-from embedders.parquet import describe_file, read_ledger
+from embedders.output.parquet import describe_file, read_ledger
 
 
 @pytest.fixture

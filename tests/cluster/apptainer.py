@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 
 from slurm import install
-from tools import ROOT
+from support.tools import ROOT
 
 PACKAGES = {"patchelf": "patchelf", "mmdebstrap": "mmdebstrap", "squashfs-tools": "mksquashfs"}
 LIBRARIES = "usr/lib/x86_64-linux-gnu"

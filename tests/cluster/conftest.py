@@ -1,10 +1,10 @@
 """A cluster for the tests of this folder, which `make test-cluster` runs."""
 
 import pytest
-from fake_nvml.world import World, describe
 from holding import make_holding_project
 from runs import finish, start_snakemake
 from slurm import GPUS_PER_NODE, NODES, Slurm, find_missing
+from support.fake_nvml.world import World, describe
 
 
 @pytest.fixture(scope="session")

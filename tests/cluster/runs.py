@@ -8,9 +8,9 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from test_kills import read_results as read_results  # without the times, which no two runs share
-from test_workflow import ROOT, snakemake_command, snakemake_environment
-from tools import MEAN_COLOR, make_shard
+from support.tools import MEAN_COLOR, make_shard
+from support.workflow import ROOT, snakemake_command, snakemake_environment
+from support.workflow import read_results as read_results
 
 PROFILE = ROOT / "workflow/profiles/slurm"
 # The profile looks seldom, as is due to a real cluster.

@@ -6,7 +6,7 @@ from pathlib import Path
 import psutil
 import pytest
 from slurm import CONFIG_FOLDER
-from tools import start_python
+from support.tools import start_python
 
 pytestmark = pytest.mark.cluster
 

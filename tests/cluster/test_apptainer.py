@@ -15,7 +15,7 @@ from apptainer import Apptainer, find_missing
 from holding import make_holding_project, read_events
 from runs import ON_SLURM, ROOT, finish, make_project, start_snakemake
 from slurm import GPUS_PER_NODE, wait_for
-from tools import make_shard, run_cli
+from support.tools import make_shard, run_cli
 
 pytestmark = pytest.mark.cluster
 DOCS = (ROOT / "docs/containers.md").read_text()

@@ -12,8 +12,8 @@ import pytest
 from holding import make_holding_project, read_events
 from runs import ON_SLURM, finish, read_results, select, start_snakemake
 from slurm import wait_for
-from test_workflow import run_well
-from tools import ROOT, leftovers, make_shard, make_tar
+from support.tools import ROOT, leftovers, make_shard, make_tar
+from support.workflow import run_well
 
 pytestmark = pytest.mark.cluster
 

@@ -16,16 +16,16 @@ from snakemake.settings.types import DeploymentMethod
 # Snakemake runs outside the job's environment, where tarquet need not be installed. This file's folder and not
 # workflow.basedir, which is another's where this workflow is a module of another one.
 sys.path.insert(0, os.path.join(str(workflow.current_basedir), "../.."))
-from embedders.config import check_config, find_shards, group_shards, name_scores
-from embedders.container import check_image, describe_container
+from embedders.planning.config import check_config, find_shards, group_shards, name_scores
+from embedders.planning.container import check_image, describe_container
 from embedders.errors import TarquetError
-from embedders.failures import find_error
-from embedders.finished import FinishedShards
-from embedders.outputs import write_whole
-from embedders.remote import check_remote, is_remote
-from embedders.run_progress import follow_run
-from embedders.shards import ShardJob
-from embedders.sources import fingerprint_file, fingerprint_sources
+from embedders.planning.failures import find_error
+from embedders.job.finished import FinishedShards
+from embedders.output.files import write_whole
+from embedders.reading.remote import check_remote, is_remote
+from embedders.planning.progress import follow_run
+from embedders.reading.samples import ShardJob
+from embedders.job.sources import fingerprint_file, fingerprint_sources
 
 try:
     config = check_config(config, workflow.source_path("../schemas/config.schema.yaml"))
@@ -82,7 +82,7 @@ def find_input(wildcards):
 def list_retried(wildcards):
     """Name the outputs of `snakemake retry`: one for each shard whose ledger is not empty."""
     # Here and not at the top: it brings pyarrow, which no other target needs.
-    from embedders.summary import find_failed_shards
+    from embedders.output.summary import find_failed_shards
 
     failed = find_failed_shards(f"{OUT}/ledger", SHARDS)
     return expand(f"{OUT}/retried/embeddings/{{shard}}.parquet", shard=failed)

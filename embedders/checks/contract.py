@@ -1,0 +1,180 @@
+"""Does an embedder keep the contract of `ImageEmbedder`? Tries it on a shard; `check` prints what it finds.
+
+In a test-suite of your own: `assert not [f for f in check_embedder(MyEmbedder, "some.tar") if f.is_wrong]`.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+
+from embedders.base import ImageEmbedder, uses_default_loader
+from embedders.checks.loader_contract import (
+    Batch,
+    Finding,
+    check_batches,
+    check_ids,
+    check_loading_again,
+    load_batches,
+)
+from embedders.checks.verify import compare_vectors
+from embedders.errors import EmbedderError, TarquetError, describe_error
+from embedders.gpu.visibility import is_cuda_running
+from embedders.job.model import Model
+from embedders.job.provenance import find_modules
+
+# Images that are tried: enough for what is slow to show, few enough for seconds.
+IMAGES = {"cpu": 32, "cuda": 256}
+# Of these the loading is timed: more, because the default loader reads ahead.
+TIMED_IMAGES = {"cpu": 128, "cuda": 512}
+# Between a vector alone and the same in a batch: kernels differ with the batch's size, half precision more so.
+MIN_COSINE = {"cpu": 0.9999, "cuda": 0.99}
+
+
+@dataclass
+class Speed:
+    """How fast images went through, each part for itself; in a job both work at once.
+
+    Attributes:
+        loaded_per_s: Images that the loader yields in a second.
+        embedded_per_s: Images that the model takes in a second, once it is warm.
+        dimension: Length of a vector.
+    """
+
+    loaded_per_s: float
+    embedded_per_s: float
+    dimension: int
+
+
+def check_embedder(
+    embedder: ImageEmbedder | Callable[[], ImageEmbedder],
+    tar_path: str | os.PathLike,
+    device: str = "cpu",
+    id_col: str = "__key__",
+    on_speed: Callable[[Speed], None] = lambda speed: None,
+) -> Iterator[Finding]:
+    """Try an embedder on the first images of a shard.
+
+    Args:
+        embedder: The embedder; or its class, or a function without arguments that builds it: then this is tried, too.
+        tar_path: A shard with at least a few good images.
+        device: `"cuda"` or `"cpu"`.
+        id_col: The metadata field that identifies a sample.
+        on_speed: Called with the speed that was seen, if the embedder came so far.
+
+    Yields:
+        One finding for each thing that was looked at. After one that is wrong, what builds on it is left out.
+    """
+    tar_path = str(tar_path)
+    if not isinstance(embedder, ImageEmbedder):
+        embedder, findings = build_on_trial(embedder)
+        yield from findings
+    if embedder is None:
+        return
+    if not hasattr(embedder, "classifiers"):
+        name = type(embedder).__name__
+        message = f"{name}.__init__ does not call super().__init__(...), which sets what a job needs; add the call"
+        yield Finding("class", message, is_wrong=True)
+        return
+    try:
+        model = Model(embedder, device, "float32")
+    except TarquetError as error:
+        yield Finding("model", str(error), is_wrong=True)
+        return
+    yield Finding("model", f"loaded {embedder.model_name} on {'the GPU' if device == 'cuda' else 'the CPU'}")
+    try:
+        batches, failed = load_batches(embedder, tar_path, id_col, device, IMAGES[device])
+        findings = list(check_batches(batches, failed, id_col))
+        if not uses_default_loader(embedder) and not any(finding.is_wrong for finding in findings):
+            findings += check_ids(batches, id_col, tar_path)
+        yield from findings
+        # A preprocess that fails on some images leaves batches to go on with.
+        if not batches or any(finding.is_wrong for finding in findings if not failed):
+            return
+        start = perf_counter()
+        again, _ = load_batches(embedder, tar_path, id_col, device, TIMED_IMAGES[device])
+        loaded_per_s = sum(len(metadata) for _, metadata in again) / (perf_counter() - start)
+        yield from check_loading_again(batches, again)
+    except TarquetError as error:
+        yield Finding("loader", str(error), is_wrong=True)
+        return
+    try:
+        first = model.embed(*batches[0], tar_path)
+        start = perf_counter()
+        vectors = [model.embed(batch, metadata, tar_path) for batch, metadata in batches]
+        embedded_per_s = sum(map(len, vectors)) / (perf_counter() - start)
+        on_speed(Speed(loaded_per_s, embedded_per_s, model.dimension))
+        yield from check_model(model, batches[0], first, vectors[0], tar_path)
+    except TarquetError as error:
+        yield Finding("model", str(error), is_wrong=True)
+
+
+def build_on_trial(build: Callable[[], ImageEmbedder]) -> tuple[ImageEmbedder | None, list[Finding]]:
+    """Build an embedder, and see that this leaves CUDA alone: only `load_embedding_model` is told the device."""
+    cuda_ran = is_cuda_running()
+    try:
+        embedder = build()
+    except EmbedderError as error:
+        return None, [Finding("class", str(error), is_wrong=True)]
+    except Exception as error:
+        message = f"it cannot be built: {describe_error(error)}; expected an embedder; mend the class"
+        return None, [Finding("class", message, is_wrong=True)]
+    if not isinstance(embedder, ImageEmbedder):
+        message = f"it gives a {type(embedder).__name__}; expected an ImageEmbedder; derive the class from it"
+        return None, [Finding("class", message, is_wrong=True)]
+    findings = [Finding("class", f"{type(embedder).__name__} is found and can be built")]
+    if is_cuda_running() and not cuda_ran:
+        message = "its module or constructor starts CUDA; expected none before a device is given; move it to "
+        findings.append(Finding("class", f"{message}load_embedding_model", is_wrong=True))
+    return embedder, findings
+
+
+def check_model(
+    model: Model, batch: Batch, vectors: np.ndarray, again: np.ndarray, tar_path: str
+) -> Iterator[Finding]:
+    """Look at what the model made of one batch, twice: floats, the same twice, the same alone."""
+    images, metadata = batch
+    norms = np.linalg.norm(vectors, axis=1)
+    shape = f"{vectors.shape[1]} numbers per image, all finite, lengths {norms.min():.3g} to {norms.max():.3g}"
+    yield Finding("model", shape)
+    parts = [part for module in find_modules(model.forward) for part in module.modules()]
+    training = [type(part).__name__ for part in parts if part.training]
+    if training:
+        message = f"{training[0]} is in training mode; expected .eval(): dropout and batch statistics move vectors"
+        yield Finding("model", message, is_wrong=True)
+    if len(vectors) > 1 and not len(set(map(bytes, vectors))) > 1:
+        message = "all the images have one vector; expected different ones; check preprocess and the layer used"
+        yield Finding("model", message, is_wrong=True)
+    limit = MIN_COSINE[model.device]
+    twice = min(map(min, map(compare_vectors, vectors, again)))
+    if twice < limit:
+        message = f"the same batch twice: cosine {twice:.5f}; expected {limit}; remove randomness, call eval()"
+        yield Finding("model", message, is_wrong=True)
+        return
+    yield Finding("model", "the same vectors a second time")
+    last = take_last(images)
+    with torch.inference_mode():
+        dtype = torch.as_tensor(model.forward(images if last is None else last)).dtype
+    if not dtype.is_floating_point:
+        yield Finding("model", f"it gives {dtype}; expected floats, the features and no classes", is_wrong=True)
+    if last is None or len(vectors) < 2:
+        yield Finding("model", f"an image alone was not tried: none can be taken out of a {type(images).__name__}")
+        return
+    alone = min(compare_vectors(vectors[-1], model.embed(last, metadata[-1:], tar_path)[0]))
+    if alone < limit:
+        message = f"an image alone and in a batch: cosine {alone:.5f}; expected {limit}; use no batch statistics"
+        yield Finding("model", message, is_wrong=True)
+    else:
+        yield Finding("model", "the same vector alone as in a batch")
+
+
+def take_last(batch: Any) -> Any:
+    """Take the last image of a batch, as a batch; `None` where it is unknown how."""
+    if isinstance(batch, Mapping):
+        parts = {name: take_last(part) for name, part in batch.items()}
+        return None if any(part is None for part in parts.values()) else parts
+    return batch[-1:] if isinstance(batch, torch.Tensor | np.ndarray | list) else None

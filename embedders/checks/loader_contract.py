@@ -1,0 +1,144 @@
+"""Does `load_dataset_shard` keep its part of the contract? Looks at what it yields, not at what becomes of it."""
+
+import copy
+import os
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import torch
+
+from embedders.base import ImageEmbedder
+from embedders.errors import TarquetError, make_one_line
+from embedders.job.stream import add_key, count_samples, read_batches
+from embedders.output.ledger import FailedSample, Ledger
+
+# Images that are tried at once; a user's own loader has batches of its own.
+MAX_BATCH_SIZE = {"cpu": 16, "cuda": 256}
+# With so many failed samples and nothing to try, a shard is not read further.
+MAX_FAILED = 256
+# Of a larger shard the keys are not read, only to see whether a loader yields others.
+MAX_COUNTED_BYTES = 1 << 30
+
+Batch = tuple[Any, list[dict]]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at.
+
+    Attributes:
+        subject: What was looked at: `class`, `loader`, `model`, `shard`.
+        message: What was found; where it is wrong, what was expected and what to do.
+        is_wrong: Whether the embedder or the shard has to change.
+    """
+
+    subject: str
+    message: str
+    is_wrong: bool = False
+
+    def __str__(self) -> str:
+        return f"{'wrong' if self.is_wrong else 'ok':5}  {self.subject}: {make_one_line(self.message)}"
+
+
+class TrialLedger(Ledger):
+    """A ledger that ends the trial of a shard on which nothing succeeds, be it ever so large."""
+
+    def fail(self, failed: FailedSample) -> None:
+        """Note it, and end the trial if there are many."""
+        super().fail(failed)
+        if len(self.failed) >= MAX_FAILED:
+            raise TrialEnd
+
+
+class TrialEnd(TarquetError):
+    """Enough samples have failed."""
+
+
+def load_batches(
+    embedder: ImageEmbedder, tar_path: str, id_col: str, device: str, images: int
+) -> tuple[list[Batch], list[FailedSample]]:
+    """Load the first batches of a shard, of about so many images together.
+
+    Returns:
+        The batches, and the samples that the default loader failed on its way.
+
+    Raises:
+        EmbedderError: The loader raised, or yields something else than it should.
+    """
+    embedder = copy.copy(embedder)
+    embedder.ledger = TrialLedger(tar_path, accept_damage=True)
+    embedder.batch_size = min(embedder.batch_size, MAX_BATCH_SIZE[device])
+    batches = []
+    with suppress(TrialEnd):
+        for batch, metadata in read_batches(embedder, tar_path, device):
+            batches.append((batch, [add_key(sample, id_col, {}) for sample in metadata]))
+            images -= len(metadata)
+            if images <= 0:
+                break
+    return batches, embedder.ledger.failed
+
+
+def check_batches(batches: list[Batch], failed: list[FailedSample], id_col: str) -> Iterator[Finding]:
+    """Look at what the loader yielded, and at what it could not prepare."""
+    images = sum(len(metadata) for _, metadata in batches)
+    unprepared = [sample for sample in failed if sample.kind == "preprocess_error"]
+    if unprepared:
+        share = f"preprocess fails on {len(unprepared)} of the first {images + len(failed)} images"
+        message = f"{share}, as on {unprepared[0].key!r}: {unprepared[0].message}; expected a tensor; mend it"
+        yield Finding("loader", message, is_wrong=True)
+    if not images:
+        first = f", {failed[0].key!r} for instance: {failed[0].message}" if failed else ""
+        message = f"load_dataset_shard yielded no image{first}; expected some; see what the shard holds"
+        if not unprepared:
+            yield Finding("loader", message, is_wrong=True)
+        return
+    for batch, metadata in batches:
+        sized = isinstance(batch, torch.Tensor | np.ndarray | list)
+        if sized and len(batch) != len(metadata):
+            message = f"a batch of {len(batch)} images came with {len(metadata)} dicts; expected one dict per image"
+            yield Finding("loader", message, is_wrong=True)
+            return
+        without = [sample for sample in metadata if id_col not in sample]
+        if without:
+            named = ", ".join(map(repr, sorted(map(str, without[0]))))
+            message = f"metadata without {id_col!r}, the id_col; expected it beside {named}; set id_col, or add it"
+            yield Finding("loader", message, is_wrong=True)
+            return
+    shape = f", {tuple(batches[0][0].shape)} {batches[0][0].dtype}" if isinstance(batches[0][0], torch.Tensor) else ""
+    counts = f"{len(batches)} batch{'es' * (len(batches) > 1)} of {images} images"
+    yield Finding("loader", f"{counts}{shape}, each with its metadata")
+
+
+def check_ids(batches: list[Batch], id_col: str, tar_path: str) -> Iterator[Finding]:
+    """See that a loader of the user's own yields the samples of the tar, and each once."""
+    names = Counter(str(sample[id_col]) for sample in chain.from_iterable(metadata for _, metadata in batches))
+    name, times = names.most_common(1)[0]
+    if times > 1:
+        message = f"load_dataset_shard yields {name!r} {times} times; expected each sample once; mend the loader"
+        yield Finding("loader", message, is_wrong=True)
+        return
+    if os.path.getsize(tar_path) > MAX_COUNTED_BYTES:
+        return
+    ledger = Ledger(tar_path, accept_damage=True)
+    ids = count_samples(tar_path, id_col, ledger)
+    foreign = [name for name in names if name not in ids and name not in ledger.unsettled()]
+    if foreign:
+        message = f"load_dataset_shard yields {foreign[0]!r}, which is no {id_col} of the tar; expected its samples "
+        yield Finding("loader", f"{message}only; take the name from the tar", is_wrong=True)
+
+
+def check_loading_again(batches: list[Batch], again: list[Batch]) -> Iterator[Finding]:
+    """See that the loader gave the same images the second time."""
+    same = [metadata for _, metadata in batches] == [metadata for _, metadata in again[: len(batches)]]
+    if same and isinstance(batches[0][0], torch.Tensor | np.ndarray):
+        same = np.array_equal(torch.as_tensor(batches[0][0]).cpu(), torch.as_tensor(again[0][0]).cpu())
+    if not same:
+        message = "the loader gives other images the second time; expected the same; remove random augmentation"
+        yield Finding("loader", message, is_wrong=True)
+    else:
+        yield Finding("loader", "the same images a second time")

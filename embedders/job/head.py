@@ -1,0 +1,143 @@
+"""A classifier's model on its device: loading it, running it, and the checks of the scores that it gives back."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from embedders.classifier import ImageClassifier, Scores
+from embedders.errors import EmbedderError, TarquetError, describe_error
+from embedders.job.model import explain_failure, load_model
+from embedders.job.provenance import hash_source
+
+
+class Head:
+    """A classifier's model on its device, and the checks of what it returns.
+
+    Attributes:
+        field: Name and type of the column of scores; never null.
+        weights: Fingerprint of the weights, as `provenance.hash_weights` gives it.
+
+    Raises:
+        EmbedderError: The classifier is none, or its model cannot be loaded.
+        GpuError: The GPU was lost, or is too small.
+    """
+
+    def __init__(self, classifier: ImageClassifier, device: str):
+        if not isinstance(classifier, ImageClassifier):
+            raise EmbedderError(f"classifiers: {classifier!r} is not an ImageClassifier; expected objects of one")
+        if not hasattr(classifier, "embedding_size"):
+            raise EmbedderError(
+                f"{type(classifier).__name__}.__init__ does not call super().__init__(...); add the call"
+            )
+        self.classifier = classifier
+        self.device = device
+        self.field = pa.field(classifier.pred_column, find_type(classifier), nullable=False)
+        self.forward, self.weights = load_model(classifier, "load_model", device)
+        # Of its own: in the model's, the scores of one batch would wait for the vectors of the next.
+        self._stream = torch.cuda.Stream() if device == "cuda" else None
+
+    def score(self, vectors: np.ndarray, where: str) -> list[Any]:
+        """Score vectors.
+
+        Args:
+            vectors: float32 or float16, of shape (n, dimension).
+            where: Where they are from, for messages.
+
+        Returns:
+            One value per vector, of the column's type.
+
+        Raises:
+            EmbedderError: The vectors are not as long as the model wants, or anything but finite scores came back.
+            GpuError: The GPU was lost, or is too small.
+        """
+        name, wanted = self.classifier.model_name, self.classifier.embedding_size
+        if vectors.shape[1] != wanted:
+            raise EmbedderError(
+                f"{where}: the vectors have {vectors.shape[1]} numbers, and {name} expects {wanted} "
+                "(embedding_size); take the classifier that was made for this model"
+            )
+        if not len(vectors):
+            return []
+        try:
+            raw = self._run(vectors)
+        except TarquetError:
+            raise
+        except Exception as error:
+            raise explain_failure(error, f"{where}: {name}", self.device) from error
+        if not np.isfinite(raw).all():
+            raise EmbedderError(
+                f"{where}: {name} gave a score that is NaN or infinite; expected none; check its weights"
+            )
+        try:
+            scores = pa.array(np.asarray(self.classifier.postprocess(raw.view(Scores)))).cast(self.field.type)
+        except Exception as error:
+            raise EmbedderError(
+                f"{where}: {name}: postprocess for a column of {self.field.type} (pred_type): {describe_error(error)}"
+            ) from error
+        if len(scores) != len(vectors) or scores.null_count:
+            raise EmbedderError(
+                f"{where}: {name}: postprocess gave {len(scores)} values, {scores.null_count} of them null; expected "
+                f"{len(vectors)} and none"
+            )
+        return scores.to_pylist()
+
+    def _run(self, vectors: np.ndarray) -> np.ndarray:
+        size = self.classifier.batch_size
+        with torch.inference_mode(), torch.cuda.stream(self._stream):
+            rows = torch.tensor(vectors).to(self.device, torch.float32)
+            parts = []
+            for part in rows.split(size if size > 0 else len(rows)):
+                scores = torch.as_tensor(self.forward(part))
+                if scores.shape not in ((len(part),), (len(part), 1)) and not scores.numel() == len(part) == 1:
+                    raise EmbedderError(
+                        f"{self.classifier.model_name} gave scores of shape {tuple(scores.shape)} for {len(part)} "
+                        f"vectors; expected ({len(part)},) or ({len(part)}, 1)"
+                    )
+                scores = scores.float() if scores.is_floating_point() and scores.dtype != torch.float64 else scores
+                parts.append(scores.reshape(-1).cpu())
+        return torch.cat(parts).numpy()
+
+    def describe(self) -> dict[str, Any]:
+        """Say how the scores are made, for the footer of their file."""
+        classifier = self.classifier
+        path = f"{type(classifier).__module__}:{type(classifier).__qualname__}"
+        return {
+            **(classifier.recipe or {"class": path, "args": None}),
+            "model_name": classifier.model_name,
+            "pred_column": classifier.pred_column,
+            "source_sha256": hash_source(type(classifier)),
+            "weights_sha256": self.weights,
+        }
+
+
+def find_type(classifier: ImageClassifier) -> pa.DataType:
+    """Tell the type of the column of scores from `pred_type`.
+
+    Raises:
+        EmbedderError: There is no such type.
+    """
+    if classifier.pred_type is float or classifier.pred_type == "float":
+        return pa.float32()
+    try:
+        dtype = np.dtype(classifier.pred_type)
+        return pa.string() if dtype.kind == "U" else pa.from_numpy_dtype(dtype)
+    except (TypeError, pa.ArrowException) as error:
+        raise EmbedderError(
+            f"{classifier.model_name}: pred_type is {classifier.pred_type!r}; expected float, int, bool, str, or a "
+            'name such as "float64"'
+        ) from error
+
+
+def add_scores(heads: Sequence[Head], rows: Sequence[dict], vectors: np.ndarray, where: str) -> None:
+    """Write the scores of all heads into the rows of a batch.
+
+    Raises:
+        EmbedderError: As `Head.score`.
+        GpuError: As `Head.score`.
+    """
+    for head in heads:
+        for row, score in zip(rows, head.score(vectors, where), strict=True):
+            row[head.field.name] = score

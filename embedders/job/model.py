@@ -1,0 +1,231 @@
+"""An embedder's model on its device: loading it, running it, and the checks of what it gives back."""
+
+import gc
+import io
+import logging
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from embedders.base import ImageEmbedder, uses_default_loader
+from embedders.errors import EmbedderError, GpuError, GpuLostError, ShardError, TarquetError, describe_error
+from embedders.job.provenance import hash_weights
+from embedders.output.timings import Timings
+
+log = logging.getLogger(__name__)
+
+# torch of 2.8 and later raises a class of its own for what the device reports
+_ACCELERATOR_ERRORS = (torch.AcceleratorError,) if hasattr(torch, "AcceleratorError") else ()
+# Not every error that says "cuda": "found at least two devices, cuda:0 and cpu" is a defect of the embedder.
+_GPU_WORDS = re.compile(
+    r"CUDA (unknown )?(error|failure)|CUDA (driver|runtime|initialization)|No CUDA GPUs|\bcuda[A-Z]\w+\(\)"
+    r"|CU(DNN|BLAS)_STATUS_|NVIDIA driver|uncorrectable|\bECC\b"
+)
+# The device reports these, but they are wrong calls: every GPU would.
+_DEFECT_WORDS = re.compile(r"device-side assert|_STATUS_(NOT_SUPPORTED|BAD_PARAM|INVALID_VALUE)")
+# Memory that is not torch's own: of the CUDA driver, cuBLAS, cuDNN, DALI
+_MEMORY_WORDS = re.compile(r"out of memory|ALLOC_FAILED|MemoryAllocation")
+
+# Vectors on their way from the device, with the event after which they are there; in parts, where memory was short.
+Started = list[tuple[torch.Tensor, torch.cuda.Event | None]]
+
+
+class Model:
+    """An embedder's model on its device, and the checks of what it returns.
+
+    Attributes:
+        forward: What `load_embedding_model` gave.
+        dimension: Length of a vector, once the first batch has shown it.
+        weights: Fingerprint of the weights, as `provenance.hash_weights` gives it.
+        max_batch_size: Images that the device holds at once, where it has run out of memory; else `None`.
+    """
+
+    def __init__(self, embedder: ImageEmbedder, device: str, dtype: str):
+        self.embedder = embedder
+        self.device = device
+        self.dtype = dtype
+        self.dimension: int | None = None
+        self.max_batch_size: int | None = None
+        self.forward, self.weights = load_model(embedder, "load_embedding_model", device)
+
+    def embed(self, batch: Any, metadata: list[dict], tar_path: str) -> np.ndarray:
+        """Embed one batch, as `embed_batches` does."""
+        return self._fetch(self._start(batch, metadata, tar_path), metadata, tar_path)
+
+    def embed_batches(
+        self, batches: Iterable[tuple[Any, list[dict]]], tar_path: str, timings: Timings
+    ) -> Iterator[tuple[np.ndarray, list[dict]]]:
+        """Embed batches, each fetched after the next one was started: a GPU has work while the last one is written.
+
+        Args:
+            batches: As `load_dataset_shard` yields them.
+            tar_path: The shard, for messages.
+            timings: Where the time is put down.
+
+        Yields:
+            float32 of shape (len(metadata), dimension), all finite; and the metadata.
+
+        Raises:
+            EmbedderError: Anything else came back; names the shard and the first sample concerned.
+            GpuError: The GPU was lost, or is too small for one image.
+        """
+        last = None
+        for batch, metadata in batches:
+            with timings.time("model"):
+                started = self._start(batch, metadata, tar_path)
+                del batch
+                vectors = last and self._fetch(*last, tar_path)
+            if last:
+                yield vectors, last[1]
+            last = started, metadata
+        if last:
+            with timings.time("model"):
+                vectors = self._fetch(*last, tar_path)
+            yield vectors, last[1]
+
+    def _start(self, batch: Any, metadata: list[dict], tar_path: str) -> Started:
+        where = self._describe_place(metadata, tar_path)
+        # What else a loader yields, a dict of tensors say, has no length that means images.
+        if isinstance(batch, torch.Tensor | np.ndarray | list) and len(batch) != len(metadata):
+            raise EmbedderError(
+                f"{where}: load_dataset_shard gave {len(batch)} images with {len(metadata)} dicts of metadata; "
+                "expected one dict per image"
+            )
+        return self._run(batch, where)
+
+    def _fetch(self, started: Started, metadata: list[dict], tar_path: str) -> np.ndarray:
+        where = self._describe_place(metadata, tar_path)
+        vectors = self._wait(started, where)
+        if vectors.ndim != 2 or len(vectors) != len(metadata):
+            raise EmbedderError(
+                f"{where}: the model gave shape {vectors.shape}; expected ({len(metadata)}, dimension): one vector "
+                "per image"
+            )
+        if self.dimension not in (None, vectors.shape[1]):
+            raise EmbedderError(
+                f"{where}: the model gave dimension {vectors.shape[1]}, but {self.dimension} before; expected one"
+            )
+        limit = np.finfo(self.dtype).max
+        bad = np.flatnonzero(~(np.abs(vectors) <= limit).all(axis=1))  # NaN compares false, so it counts as bad
+        if len(bad):
+            sample = metadata[bad[0]]
+            raise EmbedderError(
+                f"{where}: the vector of sample {sample.get('__key__', sample)!r} holds NaN, or numbers beyond "
+                f"{self.dtype}; expected finite vectors; check the weights, or set autocast: false"
+            )
+        self.dimension = vectors.shape[1]
+        return vectors
+
+    def probe_dimension(self, tar_path: str) -> int:
+        """Learn the dimension from a blank image, for a shard that holds none: its schema must be the others'."""
+        if not uses_default_loader(self.embedder):
+            raise ShardError(
+                f"{tar_path}: no sample to learn the dimension of the vectors from; expected at least one, "
+                "since this embedder has a loader of its own; leave empty shards out"
+            )
+        where = f"{tar_path}: no sample; a blank image to learn the dimension from"
+        blank = io.BytesIO()
+        Image.new("RGB", (64, 64)).save(blank, "PNG")
+        try:
+            image = self.embedder.decode(blank.getvalue())
+        except Exception as error:
+            raise EmbedderError(f"{where}: preprocess raised {describe_error(error)}") from error
+        return self._wait(self._run(image.unsqueeze(0), where), where).shape[1]
+
+    def _describe_place(self, metadata: list[dict], tar_path: str) -> str:
+        first = metadata[0].get("__key__", metadata[0]) if metadata else "none"
+        return f"{tar_path}: batch that starts at sample {first!r}: {self.embedder.model_name}"
+
+    def _run(self, batch: Any, where: str) -> Started:
+        """Start the model; when the device runs out of memory, halve the batch, down to one image."""
+        size = len(batch) if isinstance(batch, torch.Tensor) else None
+        if size and self.max_batch_size and size > self.max_batch_size:
+            return [part for images in batch.split(self.max_batch_size) for part in self._run(images, where)]
+        try:
+            with torch.inference_mode():
+                vectors = torch.as_tensor(self.forward(batch)).detach()
+                # A copy, in the order of the device's own work: the next call may use the same memory again.
+                copied = vectors.to("cpu", torch.float32, non_blocking=vectors.is_cuda, copy=True)
+                return [(copied, torch.cuda.current_stream().record_event() if vectors.is_cuda else None)]
+        except TarquetError:
+            raise
+        except Exception as error:
+            if not is_out_of_memory(error, self.device):
+                raise explain_failure(error, where, self.device) from error
+            if not size or size < 2:
+                raise GpuError(
+                    f"{where}: out of memory on the device with {'one image' if size else 'this batch'}; expected "
+                    "it to fit; take a smaller model or a larger GPU"
+                ) from error
+        # Outside the handler: the exception's traceback holds the tensors that are to be freed. Where the embedder
+        # put the exception into a variable on its way, a cycle holds them too.
+        self.max_batch_size = size // 2
+        gc.collect()
+        torch.cuda.empty_cache()
+        log.warning("%s: out of memory with %d images; going on with %d", where, size, self.max_batch_size)
+        return self._run(batch, where)
+
+    def _wait(self, started: Started, where: str) -> np.ndarray:
+        try:
+            for _, copied in started:
+                if copied is not None:
+                    copied.synchronize()
+        except Exception as error:
+            raise explain_failure(error, where, self.device) from error
+        return np.concatenate([vectors.numpy() for vectors, _ in started])
+
+
+def load_model(owner: Any, method: str, device: str) -> tuple[Callable[[Any], torch.Tensor], str | None]:
+    """Load a model by a method of its embedder or classifier, and fingerprint its weights; once for each device."""
+    models = owner.__dict__.setdefault("_loaded_models", {})
+    if device not in models:
+        start = perf_counter()
+        try:
+            model = getattr(owner, method)(device)
+            if not callable(model):
+                raise EmbedderError(
+                    f"{owner.model_name}: {method} gave a {type(model).__name__}; expected a function of a batch; "
+                    "return the model"
+                )
+            if isinstance(model, torch.nn.Module):
+                model.eval()  # else dropout and batch statistics make a vector depend on its neighbours
+            models[device] = model, hash_weights(model)  # reads the device, and so may be what finds it lost
+        except TarquetError:
+            raise
+        except Exception as error:
+            raise explain_failure(error, f"{owner.model_name}: {method}", device) from error
+        log.info("loaded %s on %s in %.1f s", owner.model_name, device, perf_counter() - start)
+    return models[device]
+
+
+def is_out_of_memory(error: Exception, device: str) -> bool:
+    """Tell whether the device has no room, be it torch that says so or a library beside it."""
+    is_torchs = isinstance(error, torch.cuda.OutOfMemoryError)
+    return is_torchs or (device == "cuda" and bool(_MEMORY_WORDS.search(str(error))))
+
+
+def explain_failure(error: Exception, where: str, device: str) -> TarquetError:
+    """Tell a failing GPU from a defect in the embedder: only after the first does a retry elsewhere help."""
+    return explain_gpu_failure(error, where, device) or EmbedderError(
+        f"{where}: the model raised {describe_error(error)}"
+    )
+
+
+def explain_gpu_failure(error: Exception, where: str, device: str) -> GpuError | None:
+    """Say what is the matter with the GPU; None where the error is not the GPU's."""
+    reason = describe_error(error)
+    if is_out_of_memory(error, device):
+        return GpuError(
+            f"{where}: out of memory on the device: {reason}; expected room; take a smaller model or a larger GPU"
+        )
+    is_gpus = isinstance(error, _ACCELERATOR_ERRORS) or _GPU_WORDS.search(str(error))
+    if device == "cuda" and is_gpus and not _DEFECT_WORDS.search(str(error)):
+        uuid = os.environ.get("CUDA_VISIBLE_DEVICES", "not pinned")
+        return GpuLostError(f"{where}: GPU {uuid} failed: {reason}; expected it to work; run again, on another one")
+    return None

@@ -1,0 +1,91 @@
+"""How far a job is: a bar on a terminal, a line a minute in a log file."""
+
+import logging
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import accumulate
+from time import monotonic
+
+import click
+
+from embedders.output.ledger import Ledger
+from embedders.reading.samples import ShardJob
+
+log = logging.getLogger(__name__)
+
+LINE_INTERVAL_S = 60
+
+
+class Progress:
+    """Counts the images of a job, and how much of its shards they are. Call it with the ledger after each batch.
+
+    Attributes:
+        images: Images embedded so far.
+        fraction: Share of the bytes of all shards that are done, from 0 to 1.
+    """
+
+    def __init__(self, jobs: Sequence[ShardJob], bar=None):
+        self._bar = bar
+        self._bytes = {job.tar_path: _read_size(job.tar_path) for job in jobs}
+        self._bytes_before = dict(zip(self._bytes, accumulate(self._bytes.values(), initial=0), strict=False))
+        self._ledger: Ledger | None = None
+        self._images_before = 0
+        self._start = self._said = monotonic()
+        self.images = 0
+        self.fraction = 0.0
+
+    def __call__(self, ledger: Ledger) -> None:
+        """Take note of a batch that was embedded."""
+        if self._ledger is not None and ledger is not self._ledger:
+            self._images_before += self._ledger.embedded
+        self._ledger = ledger
+        self.images = self._images_before + ledger.embedded
+        size = self._bytes[ledger.shard]
+        done_bytes = self._bytes_before[ledger.shard] + size * find_fraction(ledger, size)
+        self.fraction = done_bytes / (sum(self._bytes.values()) or 1)
+        if self._bar is not None:
+            self._bar.update(int(done_bytes) - self._bar.pos, self)
+        elif monotonic() - self._said >= LINE_INTERVAL_S:
+            self._said = monotonic()
+            left_s = (self._said - self._start) * (1 / self.fraction - 1) if self.fraction else None
+            left = "" if left_s is None else f", {self.fraction:.0%} of the job, about {left_s / 60:.0f} min to go"
+            log.info("%s: %s%s", ledger.shard, self.describe(), left)
+
+    def describe(self) -> str:
+        """Say how many images there were, and how fast."""
+        return f"{self.images} images, {self.images / max(monotonic() - self._start, 1e-9):.0f} images/s"
+
+
+@contextmanager
+def show_progress(jobs: Sequence[ShardJob]) -> Iterator[Progress]:
+    """Show how far `jobs` are while the block runs: on a terminal as a bar, else as lines of the log."""
+    if not sys.stderr.isatty():
+        yield Progress(jobs)
+        return
+    length = sum(_read_size(job.tar_path) for job in jobs) or 1
+    with click.progressbar(
+        length=length, file=sys.stderr, item_show_func=lambda progress: progress and progress.describe()
+    ) as bar:
+        yield Progress(jobs, bar)
+
+
+def find_fraction(ledger: Ledger, size_bytes: int) -> float:
+    """Find how much of a shard is done, from 0 to 1.
+
+    By samples, where they were counted first; else by how far the reader, a batch or two ahead, is in the tar. In a
+    compressed one that is not known: it is 0 until the shard is done.
+    """
+    if ledger.is_counted:
+        return (ledger.embedded + len(ledger.failed)) / max(ledger.seen, 1)
+    if not ledger.shard.endswith(".tar") or not size_bytes:
+        return 0.0
+    return min(ledger.offset / size_bytes, 1.0)
+
+
+def _read_size(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return 0  # its job will say so

@@ -1,0 +1,139 @@
+"""The summary of a run: counted from what its shards left, never from what a job said on the way."""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from embedders.errors import ShardError
+from embedders.output.files import write_whole
+from embedders.output.ledger import FailedSample
+from embedders.output.parquet import describe_file, read_account, read_ledger
+from embedders.output.timings import describe_seconds, find_bottleneck
+
+# Enough to see what is wrong; the ledgers hold all of them.
+NAMES_PER_KIND = 5
+
+
+@dataclass(frozen=True)
+class Account:
+    """What one shard of a run left.
+
+    Attributes:
+        shard: Its name.
+        output: The footer of its vectors, as `parquet.describe_file` gives it.
+        failed: The samples that were not embedded.
+        seconds: Time by what it was spent on, as in `timings`.
+    """
+
+    shard: str
+    output: dict
+    failed: list[FailedSample]
+    seconds: dict[str, float]
+
+
+@dataclass
+class Summary:
+    """Totals of a run.
+
+    Attributes:
+        shards: Number of shards.
+        samples: Samples found in the tars; equals `embedded + failed`.
+        embedded: Rows of all the Parquet files.
+        failed: Samples that were not embedded.
+        failures: Number of failed samples by kind, most frequent first.
+        first_failed: The first few of each kind, as `shard: key: message`.
+        vectors: Type of the vectors' column, the same in every shard.
+        seconds: Time of all the shards together by what it was spent on, as in `timings`.
+    """
+
+    shards: int = 0
+    samples: int = 0
+    embedded: int = 0
+    failed: int = 0
+    failures: dict[str, int] = field(default_factory=dict)
+    first_failed: dict[str, list[str]] = field(default_factory=dict)
+    vectors: str = ""
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def add(self, account: Account, ledger_path: str) -> None:
+        """Count a shard in."""
+        self.vectors = account.output["vectors"]
+        self.shards += 1
+        self.samples += account.output["samples"]
+        self.embedded += account.output["rows"]
+        self.failed += len(account.failed)
+        for name, spent in account.seconds.items():
+            self.seconds[name] = round(self.seconds.get(name, 0.0) + spent, 3)
+        kinds = Counter(self.failures)
+        for sample in account.failed:
+            kinds[sample.kind] += 1
+            names = self.first_failed.setdefault(sample.kind, [])
+            if len(names) < NAMES_PER_KIND:
+                names.append(f"{ledger_path}: {sample.key!r}: {sample.message}")
+        self.failures = dict(kinds.most_common())
+
+    def describe(self) -> str:
+        """Say it in a few lines, for a terminal."""
+        lines = [
+            f"{self.shards} shards: {self.samples} samples, {self.embedded} embedded, {self.failed} failed",
+            *(f"  {count} {kind}, as {self.first_failed[kind][0]}" for kind, count in self.failures.items()),
+        ]
+        if self.seconds:
+            lines.append(f"time: {describe_seconds(self.seconds)}; {find_bottleneck(self.seconds)}")
+        return "\n".join(lines)
+
+
+def summarize_run(folder: str | Path, shards: Sequence[str]) -> Summary:
+    """Count the rows and the failed samples of a run.
+
+    Args:
+        folder: The run's output folder.
+        shards: Names of its shards.
+
+    Raises:
+        ShardError: A file does not say what a ledger and its vectors must, or the shards' vectors differ in type.
+    """
+    summary = Summary()
+    for account in read_accounts(folder, shards):
+        summary.add(account, f"{folder}/ledger/{account.shard}.parquet")
+    return summary
+
+
+def read_accounts(folder: str | Path, shards: Iterable[str]) -> Iterator[Account]:
+    """Read what each shard of a run left, one in memory at a time.
+
+    Raises:
+        ShardError: As `summarize_run`.
+    """
+    type_of_all = None
+    for shard in shards:
+        embeddings_path, ledger_path = f"{folder}/embeddings/{shard}.parquet", f"{folder}/ledger/{shard}.parquet"
+        output = describe_file(embeddings_path)
+        rows, samples, vectors = output["rows"], output["samples"], output["vectors"]
+        failed, seconds = read_account(ledger_path)
+        if samples != rows + len(failed):
+            raise ShardError(
+                f"{embeddings_path!r}: {samples} samples, but {rows} rows and {len(failed)} failed in "
+                f"{ledger_path!r}; expected the sum to come out; remove both files and run again"
+            )
+        type_of_all = type_of_all or vectors
+        if vectors != type_of_all:
+            raise ShardError(
+                f"{embeddings_path!r}: its vectors are {vectors}, but {type_of_all} in other shards; expected "
+                "one type; remove it and run again"
+            )
+        yield Account(shard, output, failed, seconds)
+
+
+def write_summary(summary: Summary, path: str | Path) -> None:
+    """Write a summary as JSON, whole or not at all."""
+    with write_whole(path) as file:
+        file.write(json.dumps(asdict(summary), indent=2).encode() + b"\n")
+
+
+def find_failed_shards(ledger_folder: str, shards: Iterable[str]) -> list[str]:
+    """Find the shards of a finished run whose ledgers name at least one sample."""
+    paths = {shard: Path(ledger_folder, f"{shard}.parquet") for shard in shards}
+    return [shard for shard, path in paths.items() if path.is_file() and read_ledger(str(path))]

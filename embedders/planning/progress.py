@@ -1,0 +1,92 @@
+"""How far a run is: a line from time to time, counted from what its shards have left. Schedules nothing.
+
+It runs in Snakemake's own process, where this one runs: on one machine, or on the login node of a cluster.
+"""
+
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from threading import Thread
+from time import monotonic, sleep
+
+from embedders.errors import ShardError
+from embedders.output.timings import describe_duration
+
+# To look costs a listing of the output folders: with more shards, or on slower storage, it is done less often.
+LOOK_INTERVAL_S = 10
+INTERVALS_PER_LOOK = 100
+
+
+class RunProgress:
+    """Counts the shards of a run that are finished, and the images in them.
+
+    Attributes:
+        shards: Number of shards.
+        finished: Shards that are finished, those of an earlier run included.
+        images: Images embedded since the start of this run.
+        failed: Samples that were not embedded since then.
+    """
+
+    def __init__(self, folder: str, shards: Iterable[str]):
+        self._folder = f"{folder}/embeddings"
+        self._unfinished: dict[str, set[str]] = defaultdict(set)
+        for shard in shards:
+            subfolder, _, name = shard.rpartition("/")
+            self._unfinished[subfolder].add(f"{name}.parquet")
+        self.shards = sum(map(len, self._unfinished.values()))
+        self.images = self.failed = 0
+        self._start = self._last = monotonic()
+        self._before = len(self._take_finished())
+        self.finished = self._before
+
+    def look(self) -> bool:
+        """Count what was finished since the last look; false if nothing was."""
+        paths = self._take_finished()
+        if not paths:
+            return False
+        self.finished += len(paths)
+        self._last = monotonic()
+        with suppress(ImportError):  # Snakemake may run where no pyarrow is; then only shards are counted
+            from embedders.output.parquet import describe_file
+
+            for path in paths:
+                with suppress(ShardError):  # Snakemake has removed it again, with another output of a failed job
+                    output = describe_file(path)
+                    self.images += output["rows"]
+                    self.failed += output["samples"] - output["rows"]
+        return True
+
+    def describe(self) -> str:
+        """Say it in a line."""
+        seconds = max(self._last - self._start, 1e-9)
+        left_s = (self.shards - self.finished) * seconds / max(self.finished - self._before, 1)
+        images = f", {self.images} images at {self.images / seconds:.0f} images/s, {self.failed} failed"
+        left = f", about {describe_duration(left_s)} to go" if self.finished < self.shards else ""
+        return f"progress: {self.finished} of {self.shards} shards{images if self.images else ''}{left}"
+
+    def follow(self, say: Callable[[str], None]) -> None:
+        """Look and say until all is finished."""
+        interval_s = LOOK_INTERVAL_S
+        while self.finished < self.shards:
+            sleep(interval_s)
+            start = monotonic()
+            if self.look():
+                say(self.describe())
+            interval_s = max(LOOK_INTERVAL_S, INTERVALS_PER_LOOK * (monotonic() - start))
+
+    def _take_finished(self) -> list[str]:
+        paths = []
+        for subfolder, names in self._unfinished.items():
+            if not names:
+                continue
+            with suppress(FileNotFoundError):
+                there = names & set(os.listdir(os.path.join(self._folder, subfolder)))
+                names -= there
+                paths += [os.path.join(self._folder, subfolder, name) for name in sorted(there)]
+        return paths
+
+
+def follow_run(folder: str, shards: Iterable[str], say: Callable[[str], None]) -> None:
+    """Follow a run on a thread of this process; it ends with it."""
+    Thread(target=RunProgress(folder, shards).follow, args=(say,), daemon=True).start()

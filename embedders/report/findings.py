@@ -1,0 +1,136 @@
+"""What a report says first: is a run sound, are its vectors, and what to do where they are not. Owns the limits."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from embedders.output.summary import Summary
+from embedders.output.timings import find_bottleneck
+from embedders.report.neighbours import count_main_directions, measure_spread, scale_to_length_1
+
+# Two pictures with such a cosine are called near copies; most models give as much to a crop or another size.
+NEAR_COPY = 0.98
+# With such a mean cosine of all pairs the vectors tell little apart.
+ALIKE = 0.9
+# Lengths that differ by less are one length, in float16 too.
+SAME_LENGTH = 2e-3
+
+
+# In the order in which they are shown.
+LEVELS = ("wrong", "look", "note", "good")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of a report.
+
+    Attributes:
+        level: One of `LEVELS`.
+        text: What was found, and what to do.
+        section: Id of the part of the page that has more.
+    """
+
+    level: str
+    text: str
+    section: str
+
+
+@dataclass(frozen=True)
+class VectorChecks:
+    """Measures of a sample of vectors.
+
+    Attributes:
+        rows: Number of vectors.
+        dimension: Numbers of each.
+        lengths: Their Euclidean lengths, those of broken ones left out.
+        broken: Number of vectors that are zero or hold NaN or infinity.
+        constant: Number of places that hold the same number in every vector.
+        spread: Mean cosine of two vectors.
+        directions: Number of principal components with 90 % of the variance.
+    """
+
+    rows: int
+    dimension: int
+    lengths: np.ndarray
+    broken: int
+    constant: int
+    spread: float
+    directions: int
+
+    @property
+    def have_one_length(self) -> bool:
+        """Whether all the vectors are of one length, but for rounding."""
+        return not len(self.lengths) or bool(np.ptp(self.lengths) <= SAME_LENGTH * self.lengths.max())
+
+
+def find_sound(vectors: np.ndarray) -> np.ndarray:
+    """Say of each row whether it has a direction: it is finite, and not zero."""
+    with np.errstate(all="ignore"):
+        lengths = np.linalg.norm(vectors, axis=1)
+    return np.isfinite(lengths) & (lengths > 0)
+
+
+def check_vectors(vectors: np.ndarray) -> VectorChecks:
+    """Measure vectors of shape (rows, dimension)."""
+    sound = vectors[find_sound(vectors)]
+    unit = scale_to_length_1(sound)
+    return VectorChecks(
+        rows=len(vectors),
+        dimension=vectors.shape[1],
+        lengths=np.linalg.norm(sound, axis=1),
+        broken=len(vectors) - len(sound),
+        constant=int((np.ptp(sound, axis=0) == 0).sum()) if len(sound) > 1 else 0,
+        spread=measure_spread(unit),
+        directions=count_main_directions(unit) if len(unit) else 0,
+    )
+
+
+def judge_run(summary: Summary, unfinished: int) -> list[Finding]:
+    """Say how the run went."""
+    findings = []
+    if unfinished:
+        text = (
+            f"{unfinished:,} shards are not finished, and not counted here. Their logs say why; run snakemake again."
+        )
+        findings.append(Finding("wrong", text, "totals"))
+    if summary.failed:
+        kind, count = next(iter(summary.failures.items()))
+        share = f"{summary.failed:,} of {summary.samples:,} samples failed ({summary.failed / summary.samples:.2%})"
+        findings.append(Finding("look", f"{share}; the most frequent reason is {kind}, {count:,} times.", "failures"))
+    elif summary.samples:
+        findings.append(Finding("good", f"All {summary.samples:,} samples were embedded.", "totals"))
+    if summary.seconds:
+        findings.append(Finding("note", f"Speed: {find_bottleneck(summary.seconds)}.", "speed"))
+    return findings
+
+
+def judge_vectors(checks: VectorChecks, near_copies: int) -> list[Finding]:
+    """Say whether vectors look as those of a model that works."""
+    findings = []
+    if checks.broken:
+        text = (
+            f"{checks.broken:,} of {checks.rows:,} vectors are zero, or hold NaN or infinity: no search finds them."
+        )
+        findings.append(
+            Finding("wrong", f"{text} Look at the model in half precision, and at these images.", "vectors")
+        )
+    if checks.have_one_length and len(checks.lengths):
+        length = f"All the vectors have length {np.median(checks.lengths):.3g}"
+        text = "a dot product is their cosine" if abs(np.median(checks.lengths) - 1) < SAME_LENGTH else "but not 1"
+        findings.append(Finding("good", f"{length}: {text}.", "vectors"))
+    elif len(checks.lengths):
+        text = f"The vectors' lengths go from {checks.lengths.min():.3g} to {checks.lengths.max():.3g}."
+        findings.append(Finding("look", f"{text} Divide by them where you compare by dot product.", "vectors"))
+    if checks.constant:
+        text = f"{checks.constant:,} of the {checks.dimension:,} numbers are the same in every vector."
+        findings.append(Finding("look", f"{text} A model without its weights looks so.", "vectors"))
+    if checks.rows > 1 and checks.spread > ALIKE:
+        text = f"The vectors are much alike: two of them have a cosine of {checks.spread:.2f} in the mean."
+        findings.append(Finding("look", f"{text} Check the weights and the preprocessing.", "vectors"))
+    if near_copies:
+        text = f"{near_copies:,} of {checks.rows:,} images have a near copy (a cosine of {NEAR_COPY} or more)."
+        findings.append(Finding("look", f"{text} Remove copies before you train or test on these.", "pairs"))
+    elif checks.rows > 1:
+        text = f"No two of {checks.rows:,} images are near copies (a cosine of {NEAR_COPY} or more)."
+        findings.append(Finding("good", text, "pairs"))
+    return findings

@@ -1,0 +1,255 @@
+"""`results/report.html`: what a run gave, for a person to look at. Owns what is gathered and what is said of it.
+
+The page is one file that needs nothing else: the pictures and Bokeh's script are in it, and it forbids itself every
+other address. The same results give the same page.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+
+from embedders.errors import ConfigError
+from embedders.output.files import write_whole
+from embedders.output.ledger import FailedSample
+from embedders.output.parquet import read_scores
+from embedders.output.summary import Summary, read_accounts
+from embedders.output.timings import describe_seconds, split_seconds
+from embedders.reading.samples import SampleName
+from embedders.report.charts import draw_bars, draw_histogram, draw_points, read_script
+from embedders.report.findings import (
+    LEVELS,
+    NEAR_COPY,
+    VectorChecks,
+    check_vectors,
+    find_sound,
+    judge_run,
+    judge_vectors,
+)
+from embedders.report.neighbours import draw_map, find_closest_pairs, find_nearest, find_outliers, scale_to_length_1
+from embedders.report.subset import VectorSample, sample_vectors
+from embedders.report.thumbnails import LARGE_SIDE, SMALL_SIDE, Thumbnails
+
+MAP_POINTS = 2_000
+PAIRS, OUTLIERS, QUERIES, FAILURES_PER_KIND, SLOWEST = 8, 12, 6, 6, 5
+
+
+@dataclass
+class Run:
+    """What the shards of a run left, in numbers.
+
+    Attributes:
+        summary: The totals.
+        shards: Name, number of rows and failed samples, seconds and images per second of each finished shard.
+        unfinished: Names of the shards without vectors.
+        failed: The first few failed samples of each kind, with the names of their shards.
+        provenance: The footer of the first shard's vectors.
+        devices: Number of shards by what they were computed on.
+    """
+
+    summary: Summary = field(default_factory=Summary)
+    shards: list[dict] = field(default_factory=list)
+    unfinished: list[str] = field(default_factory=list)
+    failed: dict[str, list[tuple[str, FailedSample]]] = field(default_factory=dict)
+    provenance: dict = field(default_factory=dict)
+    devices: Counter[str] = field(default_factory=Counter)
+
+
+def write_report(folder: str | Path, path: str | Path) -> None:
+    """Write the report of a run.
+
+    Args:
+        folder: Its output folder.
+        path: The HTML file, which appears whole or not at all.
+
+    Raises:
+        ConfigError: The folder holds no run, or none of its shards is finished.
+        ShardError: What a shard left is not whole.
+        OutputError: The report cannot be written.
+    """
+    tar_paths = read_shards(Path(folder))
+    run = read_run(Path(folder), list(tar_paths))
+    if not run.shards:
+        raise ConfigError(f"{str(folder)!r}: none of its {len(tar_paths)} shards is finished; run snakemake first")
+    page = describe_run(Path(folder), run, tar_paths)
+    # What comes from the tars is strangers' text: all of it is escaped, in the JSON of the charts too (`tojson`).
+    templates = jinja2.Environment(loader=jinja2.PackageLoader("embedders.report", "."), autoescape=True)
+    templates.policies["json.dumps_kwargs"] = {}  # else it sorts the keys, and Bokeh goes by their order
+    with write_whole(path) as file:
+        file.write(templates.get_template("page.html.jinja").render(page, script=read_script()).encode())
+
+
+def read_shards(folder: Path) -> dict[str, str]:
+    """Read the path of each shard of a run by name.
+
+    Raises:
+        ConfigError: The folder holds no run.
+    """
+    try:
+        return json.loads((folder / "run_shards.json").read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"{str(folder)!r}: it has no run_shards.json that can be read; expected the output_dir of a run; check "
+            "the path"
+        ) from error
+
+
+def read_run(folder: Path, shards: list[str]) -> Run:
+    """Read the footers and the ledgers of a run; shards that are not finished are only named."""
+    finished = [shard for shard in shards if (folder / f"embeddings/{shard}.parquet").is_file()]
+    run = Run(unfinished=sorted(set(shards) - set(finished)))
+    for account in read_accounts(folder, finished):
+        run.provenance = run.provenance or account.output
+        run.devices[account.output["embedder"]["device"]] += 1
+        run.summary.add(account, account.shard)
+        seconds = sum(split_seconds(account.seconds).values())
+        rows, failed = account.output["rows"], len(account.failed)
+        speed = rows / seconds if seconds else 0.0
+        shard = {"name": account.shard, "rows": rows, "failed": failed, "seconds": seconds, "speed": speed}
+        run.shards.append(shard)
+        for sample in account.failed:
+            named = run.failed.setdefault(sample.kind, [])
+            if len(named) < FAILURES_PER_KIND:
+                named.append((account.shard, sample))
+    return run
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The rows of a sample that the page shows.
+
+    Attributes:
+        pairs: The closest ones, with their cosine.
+        outliers: Those that lie most alone, with the mean cosine to their neighbours.
+        queries: Random rows, each followed by its neighbours and their cosines; its own stands as 1.
+        points: Those on the map; pairs and outliers are among them.
+        nearest: The cosine of every row to its nearest neighbour.
+    """
+
+    pairs: list[tuple[int, int, float]]
+    outliers: list[tuple[int, float]]
+    queries: list[list[tuple[int, float]]]
+    points: list[int]
+    nearest: np.ndarray
+
+    @property
+    def notes(self) -> dict[int, str]:
+        """What the map says of a row that stands out."""
+        notes = {row: "among the closest pairs" for one, other, _ in self.pairs for row in (one, other)}
+        return notes | {row: "an outlier" for row, _ in self.outliers}
+
+
+def choose_rows(vectors: np.ndarray) -> Choice:
+    """Choose what to show of vectors of length 1; the same rows for the same vectors."""
+    near, cosines = find_nearest(vectors)
+    order = np.random.default_rng(0).permutation(len(vectors)).tolist()
+    choice = Choice(
+        pairs=find_closest_pairs(near, cosines, PAIRS),
+        outliers=find_outliers(cosines, min(OUTLIERS, len(vectors) // 8)),
+        queries=[
+            [(row, 1.0), *zip(near[row].tolist(), cosines[row].tolist(), strict=True)] for row in order[:QUERIES]
+        ],
+        points=[],
+        nearest=cosines[:, 0] if cosines.shape[1] else np.empty(0),
+    )
+    return replace(choice, points=sorted({*order[:MAP_POINTS], *choice.notes}))
+
+
+def describe_run(folder: Path, run: Run, tar_paths: Mapping[str, str]) -> dict[str, Any]:
+    """Gather what the page shows."""
+    rows = {shard["name"]: shard["rows"] for shard in run.shards}
+    everything = sample_vectors(folder / "embeddings", rows, run.provenance["dimension"])
+    checks = check_vectors(everything.vectors)
+    sample = everything.choose(find_sound(everything.vectors))
+    vectors = scale_to_length_1(sample.vectors)
+    choice = choose_rows(vectors)
+    thumbnails = Thumbnails(tar_paths)
+    thumbnails.read(size_pictures(sample, choice, run))
+
+    sampled_shards = sorted({name.shard for name in everything.names})
+    scores = gather_scores(folder, sampled_shards)
+    charts = draw_charts(run.shards, checks, choice.nearest)
+    charts |= {f"score {name}": draw_histogram(values, name) for name, values in scores.items()}
+    if len(choice.points) > 1:
+        names = [sample.names[row] for row in choice.points]
+        charts["map"] = draw_points(
+            draw_map(vectors[choice.points]),
+            [name.key for name in names],
+            [name.shard for name in names],
+            [choice.notes.get(row, "") for row in choice.points],
+            [thumbnails.get(name) or "" for name in names],
+        )
+    findings = judge_run(run.summary, len(run.unfinished))
+    findings += judge_vectors(checks, int((choice.nearest >= NEAR_COPY).sum()))
+    timed = [shard for shard in run.shards if shard["speed"]]
+    return {
+        "folder": str(folder),
+        "run": run,
+        "arguments": json.dumps(run.provenance["embedder"]["args"]),
+        "findings": sorted(findings, key=lambda finding: LEVELS.index(finding.level)),
+        "checks": checks,
+        "choice": choice,
+        "names": sample.names,
+        "name_failed": name_failed,
+        "thumbnails": thumbnails,
+        "is_sample": not everything.is_whole,
+        "sampled_shards": len(sampled_shards),
+        "charts": charts,
+        "scores": list(scores),
+        "time": describe_time(run.summary.seconds),
+        "slowest": sorted(timed, key=lambda shard: shard["speed"])[:SLOWEST],
+    }
+
+
+def size_pictures(sample: VectorSample, choice: Choice, run: Run) -> dict[SampleName, int]:
+    """Say of which samples pictures are wanted, and how large."""
+    sides = {sample.names[row]: SMALL_SIDE for row in choice.points}
+    large = {*choice.notes, *(row for query in choice.queries for row, _ in query)}
+    sides |= {sample.names[row]: LARGE_SIDE for row in sorted(large)}
+    return sides | {name_failed(*failed): LARGE_SIDE for named in run.failed.values() for failed in named}
+
+
+def draw_charts(shards: list[dict], checks: VectorChecks, nearest: np.ndarray) -> dict[str, Any]:
+    """Draw the charts that need no pictures."""
+    charts = {}
+    if any(shard["speed"] for shard in shards):
+        notes = [
+            f"{shard['rows']:,} images in {shard['seconds']:.1f} s, {shard['failed']} failed" for shard in shards
+        ]
+        names, speeds = [shard["name"] for shard in shards], [shard["speed"] for shard in shards]
+        charts["speed"] = draw_bars(names, speeds, notes, "images/s")
+    if not checks.have_one_length:
+        charts["lengths"] = draw_histogram(checks.lengths, "length")
+    if len(nearest):
+        charts["nearest"] = draw_histogram(nearest, "cosine to the nearest neighbour")
+    return charts
+
+
+def describe_time(seconds: Mapping[str, float]) -> dict[str, Any]:
+    """Say where the time went: the parts of all the shards' time, and what the other threads did meanwhile."""
+    parts = split_seconds(seconds)
+    total = sum(parts.values())
+    shares = [(phrase, spent, spent / total) for phrase, spent in parts.items()] if total else []
+    beside = {name: seconds[name] for name in ("reading", "decoding") if name in seconds}
+    return {"total": total, "shares": shares, "beside": describe_seconds(beside)}
+
+
+def gather_scores(folder: Path, shards: list[str]) -> dict[str, np.ndarray]:
+    """Read the scores of some shards by the name of the score, where there are any."""
+    scores = {}
+    for place in sorted((folder / "scores").glob("*/")):
+        paths = [path for shard in shards if (path := place / f"{shard}.parquet").is_file()]
+        values = np.concatenate([read_scores(str(path)) for path in paths] or [np.empty(0)])
+        if len(values) and np.issubdtype(values.dtype, np.number):
+            scores[place.name] = values[np.isfinite(values)]
+    return scores
+
+
+def name_failed(shard: str, failed: FailedSample) -> SampleName:
+    """Name a failed sample by its place in the tar, because another one may have its key."""
+    return SampleName(shard, failed.key, -1 if failed.offset is None else failed.offset)

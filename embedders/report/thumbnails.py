@@ -1,0 +1,110 @@
+"""Small pictures of samples, read from their shards, as `data:` addresses for a page. Owns what can be shown.
+
+A picture that cannot be had is left out: its shard may have gone, and a failed sample may hold none.
+"""
+
+import base64
+import io
+import logging
+from collections.abc import Mapping
+
+from PIL import Image
+
+from embedders.errors import ShardError
+from embedders.reading.images import ImageError, convert_to_rgb, open_image
+from embedders.reading.samples import IMAGE_SUFFIXES, Sample, SampleName, read_chosen, select_image
+
+log = logging.getLogger(__name__)
+
+# Pixels of the longer side: of the many of the map, and of the few that are shown by themselves.
+SMALL_SIDE, LARGE_SIDE = 80, 160
+# All of a page's pictures together, as text; when they are more, small ones are left out.
+MAX_TOTAL_BYTES = 5 << 20
+
+
+class Thumbnails:
+    """Pictures of samples.
+
+    Args:
+        tar_paths: Path of each shard by name.
+
+    Attributes:
+        lost_shards: Names of the shards that could not be read.
+        is_full: Whether some small pictures were left out for want of room.
+    """
+
+    def __init__(self, tar_paths: Mapping[str, str]):
+        self.lost_shards: list[str] = []
+        self.is_full = False
+        self._tar_paths = tar_paths
+        self._addresses: dict[SampleName, str] = {}
+        self._total_bytes = 0
+
+    def get(self, wanted: SampleName) -> str | None:
+        """The picture of a sample as a `data:` address, if there is one."""
+        return self._addresses.get(wanted)
+
+    def read(self, sides: Mapping[SampleName, int]) -> None:
+        """Read pictures, with one walk through each shard.
+
+        Args:
+            sides: The longer side of each picture, in pixels, by sample.
+        """
+        by_shard: dict[str, dict[SampleName, int]] = {}
+        for wanted, side in sides.items():
+            by_shard.setdefault(wanted.shard, {})[wanted] = side
+        for shard in sorted(by_shard):
+            try:
+                self._read_shard(shard, by_shard[shard])
+            except ShardError as error:
+                if not self.lost_shards:
+                    log.warning("no pictures, perhaps of other shards too: %s", error)
+                self.lost_shards.append(shard)
+
+    def _read_shard(self, shard: str, sides: dict[SampleName, int]) -> None:
+        left = set(sides)
+        for sample in read_chosen(self._tar_paths[shard], {wanted.key for wanted in sides}):
+            names = {SampleName(shard, sample.key, sample.offset)}
+            if sample.problem is None:
+                names.add(SampleName(shard, sample.key))
+            for wanted in names & left:
+                left.discard(wanted)
+                self._add(wanted, sample, sides[wanted])
+            if not left:
+                return  # the rest of the tar is of no use
+
+    def _add(self, wanted: SampleName, sample: Sample, side: int) -> None:
+        if self._total_bytes > MAX_TOTAL_BYTES and side <= SMALL_SIDE:
+            self.is_full = True
+            return
+        address = draw_sample(sample, side)
+        if address is not None:
+            self._total_bytes += len(address)
+            self._addresses[wanted] = address
+
+
+def draw_sample(sample: Sample, side: int) -> str | None:
+    """Draw the image of a sample, or, where it has several, the first one that can be shown."""
+    suffix, _ = select_image(sample)
+    suffixes = [suffix] if suffix else [name for name in sample.members if name.rpartition(".")[2] in IMAGE_SUFFIXES]
+    for name in suffixes:
+        try:
+            return draw_thumbnail(sample.members[name] or b"", side)
+        except ImageError:
+            continue
+    return None
+
+
+def draw_thumbnail(encoded: bytes, side: int) -> str:
+    """Make a picture of at most `side` by `side` pixels, as a `data:` address.
+
+    Raises:
+        ImageError: The image cannot be decoded.
+    """
+    image = open_image(encoded)
+    image.draft("RGB", (side * 2, side * 2))  # a JPEG is then decoded at a fraction of its size
+    image = convert_to_rgb(image)
+    image.thumbnail((side, side), Image.Resampling.BICUBIC)
+    buffer = io.BytesIO()
+    image.save(buffer, "WEBP", quality=50 if side <= SMALL_SIDE else 70)
+    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -1,0 +1,133 @@
+"""`check`, as a user types it; each kind of wrong embedder: test_contract.py."""
+
+import json
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from support.tools import MEAN_COLOR, ROOT, clean_environment, make_image, make_shard, make_tar, run_cli
+
+from embedders.checks.before_run import FIXES
+from embedders.checks.shard_statistics import MAX_SAMPLES, survey_shard
+from embedders.cli import main
+
+
+def check(*arguments):
+    return CliRunner().invoke(main, ["check", *map(str, arguments), "--device", "cpu"])
+
+
+def test_a_sound_embedder_on_good_shards_and_how_long_all_take(tmp_path):
+    for number in range(3):
+        make_shard(tmp_path / f"{number}.tar", 5)
+    job = run_cli("check", MEAN_COLOR, "--shard", tmp_path / "*.tar", "--device", "cpu")
+    assert job.returncode == 0, job.stderr
+    lines = job.stdout.splitlines()
+    assert [line for line in lines if not line.startswith("ok")] == lines[-1:]
+    assert "5 samples, 5 with an image; 100% JPEG; 1 to 1 kB" in lines[-2]
+    assert "40 x 30 pixels in the median; members 5 .jpg, 5 .json" in lines[-2]
+    assert lines[-1].split()[:9] == ["all", "3", "shards", "of", "about", "15", "images", "in", "all:"]
+    assert "\x1b" not in job.stdout
+
+
+def test_the_same_for_a_program(tmp_path):
+    make_shard(tmp_path / "s.tar", 4)
+    said = json.loads(check(MEAN_COLOR, "--shard", tmp_path / "s.tar", "--json").stdout)
+    assert list(said) == ["wrong", "findings", "shards", "shard", "estimate"]
+    assert (said["wrong"], said["shards"]) == (0, 1)
+    assert set(said["findings"][0]) == {"subject", "message", "is_wrong"}
+    assert said["shard"]["formats"] == {"JPEG": 4}
+    assert said["shard"]["suffixes"] == {"jpg": 4, "json": 4}
+    assert said["estimate"]["images"] == 4
+    assert said["estimate"]["output_bytes"] == 4 * 3 * 4
+    assert said["estimate"]["images_per_s"] == min(
+        said["estimate"][part] for part in ("loaded_per_s", "embedded_per_s")
+    )
+
+
+def test_a_terminal_gets_colours_unless_it_wants_none(tmp_path):
+    make_shard(tmp_path / "s.tar", 2)
+    command = f"{sys.executable} -m embedders check {MEAN_COLOR} --shard {tmp_path}/s.tar --device cpu"
+    for unwanted, colored in (("", True), ("1", False)):
+        options = {"env": clean_environment() | {"NO_COLOR": unwanted, "TERM": "xterm"}, "cwd": ROOT}
+        done = subprocess.run(["script", "-qc", command, "/dev/null"], capture_output=True, text=True, **options)
+        assert "\x1b[32m" in done.stdout if colored else "\x1b" not in done.stdout, done.stdout
+        assert "the same vectors a second time" in done.stdout
+
+
+def test_samples_that_will_fail_are_wrong_each_kind_with_what_to_do(tmp_path):
+    image = make_image()
+    members = [("a.jpg", image), ("b.json", {}), ("c.jpg", make_image(1)), ("e.1.jpg", image), ("e.2.jpg", image)]
+    members += [("a.png", image), ("LICENSE", b""), ("d.jpg", b""), ("f.jpg", make_image(2)[:400])]
+    members += [("g.jpg", image), ("g.json", b"{"), ("h.jpg", image), ("h.jpg", image), ("i.jpg", b"<html>")]
+    make_tar(tmp_path / "s.tar", members)
+    result = check(MEAN_COLOR, "--shard", tmp_path / "s.tar")
+    assert result.exit_code == 1
+    wrong = [line for line in result.stdout.splitlines() if line.startswith("wrong")]
+    kinds = ("no_single_image", "repeated_key", "repeated_member", "bad_name", "undecodable", "bad_metadata")
+    assert sorted(kind for kind in kinds for line in wrong if f"will fail, {kind}, as" in line) == sorted(kinds)
+    assert all(FIXES[kind] in line for kind in kinds for line in wrong if kind in line)
+    assert any("3 of 11 samples will fail, undecodable, as 'd'" in line for line in wrong)
+    assert f"{len(wrong)} of " in result.stderr and "findings are wrong" in result.stderr
+
+
+def test_damage_is_found_and_what_is_whole_is_tried(tmp_path):
+    path = Path(make_shard(tmp_path / "s.tar", 8))
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    result = check(MEAN_COLOR, "--shard", path)
+    assert result.exit_code == 1
+    assert "damaged_tar" in result.stdout and "accept_damaged_shards: true" in result.stdout
+    assert "the same vector alone as in a batch" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("embedder", "words"),
+    [
+        (f"{MEAN_COLOR}s", "did you mean 'MeanColor'?"),
+        ("nowhere.py:Embedder", "there is no file 'nowhere.py'"),
+        ("embedders:ImageEmbedder", "does not define load_embedding_model"),
+    ],
+)
+def test_a_class_that_cannot_be_built_is_named_and_the_shard_is_looked_at_all_the_same(tmp_path, embedder, words):
+    make_shard(tmp_path / "s.tar", 4)
+    result = check(embedder, "--shard", tmp_path / "s.tar")
+    assert result.exit_code == 1
+    assert words in result.stdout
+    assert "4 samples, 4 with an image" in result.stdout
+
+
+def test_a_shard_that_is_not_there_is_one_line(tmp_path):
+    result = check(MEAN_COLOR, "--shard", tmp_path / "none.tar")
+    assert result.exit_code == 1
+    assert "none.tar" in result.stderr.splitlines()[-1]
+
+
+def test_a_survey_counts_suffixes_formats_and_sizes(tmp_path):
+    image, drawing = make_image(), make_image(form="PNG", size=(64, 48))
+    path = make_tar(tmp_path / "s.tar", {"a.jpg": image, "a.txt": b"caption", "b.jpg": drawing, "b.txt": b"caption"})
+    survey = survey_shard(path)
+    assert survey.suffixes == {"jpg": 2, "txt": 2}
+    assert survey.formats == {"JPEG": 1, "PNG": 1}
+    assert survey.image_bytes == [len(image), len(drawing)]
+    assert survey.sides == [(40, 30), (64, 48)]
+
+
+def test_of_a_huge_shard_the_first_part_is_read_and_said_so(tmp_path):
+    path = tmp_path / "huge.tar"
+    header, images = tarfile.TarInfo(), [make_image(seed) for seed in range(2)]
+    header.size = max(map(len, images))
+    stride = 512 + -(-header.size // 512) * 512
+    with path.open("wb") as file:
+        for number in range(MAX_SAMPLES + 2):
+            header.name = f"{number:05}.jpg"
+            file.write(header.tobuf() + images[number % 2].ljust(stride - 512, b"\0"))
+        file.truncate(40 << 30)  # the rest, a hole of 40 GB, would take minutes to read
+    survey = survey_shard(str(path))
+    assert (survey.samples, survey.total_bytes) == (MAX_SAMPLES, 40 << 30)
+    assert survey.read_bytes == MAX_SAMPLES * stride
+    result = check(MEAN_COLOR, "--shard", path)
+    assert result.exit_code == 0, result.output
+    assert f"2000 samples in its first {MAX_SAMPLES * stride / 1e6:.0f} MB" in result.stdout
+    assert f"about {(40 << 30) / stride:.0f} images in all" in result.stdout

@@ -1,0 +1,106 @@
+"""docs/read-vectors.md: each piece of its code is run on the results of a real run, in both types of vectors."""
+
+import re
+
+import datasets
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from support.tools import ROOT, make_image, make_tar, run_cli
+
+PAGE = (ROOT / "docs/read-vectors.md").read_text()
+RECIPES = dict(re.findall(r"^## (.+?)\n.*?^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL))
+READERS = ["pyarrow", "pandas", "polars", "Hugging Face datasets", "PyTorch"]
+SEARCHERS = ["DuckDB", "LanceDB", "FAISS"]
+QUERY = {"DuckDB": "a-0001", "LanceDB": "a-0001", "FAISS": "a-0000"}
+EMBEDDER = """
+import torch
+from embedders import ImageEmbedder
+
+class Grid(ImageEmbedder):
+    def load_embedding_model(self, device):
+        return lambda batch: torch.nn.functional.adaptive_avg_pool2d(batch, 4).flatten(1) - 0.5
+"""
+
+
+@pytest.fixture(scope="module", params=["float32", "float16"])
+def project(request, tmp_path_factory):
+    """A folder with the results of a real run: three shards, one of them in a folder of its own and one empty."""
+    folder = tmp_path_factory.mktemp(request.param)
+    (folder / "grid.py").write_text(EMBEDDER)
+    paths = []
+    for shard, output, count in [("a", "a", 9), ("b", "more/b", 6), ("c", "c", 0)]:
+        members = {}
+        for number in range(count):
+            members[f"{shard}-{number:04d}.jpg"] = make_image(100 * ord(shard) + number)
+            members[f"{shard}-{number:04d}.json"] = {"number": number}
+        make_tar(folder / f"{shard}.tar", members)
+        paths += [
+            "--also",
+            f"{shard}.tar",
+            f"results/embeddings/{output}.parquet",
+            f"results/ledger/{output}.parquet",
+        ]
+    paths[:4] = [*paths[1:3], "--ledger", paths[3]]
+    options = ("--metadata-columns", '{"number": "int64"}', "--embedding-dtype", request.param, "--device", "cpu")
+    done = run_cli("embed", *paths, "--embedder", "grid.py:Grid", *options, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture
+def truth(project):
+    """Keys, numbers and vectors by pyarrow's plain reader, file by file."""
+    tables = [pq.ParquetFile(path).read() for path in sorted((project / "results/embeddings").rglob("*.parquet"))]
+    assert sorted(table.num_rows for table in tables) == [0, 6, 9]
+    rows = [row for table in tables for row in table.to_pylist()]
+    keys, numbers, vectors = ([row[name] for row in rows] for name in ("key", "number", "image_embedding"))
+    return keys, numbers, np.array(vectors, dtype=project.name.rstrip("0"))
+
+
+def run_recipe(name, project, monkeypatch):
+    monkeypatch.chdir(project)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(project / "cache"))
+    names = {}
+    exec(RECIPES[name], names)
+    return names
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_a_reader_gives_every_row_in_order_with_its_vector(name, project, truth, monkeypatch):
+    names = run_recipe(name, project, monkeypatch)
+    keys, numbers, vectors = truth
+    assert np.array_equal(np.asarray(names["vectors"]), vectors)
+    # with_format("numpy") of datasets turns every float into float32
+    assert np.asarray(names["vectors"]).dtype == ("float32" if "dataset" in name else vectors.dtype)
+    if name == "PyTorch":
+        assert [int(number) for _, number in names["dataset"]] == numbers
+    else:
+        table = next(names[word] for word in ("table", "frame", "dataset") if word in names)
+        assert list(map(str, table["key"])) == keys
+        assert list(map(int, table["number"])) == numbers
+
+
+@pytest.mark.parametrize("name", SEARCHERS)
+def test_a_search_finds_the_nearest_by_cosine(name, project, truth, monkeypatch):
+    nearest = run_recipe(name, project, monkeypatch)["nearest"]
+    found = [row["key"] if isinstance(row, dict) else row[0] if isinstance(row, tuple) else row for row in nearest]
+    keys, _, vectors = truth
+    unit = vectors.astype(np.float64)
+    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+    cosines = dict(zip(keys, unit @ unit[keys.index(QUERY[name])], strict=True))
+    assert found[0] == QUERY[name]
+    assert len(set(found)) == 10
+    np.testing.assert_allclose([cosines[key] for key in found], sorted(cosines.values())[::-1][:10], atol=1e-5)
+
+
+def test_every_recipe_of_the_page_is_run():
+    assert set(RECIPES) == {*READERS, *SEARCHERS}
+    assert PAGE.count("```python") == len(RECIPES)
+
+
+def test_the_versions_of_the_page_are_those_of_the_requirements():
+    pins = (ROOT / "requirements.txt").read_text().splitlines()
+    named = re.findall(r"([a-z-]+) (\d+\.[\d.]*\d)", PAGE.partition("## Versions")[2].replace("\n", " "))
+    assert len(named) == len(RECIPES)
+    assert not [f"{name}=={version}" for name, version in named if f"{name}=={version}" not in pins]

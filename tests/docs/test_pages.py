@@ -1,0 +1,69 @@
+"""What docs/containers.md and docs/remote-shards.md say is so: their commands, files and variables exist.
+
+tests/cluster builds the image that they show, and tests/workflow/test_remote.py fetches what they fetch.
+"""
+
+import re
+import shlex
+import subprocess
+import sys
+
+import pytest
+import yaml
+from snakemake_storage_plugin_http import StorageProvider
+from support.tools import ROOT
+
+from embedders.planning.container import describe_container
+from embedders.reading.remote import PLUGINS
+
+CONTAINERS, REMOTE = ((ROOT / f"docs/{name}.md").read_text() for name in ("containers", "remote-shards"))
+
+
+def test_every_snakemake_option_exists():
+    known = subprocess.run([sys.executable, "-m", "snakemake", "--help"], capture_output=True, text=True).stdout
+    commands = re.findall(r"\bsnakemake (-[^\n`]*(?:\n    [^\n`]*)*)", (CONTAINERS + REMOTE).replace("\\\n", ""))
+    options = {word for command in commands for word in shlex.split(command) if word.startswith("-")}
+    assert {
+        "--sdm",
+        "--profile",
+        "-F",
+        "--storage-http-auth",
+        "--shared-fs-usage",
+        "--local-storage-prefix",
+    } <= options
+    assert not {option for option in options if not re.search(rf"(^|[\s,]){option}\b", known)}
+
+
+def test_every_file_named_is_there():
+    paths = set(re.findall(r"\b(?:containers|workflow/profiles)/\w+(?:\.def)?", CONTAINERS))
+    assert {"containers/tarquet.def", "containers/Dockerfile", "workflow/profiles/apptainer"} <= paths
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+
+
+def test_the_arguments_of_the_definition_are_those_documented():
+    definition = (ROOT / "containers/tarquet.def").read_text()
+    for name in re.findall(r"--build-arg (\w+)=", CONTAINERS):
+        assert f"{{{{ {name} }}}}" in definition
+
+
+def test_the_folders_that_the_environment_names_are_bound_as_documented(tmp_path, monkeypatch):
+    monkeypatch.setattr("embedders.planning.container._SHOWN", ())
+    (line,) = re.findall(r"^- the folders in (.*);$", CONTAINERS, re.MULTILINE)
+    for name in re.findall(r"`(\w+)`", line):
+        assert describe_container([], [], False, {name: str(tmp_path)})["APPTAINER_BIND"] == str(tmp_path)
+
+
+@pytest.mark.parametrize("kind", PLUGINS)
+def test_every_kind_of_address_is_listed_with_its_plugin(kind):
+    (row,) = [line for line in REMOTE.splitlines() if line.startswith("| `") and f"`{kind}://" in line]
+    assert f"`pip install snakemake-storage-plugin-{PLUGINS[kind]}`" in row
+
+
+def test_a_web_server_is_asked_ten_times_a_second():
+    assert StorageProvider.default_max_requests_per_second(None) == 10
+
+
+def test_the_examples_of_shards_and_containers_are_keys():
+    keys = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text())["properties"]
+    for block in re.findall(r"```yaml\n(.*?)```", CONTAINERS + REMOTE, re.DOTALL):
+        assert set(yaml.safe_load(block)) <= set(keys)

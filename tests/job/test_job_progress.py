@@ -1,0 +1,92 @@
+import logging
+import os
+import pty
+import subprocess
+import sys
+
+from support.tools import MEAN_COLOR, ROOT, clean_environment, make_shard
+
+from embedders.job import progress
+from embedders.job.progress import Progress, find_fraction
+from embedders.output.ledger import Ledger
+from embedders.reading.samples import ShardJob
+
+
+def make_ledger(shard, embedded, offset=0):
+    ledger = Ledger(shard)
+    ledger.embedded, ledger.offset = embedded, offset
+    return ledger
+
+
+def test_a_job_is_as_far_as_its_shards_in_bytes(tmp_path):
+    small, large = tmp_path / "small.tar", tmp_path / "large.tar"
+    small.write_bytes(b"x" * 1000)
+    large.write_bytes(b"x" * 3000)
+    count = Progress([ShardJob(str(path), "o", None) for path in (small, large)])
+    count(make_ledger(str(small), 5, 500))
+    assert (count.images, count.fraction) == (5, 0.125)
+    ledger = make_ledger(str(large), 0)
+    count._ledger.embedded = 8
+    count(ledger)
+    assert (count.images, count.fraction) == (8, 0.25)
+    ledger.embedded, ledger.offset = 30, 1500
+    count(ledger)
+    assert (count.images, count.fraction) == (38, 0.625)
+
+
+def test_a_shard_whose_samples_were_counted_is_as_far_as_these():
+    ledger = Ledger("s.tar")
+    for key in "abcd":
+        ledger.open(key)
+    ledger.is_counted = True
+    ledger.settle("a")
+    assert find_fraction(ledger, 100) == 0.25
+
+
+def test_how_far_a_compressed_shard_is_stays_unknown():
+    assert find_fraction(make_ledger("s.tar.gz", 5, 5000), 1000) == 0.0
+
+
+def test_a_log_gets_a_line_at_intervals(tmp_path, monkeypatch, caplog):
+    shard = tmp_path / "s.tar"
+    shard.write_bytes(b"x" * 1000)
+    count = Progress([ShardJob(str(shard), "o", None)])
+    caplog.set_level(logging.INFO)
+    ledger = make_ledger(str(shard), 5, 250)
+    count(ledger)
+    assert not caplog.messages
+    monkeypatch.setattr(progress, "LINE_INTERVAL_S", 0)
+    ledger.embedded, ledger.offset = 8, 500
+    count(ledger)
+    assert "s.tar: 8 images, " in caplog.messages[0]
+    assert "50% of the job, about 0 min to go" in caplog.messages[0]
+
+
+def embed(tmp_path, **options):
+    shard = make_shard(tmp_path / "s.tar", 5)
+    command = [sys.executable, "-m", "embedders", "embed", shard, tmp_path / "s.parquet", "--embedder", MEAN_COLOR]
+    return subprocess.Popen([*command, "--device", "cpu"], cwd=ROOT, env=clean_environment(), **options)
+
+
+def test_a_terminal_shows_a_bar(tmp_path):
+    ours, theirs = pty.openpty()
+    process = embed(tmp_path, stderr=theirs)
+    os.close(theirs)
+    shown = b""
+    try:
+        while chunk := os.read(ours, 4096):
+            shown += chunk
+    except OSError:  # the other end is closed
+        pass
+    os.close(ours)
+    assert process.wait() == 0
+    assert b"[####" in shown
+    assert b"5 images, " in shown
+
+
+def test_a_file_gets_no_bar(tmp_path):
+    process = embed(tmp_path, stderr=subprocess.PIPE, text=True)
+    _, log = process.communicate()
+    assert process.returncode == 0
+    assert "[#" not in log
+    assert "\r" not in log

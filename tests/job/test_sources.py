@@ -1,0 +1,97 @@
+import os
+import sys
+import time
+
+import pytest
+from support.tools import ROOT
+
+from embedders.errors import EmbedderError
+from embedders.job.sources import find_sources, fingerprint_sources
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(ROOT), *sys.path])
+    files = {
+        "mine.py": "import helper\nfrom pkg.sub import layers\nimport numpy\nimport torch.nn\nclass Mine: pass\n",
+        "helper.py": "def f():\n    import late\n",
+        "late.py": "",
+        "unrelated.py": "",
+        "pkg/__init__.py": "raise RuntimeError('a package above is imported')\n",
+        "pkg/sub/__init__.py": "",
+        "pkg/sub/layers.py": "from . import blocks\nfrom ..top import x\n",
+        "pkg/sub/blocks.py": "",
+        "pkg/sub/model.py": "from pkg.sub import layers\nfrom .blocks import y\nclass Mine: pass\n",
+        "pkg/top.py": "import pkg.sub.layers\n",
+        "pkg/unrelated.py": "",
+    }
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(content)
+    return tmp_path
+
+
+def names(class_path, folder):
+    return sorted(os.path.relpath(path, folder) for path in find_sources(class_path))
+
+
+def test_a_files_imports_are_followed_within_its_folder_and_nothing_is_run(project):
+    inner = ["pkg/sub/__init__.py", "pkg/sub/blocks.py", "pkg/sub/layers.py", "pkg/top.py"]
+    assert names("mine.py:Mine", project) == ["helper.py", "late.py", "mine.py", *inner]
+
+
+def test_a_modules_imports_are_followed_within_its_project(project):
+    inner = ["pkg/sub/__init__.py", "pkg/sub/blocks.py", "pkg/sub/layers.py"]
+    assert names("pkg.sub.model:Mine", project) == [*inner, "pkg/sub/model.py", "pkg/top.py"]
+    assert names("mine:Mine", project) == names("mine.py:Mine", project)
+    assert "pkg" not in sys.modules
+
+
+def test_a_class_that_a_package_re_exports_counts_by_the_file_that_defines_it():
+    assert names("embedders:TimmImageEmbedder", ROOT) == ["embedders/builtin/timm_embedder.py"]
+
+
+def test_tarquets_own_files_and_installed_packages_do_not_count(project):
+    (project / "mine.py").write_text(
+        "from embedders import ImageEmbedder\nimport embedders.reading.images\nimport numpy\n"
+    )
+    assert names("mine.py:Mine", project) == ["mine.py"]
+    (files,) = find_sources("timm.models.resnet:ResNet")
+    assert files.name == "resnet.py"
+
+
+def test_a_file_that_cannot_be_parsed_still_counts(project):
+    (project / "mine.py").write_text("class Mine(:\n")
+    assert names("mine.py:Mine", project) == ["mine.py"]
+
+
+@pytest.mark.parametrize("class_path", ["none.py:Mine", "none:Mine", "pkg.none:Mine", "mine.none:Mine", "sys:Mine"])
+def test_what_is_not_there_is_named(project, class_path):
+    with pytest.raises(EmbedderError, match="there is no"):
+        find_sources(class_path)
+
+
+def test_the_fingerprint_changes_with_the_file_its_imports_and_its_weights_only(project):
+    (project / "w.pt").write_bytes(b"weights")
+    args = {"checkpoint": "w.pt", "nested": {"also": ["helper.py"]}, "words": "not a file", "n": 5}
+    found = [fingerprint_sources("mine.py:Mine", args)]
+    assert set(found[0]) >= {"mine.py", "helper.py", "late.py", "w.pt"}
+    for name in ("mine.py", "late.py", "pkg/top.py", "w.pt"):
+        (project / name).write_bytes((project / name).read_bytes() + b"\n")
+        found.append(fingerprint_sources("mine.py:Mine", args))
+    assert len({str(fingerprint) for fingerprint in found}) == 5
+    for name in ("unrelated.py", "pkg/unrelated.py", "README.md"):
+        (project / name).write_text("# a comment")
+    (project / "mine.py").touch()
+    assert fingerprint_sources("mine.py:Mine", args) == found[-1]
+
+
+def test_large_weights_are_told_by_size_and_time_without_being_read(project):
+    weights = project / "w.pt"
+    with weights.open("wb") as file:
+        file.truncate(50 << 30)  # sparse: hashing it would take a minute
+    first = fingerprint_sources("mine.py:Mine", {"weights": "w.pt"})
+    assert first == fingerprint_sources("mine.py:Mine", {"weights": "w.pt"})
+    os.utime(weights, (time.time(), time.time() + 100))
+    assert first != fingerprint_sources("mine.py:Mine", {"weights": "w.pt"})

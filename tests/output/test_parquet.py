@@ -1,0 +1,221 @@
+import io
+import json
+
+import duckdb
+import numpy as np
+import pandas
+import polars
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from embedders.errors import ConfigError, ShardError
+from embedders.output.columns import Columns
+from embedders.output.ledger import FailedSample
+from embedders.output.parquet import EmbeddingWriter, describe_file, read_ledger, read_vectors, write_ledger
+
+PROVENANCE = {"samples": 5, "note": "ä"}
+
+
+def write_file(path, rows=5, dimension=4, dtype="float32", columns=None, batch=2):
+    columns = columns or Columns()
+    vectors = np.arange(rows * dimension, dtype=np.float32).reshape(rows, dimension) / 8
+    with path.open("wb") as file:
+        writer = EmbeddingWriter(file, columns, "image_embedding", dtype)
+        for start in range(0, rows, batch):
+            part = vectors[start : start + batch]
+            metadata = [{"__key__": f"k{start + n}", "id": start + n, "caption": "c"} for n in range(len(part))]
+            writer.write([columns.read(sample, "s.tar") for sample in metadata], part)
+        writer.close(dimension, PROVENANCE)
+    return vectors
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_vectors_are_a_fixed_size_list_that_is_never_null(tmp_path, dtype):
+    vectors = write_file(tmp_path / "e.parquet", dtype=dtype)
+    table = pq.read_table(tmp_path / "e.parquet")
+    field = table.schema.field("image_embedding")
+    arrow = pa.float16() if dtype == "float16" else pa.float32()
+    assert field.type == pa.list_(pa.field("element", arrow, nullable=False), 4)
+    assert not field.nullable
+    assert not table.schema.field("key").nullable
+    assert np.array_equal(np.stack(table["image_embedding"].to_numpy()), vectors.astype(dtype))
+    assert table["key"].to_pylist() == ["k0", "k1", "k2", "k3", "k4"]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_pandas_polars_and_duckdb_read_it(tmp_path, dtype):
+    path = tmp_path / "e.parquet"
+    vectors = write_file(path, dtype=dtype).astype(dtype)
+    assert np.array_equal(np.stack(pandas.read_parquet(path)["image_embedding"]), vectors)
+    frame = polars.read_parquet(path)
+    inner = polars.Float16 if dtype == "float16" else polars.Float32
+    assert frame.schema["image_embedding"] == polars.Array(inner, 4)
+    assert np.array_equal(frame["image_embedding"].to_numpy(), vectors)
+    rows = duckdb.sql(f"select key, image_embedding::float[4] from '{path}'").fetchall()
+    assert [key for key, _ in rows] == ["k0", "k1", "k2", "k3", "k4"]
+    assert np.array_equal(np.array([vector for _, vector in rows]), vectors)
+    distance = "array_distance(image_embedding::float[4], [1, 1.125, 1.25, 1.375]::float[4])"
+    assert duckdb.sql(f"select key from '{path}' order by {distance} limit 1").fetchall() == [("k2",)]
+
+
+def test_a_shard_without_a_row_has_the_same_schema(tmp_path):
+    columns = Columns("id", {"caption": "string", "size": "int64"})
+    write_file(tmp_path / "full.parquet", columns=columns)
+    write_file(tmp_path / "empty.parquet", rows=0, columns=columns)
+    full, empty = (pq.read_schema(tmp_path / name) for name in ("full.parquet", "empty.parquet"))
+    assert full.equals(empty)
+    assert pq.read_metadata(tmp_path / "empty.parquet").num_rows == 0
+    both = pq.read_table([tmp_path / "full.parquet", tmp_path / "empty.parquet"])
+    assert both.num_rows == 5
+    assert (
+        polars.read_parquet(tmp_path / "empty.parquet").schema
+        == polars.read_parquet(tmp_path / "full.parquet").schema
+    )
+
+
+def test_vectors_are_stored_plain_and_words_compressed(tmp_path):
+    write_file(tmp_path / "e.parquet")
+    group = pq.read_metadata(tmp_path / "e.parquet").row_group(0)
+    stored = {group.column(n).path_in_schema: group.column(n) for n in range(group.num_columns)}
+    vectors = stored["image_embedding.list.element"]
+    assert (vectors.compression, vectors.is_stats_set) == ("UNCOMPRESSED", False)
+    assert not any("DICTIONARY" in encoding for encoding in vectors.encodings)
+    assert stored["key"].compression == "ZSTD"
+
+
+def test_rows_are_flushed_in_groups(tmp_path, monkeypatch):
+    monkeypatch.setattr("embedders.output.parquet.BYTES_PER_GROUP", 6 * (4 * 4 + len("k0")))
+    vectors = write_file(tmp_path / "e.parquet", rows=20, batch=4)
+    metadata = pq.read_metadata(tmp_path / "e.parquet")
+    assert [metadata.row_group(n).num_rows for n in range(metadata.num_row_groups)] == [8, 8, 4]
+    assert np.array_equal(read_vectors(str(tmp_path / "e.parquet"))[1], vectors)
+
+
+def test_the_same_rows_give_the_same_bytes(tmp_path):
+    for name in "ab":
+        write_file(tmp_path / name)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_the_footer_says_how_the_file_was_made(tmp_path):
+    write_file(tmp_path / "e.parquet")
+    described = describe_file(str(tmp_path / "e.parquet"))
+    assert described.items() >= (PROVENANCE | {"rows": 5, "dimension": 4}).items()
+
+
+# Which values go beside the vectors.
+
+
+def read_row(columns, **metadata):
+    return columns.read({"__key__": "k", **metadata}, "s.tar")
+
+
+def test_by_default_the_key_is_the_only_column():
+    assert read_row(Columns(), id=7, caption="c") == {"key": "k"}
+
+
+def test_the_id_column_is_there_once_and_never_null():
+    assert read_row(Columns("id"), id=7) == {"key": "k", "id": "7"}
+    assert read_row(Columns("id", {"id": "int64"}), id=7) == {"key": "k", "id": 7}
+    assert read_row(Columns("key"), key="of the json") == {"key": "of the json"}
+    for id_col, nullable in (("__key__", []), ("id", ["key"]), ("key", [])):
+        assert [field.name for field in Columns(id_col).fields() if field.nullable] == nullable
+
+
+@pytest.mark.parametrize("metadata", [{}, {"id": None}, {"other": 1}])
+def test_a_sample_without_the_id_names_shard_and_key(metadata):
+    with pytest.raises(ShardError, match=r"s\.tar: sample 'k' has no 'id' \(id_col\); its fields are: "):
+        read_row(Columns("id"), **metadata)
+
+
+def test_listed_columns_are_strings_and_null_where_absent():
+    columns = Columns("__key__", ["a", "b", "c", "d"])
+    assert read_row(columns, a="x", b=1.5, c={"n": ["ä"]}) == {
+        **{"key": "k", "a": "x", "b": "1.5"},
+        **{"c": '{"n": ["\\u00e4"]}', "d": None},
+    }
+
+
+def test_mapped_columns_keep_their_types():
+    columns = Columns("__key__", {"s": "string", "i": "int64", "f": "float64", "b": "bool"})
+    row = read_row(columns, s="x", i=2**63 - 1, f=3, b=False)
+    assert row == {"key": "k", "s": "x", "i": 2**63 - 1, "f": 3.0, "b": False}
+    assert type(row["f"]) is float
+    assert read_row(columns) == {"key": "k", "s": None, "i": None, "f": None, "b": None}
+    assert read_row(columns, i=np.int64(3), f=np.float32(0.5), b=np.bool_(True), s=np.int8(1)) == {
+        **{"key": "k", "i": 3, "f": 0.5, "b": True, "s": "1"}
+    }
+
+
+@pytest.mark.parametrize(
+    ("type_name", "values"),
+    [("int64", [1.5, "1", True, 2**63, [1]]), ("float64", ["1", True]), ("bool", [1, "true"])],
+)
+def test_a_value_of_another_type_names_shard_key_and_column(type_name, values):
+    for value in values:
+        with pytest.raises(ShardError, match=rf"s\.tar: sample 'k' has x = .*; expected {type_name} "):
+            read_row(Columns("__key__", {"x": type_name}), x=value)
+
+
+def test_all_metadata_is_one_column_of_json():
+    row = read_row(Columns("id", "all"), id=1, deep={"a": [None]}, name="ä\ud800")
+    assert list(row) == ["key", "id", "metadata"]
+    assert json.loads(row["metadata"]) == {"id": 1, "deep": {"a": [None]}, "name": "ä\ud800"}
+
+
+def test_half_a_surrogate_pair_can_be_stored(tmp_path):
+    columns = Columns("id", ["caption"])
+    row = read_row(columns, id="\udfff", caption="half \ud83d of a pair")
+    assert row == {"key": "k", "id": "?", "caption": "half ? of a pair"}
+    with (tmp_path / "e.parquet").open("wb") as file:
+        writer = EmbeddingWriter(file, columns, "v", "float32")
+        writer.write([row], np.zeros((1, 2), np.float32))
+        writer.close(2, {})
+
+
+@pytest.mark.parametrize(
+    ("columns", "reason"),
+    [
+        ("some", "expected a list of fields"),
+        (5, "expected a list of fields"),
+        (None, "expected a list of fields"),
+        ([1], "expected a list of fields"),
+        (["key"], "set id_col: key"),
+        ({"a": "int"}, "has the type 'int'; expected string, int64, float64, bool"),
+        ({"a": None}, "has the type None"),
+    ],
+)
+def test_columns_that_cannot_be_are_refused(columns, reason):
+    with pytest.raises(ConfigError, match=reason):
+        Columns("__key__", columns)
+
+
+def test_a_vector_column_named_like_another_and_an_unknown_type_are_refused():
+    with pytest.raises(ConfigError, match="'caption' would be there twice"):
+        EmbeddingWriter(io.BytesIO(), Columns("id", ["caption"]), "caption", "float32")
+    with pytest.raises(ConfigError, match="'float64'; expected float32 or float16"):
+        EmbeddingWriter(io.BytesIO(), Columns(), "v", "float64")
+
+
+# The ledger's file.
+
+
+def test_a_ledger_reads_back_as_it_was_written_an_empty_one_too(tmp_path):
+    failed = [FailedSample("a", "undecodable", "bad", "a.jpg", 512), FailedSample("b", "not_loaded", "x")]
+    for rows in (failed, []):
+        with (tmp_path / "l.parquet").open("wb") as file:
+            write_ledger(file, rows, PROVENANCE)
+        assert read_ledger(str(tmp_path / "l.parquet")) == rows
+        assert pq.read_schema(tmp_path / "l.parquet").names == ["key", "kind", "message", "member", "offset"]
+
+
+def test_files_that_are_missing_cut_or_not_ours_are_named(tmp_path):
+    write_file(tmp_path / "e.parquet")
+    (tmp_path / "cut.parquet").write_bytes((tmp_path / "e.parquet").read_bytes()[:-20])
+    (tmp_path / "text.parquet").write_bytes(b"no parquet")
+    pq.write_table(pa.table({"a": [1]}), tmp_path / "other.parquet")
+    for name in ("none.parquet", "cut.parquet", "text.parquet", "other.parquet"):
+        for read in (describe_file, read_vectors, read_ledger):
+            with pytest.raises(ShardError, match=name):
+                read(str(tmp_path / name))

@@ -1,0 +1,66 @@
+import threading
+import time
+
+import pytest
+
+from embedders.output.timings import Timings, describe_seconds, find_bottleneck
+
+
+def test_times_add_up_by_what_they_were_spent_on():
+    timings = Timings()
+    for _ in range(2):
+        with timings.time("model"):
+            time.sleep(0.02)
+    with pytest.raises(RuntimeError), timings.time("writing"):
+        raise RuntimeError
+    assert timings.seconds["model"] >= 0.04
+    assert list(timings.round()) == ["model", "writing"]
+
+
+def test_only_the_making_of_items_is_timed():
+    def make():
+        for number in range(3):
+            time.sleep(0.02)
+            yield number
+
+    timings = Timings()
+    for number in timings.time_items(make(), "loading"):
+        if number == 0:
+            time.sleep(0.5)
+    assert 0.06 <= timings.seconds["loading"] < 0.5
+
+
+def test_no_time_is_lost_when_many_threads_put_theirs_down():
+    timings = Timings()
+
+    def count():
+        for _ in range(2000):
+            with timings.time("decoding"):
+                pass
+
+    timings.seconds["decoding"] = 0.0
+    threads = [threading.Thread(target=count) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert 0 < timings.seconds["decoding"] < 60
+
+
+@pytest.mark.parametrize(
+    ("seconds", "word"),
+    [
+        ({"model": 9, "waiting_for_images": 1, "loading": 5, "reading": 1}, "model"),
+        ({"model": 1, "waiting_for_images": 9, "loading": 9, "reading": 8}, "reading"),
+        ({"model": 1, "waiting_for_images": 9, "loading": 9, "reading": 1}, "decoding"),
+        ({"model": 1, "waiting_for_images": 9, "loading": 9}, "load_dataset_shard"),
+    ],
+)
+def test_what_the_job_waits_for_most_is_the_limit(seconds, word):
+    assert find_bottleneck(seconds).startswith(("the " if word == "model" else "") + f"{word} is the limit")
+
+
+def test_times_in_a_phrase():
+    assert (
+        describe_seconds({"model": 1.25, "waiting_for_images": 3}) == "3.0 s waiting for images, 1.2 s in the model"
+    )

@@ -1,0 +1,113 @@
+import random
+import threading
+import time
+
+import pytest
+
+from embedders.reading.prefetch import group_items, map_ordered, prefetch
+
+
+def sleep_at_random(number):
+    time.sleep(random.random() * 0.004)
+    return number
+
+
+@pytest.mark.parametrize("threads", [1, 2, 7])
+def test_order_is_kept_however_long_each_item_takes(threads):
+    assert list(map_ordered(sleep_at_random, range(200), threads, ahead=20)) == list(range(200))
+    assert list(prefetch((sleep_at_random(n) for n in range(50)), depth=threads)) == list(range(50))
+
+
+def test_nothing_in_nothing_out():
+    assert list(map_ordered(str, [], 2, 4)) == []
+    assert list(prefetch([], 2)) == []
+
+
+def test_a_slow_consumer_is_never_far_behind():
+    started = []
+
+    def note(number):
+        started.append(number)
+        return number
+
+    for number in map_ordered(note, range(100), threads=3, ahead=5):
+        time.sleep(0.001)
+        assert len(started) <= number + 1 + 5 + 1
+    drawn = []
+    for number in prefetch((drawn.append(n) or n for n in range(100)), depth=2):
+        time.sleep(0.001)
+        assert len(drawn) <= number + 1 + 2
+
+
+def test_an_error_in_a_thread_is_raised_in_the_consumer_at_its_place():
+    def divide(number):
+        return 1 / (number - 3)
+
+    results = map_ordered(divide, range(10), 2, 4)
+    assert [next(results) for _ in range(3)] == [1 / -3, 1 / -2, -1]
+    with pytest.raises(ZeroDivisionError):
+        next(results)
+
+    def break_off():
+        yield 1
+        raise KeyError("lost")
+
+    items = prefetch(break_off(), 2)
+    assert next(items) == 1
+    with pytest.raises(KeyError, match="lost"):
+        next(items)
+
+
+def test_a_loop_left_half_way_closes_its_source_and_its_threads():
+    closed = []
+
+    def count():
+        try:
+            yield from range(1000)
+        finally:
+            closed.append(True)
+
+    before = threading.active_count()
+    source = count()  # held here, so that it is not the garbage collector that closes it
+    items = prefetch(source, 2)
+    assert next(items) == 0
+    items.close()
+    assert closed == [True]
+    items = prefetch(map_ordered(sleep_at_random, count(), 3, 8), 2)
+    assert next(items) == 0
+    items.close()
+    assert closed == [True, True]
+    assert threading.active_count() == before
+
+
+def test_items_are_drawn_in_one_thread_that_is_not_the_consumers():
+    threads = list(prefetch((threading.get_ident() for _ in range(20)), 2))
+    assert len(set(threads)) == 1
+    assert threads[0] != threading.get_ident()
+
+
+def test_heavy_items_wait_for_the_consumer_before_their_number_does():
+    at_work, most = [0], [0]
+
+    def read(weights):
+        for weight in weights:
+            at_work[0] += weight
+            most[0] = max(most[0], at_work[0])
+            yield weight
+
+    for result in map_ordered(lambda weight: weight, read([1] * 5 + [10] * 50), 2, 30, lambda weight: weight, 25):
+        at_work[0] -= result
+    assert at_work[0] == 0
+    assert most[0] <= 25 + 10  # the one that is one too many is read before it is weighed
+
+
+@pytest.mark.parametrize(
+    ("weights", "lengths"),
+    [([1] * 20, [8, 8, 4]), ([30, 30, 1, 30, 1], [1, 1, 2, 1]), ([5] * 6, [4, 2]), ([0] * 9, [8, 1]), ([], [])],
+)
+def test_light_items_go_to_a_thread_together_and_heavy_ones_alone(weights, lengths):
+    groups = list(group_items(iter(weights), lambda weight: weight, full=20))
+    assert [len(items) for items, _ in groups] == lengths
+    assert [weight for items, _ in groups for weight in items] == weights
+    assert all(sum(items) == total for items, total in groups)
+    assert list(map_ordered(str, weights, 2, 4, lambda weight: weight, 30, task_weight=20)) == list(map(str, weights))

@@ -1,0 +1,235 @@
+"""The report as a person meets it: the file, the page in a real browser, and what it says of good and bad runs."""
+
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+from support.browser import find_point, list_errors, list_requests, open_browser, read_hint, read_page, set_width
+from support.tools import MEAN_COLOR, make_image, make_shard, make_tar, run_cli
+from support.workflow import run_well
+
+from embedders import embed_shard
+from embedders.errors import ConfigError
+from embedders.job.locate import build_embedder
+from embedders.output.columns import Columns
+from embedders.output.parquet import EmbeddingWriter, describe_file, write_ledger
+from embedders.report.page import write_report
+
+HOSTILE = [
+    "<script>hacked=1</script>",
+    '"><img src=x onerror=hacked=1>',
+    "</script><svg onload=hacked=1>",
+    "@{picture}{{7*7}}$(id)",
+]
+
+
+def embed(folder, name, members):
+    tar = make_tar(folder / "data" / f"{name}.tar", members)
+    outputs = [folder / f"results/{kind}/{name}.parquet" for kind in ("embeddings", "ledger")]
+    embedder = build_embedder(MEAN_COLOR, {})
+    embed_shard(embedder, tar, outputs[0], ledger_path=outputs[1], device="cpu", max_failed_fraction=1)
+    return tar
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run of three shards with failures of several kinds, and with keys and messages of an enemy."""
+    folder = tmp_path_factory.mktemp("run")
+    (folder / "data").mkdir()
+    pictures = [(f"{number:03}.jpg", make_image(number, (300, 200))) for number in range(60)]
+    bad = [("cut.jpg", make_image()[:200]), ("two.jpg", make_image(1)), ("two.png", make_image(2))]
+    hostile = [(f"{key}.jpg", make_image(100 + number)) for number, key in enumerate(HOSTILE)]
+    hostile += [(f"bad {key}.jpg", b"no image") for key in HOSTILE]
+    shards = {"a": pictures[:30], "b": pictures[30:] + bad, "c": hostile}
+    tars = {name: embed(folder, name, members) for name, members in shards.items()}
+    (folder / "results/run_shards.json").write_text(json.dumps(tars))
+    return folder / "results"
+
+
+@pytest.fixture(scope="module")
+def page(run):
+    done = run_cli("report", run)
+    assert done.returncode == 0, done.stderr
+    assert "report.html" in done.stdout
+    return run / "report.html"
+
+
+@pytest.fixture(scope="module")
+def browser():
+    browser = open_browser()
+    yield browser
+    browser.quit()
+
+
+@pytest.fixture
+def shown(browser, page):
+    set_width(browser, 1440)
+    browser.get_log("browser"), browser.get_log("performance")
+    read_page(browser, page)
+    return browser
+
+
+# The file
+
+
+def test_the_same_run_gives_the_same_page(run, page, tmp_path):
+    run_cli("report", run, "--output", tmp_path / "again.html")
+    assert (tmp_path / "again.html").read_bytes() == page.read_bytes()
+    assert page.stat().st_size < 8_000_000
+
+
+def test_it_names_totals_failures_and_where_to_look(page):
+    text = re.sub(r"<[^>]+>", " ", page.read_text().partition("<script>")[0])
+    text = " ".join(text.split())
+    for expected in ("Samples 70", "Embedded 64", "Failed 6", "undecodable: 5", "no_single_image: 1", "cut in b:"):
+        assert expected in text
+    assert "6 of 70 samples failed (8.57%)" in text
+
+
+def test_a_run_whose_shards_have_gone_is_shown_by_keys(run, tmp_path):
+    moved = shutil.copytree(run, tmp_path / "results")
+    (moved / "run_shards.json").write_text(json.dumps({name: f"gone/{name}.tar" for name in "abc"}))
+    write_report(moved, tmp_path / "report.html")
+    html = (tmp_path / "report.html").read_text()
+    assert "3 shards are not where they were" in html
+    assert "no picture" in html
+    assert "data:image" not in html.partition("<script>")[0]
+
+
+def test_a_run_that_is_not_finished_is_shown_as_far_as_it_is(run, tmp_path):
+    part = shutil.copytree(run, tmp_path / "results")
+    (part / "embeddings/b.parquet").unlink()
+    write_report(part, tmp_path / "report.html")
+    html = (tmp_path / "report.html").read_text()
+    assert "1 shards are not finished" in html
+    for name in "ac":
+        (part / f"embeddings/{name}.parquet").unlink()
+    with pytest.raises(ConfigError, match="none of its 3 shards is finished"):
+        write_report(part, tmp_path / "report.html")
+
+
+def test_runs_of_no_and_of_one_image_have_a_report(tmp_path):
+    (tmp_path / "data").mkdir()
+    for members in ({"0.jpg": b"no image"}, {"0.jpg": make_image()}):
+        tar = embed(tmp_path, "a", members)
+        (tmp_path / "results/run_shards.json").write_text(json.dumps({"a": tar}))
+        write_report(tmp_path / "results", tmp_path / "report.html")
+        assert "Report of" in (tmp_path / "report.html").read_text()
+
+
+def test_a_folder_without_a_run_is_one_line(tmp_path):
+    done = run_cli("report", tmp_path)
+    assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
+    assert "no run_shards.json" in done.stderr
+
+
+def test_scores_are_drawn(run, tmp_path):
+    scored = shutil.copytree(run, tmp_path / "results")
+    for name in "ab":
+        (scored / "scores/bright").mkdir(parents=True, exist_ok=True)
+        arguments = (scored / f"embeddings/{name}.parquet", scored / f"scores/bright/{name}.parquet")
+        done = run_cli("score", *arguments, "--classifier", "examples/brightness.py:Brightness", "--device", "cpu")
+        assert done.returncode == 0, done.stderr
+    write_report(scored, tmp_path / "report.html")
+    assert 'data-chart="score bright"' in (tmp_path / "report.html").read_text()
+
+
+# In a run
+
+
+def test_a_run_ends_with_the_report_and_snakemake_can_show_it(tmp_path):
+    (tmp_path / "data").mkdir()
+    make_shard(tmp_path / "data/a.tar", 3)
+    config = {"shards": "data/*.tar", "embedder": {"class": MEAN_COLOR}, "device": "cpu", "gpu": 0, "threads": 1}
+    (tmp_path / "config.yaml").write_text(json.dumps(config))
+    run_well(tmp_path)
+    assert "Report of results" in (tmp_path / "results/report.html").read_text()
+    assert "Nothing to be done" in run_well(tmp_path, "-n")
+    (tmp_path / "results/report.html").unlink()
+    assert "Nothing to be done" in run_well(tmp_path, "-n", "--config", "report=False")
+    planned = run_well(tmp_path, "-n")
+    assert "write_report" in planned
+    assert "rule embed" not in planned
+
+
+# In a browser
+
+
+@pytest.mark.parametrize("width", [390, 1440])
+def test_it_is_read_at_this_width_without_an_error_and_without_the_network(browser, page, width):
+    set_width(browser, width)
+    browser.get_log("browser"), browser.get_log("performance")
+    read_page(browser, page)
+    assert list_errors(browser) == []
+    assert list_requests(browser) == [page.absolute().as_uri()]
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+    wide = """return [...document.querySelectorAll('main *')].filter(one => one.getBoundingClientRect().right
+        > innerWidth + 1 && !one.closest('.wide')).map(one => one.outerHTML.slice(0, 200))"""
+    assert browser.execute_script(wide) == []
+
+
+def test_the_pictures_are_there_and_have_a_text(shown):
+    pictures = shown.execute_script("return [...document.images].map(one => [one.naturalWidth, one.alt])")
+    assert len(pictures) > 50
+    assert all(width > 0 and alt for width, alt in pictures)
+
+
+@pytest.mark.parametrize("width", [390, 1440])
+def test_the_map_answers_with_a_picture(browser, page, width):
+    set_width(browser, width)
+    read_page(browser, page)
+    assert_hint(browser, "017", width < 500)
+
+
+def assert_hint(browser, key, by_touch):
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    x, y = find_point(browser, key)
+    if by_touch:
+        browser.execute_cdp_cmd("Input.dispatchTouchEvent", {"type": "touchStart", "touchPoints": [{"x": x, "y": y}]})
+        browser.execute_cdp_cmd("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+    else:
+        browser.execute_cdp_cmd("Input.dispatchMouseEvent", {"type": "mouseMoved", "x": x - 9, "y": y})
+        browser.execute_cdp_cmd("Input.dispatchMouseEvent", {"type": "mouseMoved", "x": x, "y": y})
+    hint = WebDriverWait(browser, 10).until(read_hint)
+    assert key in hint["text"]
+    assert hint["picture"] > 0
+    return hint
+
+
+def test_a_strangers_key_is_text_and_nothing_else(shown):
+    shown_text = shown.execute_script("return document.body.innerText")
+    for key in HOSTILE:
+        assert f"bad {key}" in shown_text
+    for key in HOSTILE:
+        hint = assert_hint(shown, key, False)
+        assert not {"SCRIPT", "SVG"} & set(hint["tags"])
+        assert hint["tags"].count("IMG") == 1
+    assert not shown.execute_script("return window.hacked")
+    assert list_errors(shown) == []
+
+
+# Vectors that no model should give
+
+
+def test_broken_vectors_are_counted_and_are_no_outliers(run, tmp_path):
+    provenance = {"embedder": describe_file(str(run / "embeddings/a.parquet"))["embedder"], "samples": 50}
+    vectors = np.random.default_rng(0).normal(size=(50, 6)).astype(np.float32)
+    vectors[:, 4], vectors[7], vectors[8, 2] = 0.5, 0, np.nan
+    (tmp_path / "embeddings").mkdir()
+    with (tmp_path / "embeddings/a.parquet").open("wb") as file:
+        writer = EmbeddingWriter(file, Columns(), "v", "float32")
+        writer.write([{"key": f"key-{number}"} for number in range(50)], vectors)
+        writer.close(6, provenance)
+    (tmp_path / "ledger").mkdir()
+    with (tmp_path / "ledger/a.parquet").open("wb") as file:
+        write_ledger(file, [], provenance)
+    (tmp_path / "run_shards.json").write_text('{"a": "gone.tar"}')
+    write_report(tmp_path, tmp_path / "report.html")
+    html = (tmp_path / "report.html").read_text()
+    assert "2 of 50 vectors are zero, or hold NaN or infinity" in html
+    assert "1 of the 6 numbers are the same in every vector" in html
+    assert "key-7<" not in html
+    assert 'data-chart="lengths"' in html
