@@ -1,4 +1,4 @@
-"""The model on its device: memory that runs out, and whose fault a failure is. The loop around it: test_job.py."""
+"""The model on its device: memory that runs out, and whose fault a failure is. The loop around it: test_embed.py."""
 
 import json
 import os
