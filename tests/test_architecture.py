@@ -32,7 +32,7 @@ ROOMS = {
 # Files at the top of the package: each is a room, or part of one.
 TOP = {"errors": "errors", "base": "contract", "classifier": "contract", "cli": "cli", "__main__": "cli"}
 ONLY_IMPORTER = {
-    "pyarrow.parquet": {"output.parquet"},
+    "pyarrow.parquet": {"output.parquet", "output.writer"},
     "timm": {"builtin.timm_embedder"},
     "pynvml": {"gpu.nvml"},
     "click": {"cli", "job.progress"},
@@ -48,13 +48,17 @@ LIGHT = {
     "gpu.device",
     "gpu.lease",
     "gpu.lock_folder",
+    "job.failures",
     "job.finished",
     "job.locate",
+    "job.run",
+    "job.shard_job",
     "job.sources",
+    "output.failed",
     "output.files",
+    "output.timings",
     "planning.config",
     "planning.container",
-    "planning.failures",
     "planning.progress",
     "reading.remote",
     "reading.samples",

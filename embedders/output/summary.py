@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from embedders.errors import ShardError
+from embedders.output.failed import FailedSample
 from embedders.output.files import write_whole
-from embedders.output.ledger import FailedSample
-from embedders.output.parquet import describe_file, read_account, read_ledger
+from embedders.output.parquet import VectorFile, describe_file, read_account, read_ledger
 from embedders.output.timings import describe_seconds, find_bottleneck
 
 # Enough to see what is wrong; the ledgers hold all of them.
@@ -22,13 +22,13 @@ class Account:
 
     Attributes:
         shard: Its name.
-        output: The footer of its vectors, as `parquet.describe_file` gives it.
+        output: The footer of its vectors.
         failed: The samples that were not embedded.
         seconds: Time by what it was spent on, as in `timings`.
     """
 
     shard: str
-    output: dict
+    output: VectorFile
     failed: list[FailedSample]
     seconds: dict[str, float]
 
@@ -59,10 +59,10 @@ class Summary:
 
     def add(self, account: Account, ledger_path: str) -> None:
         """Count a shard in."""
-        self.vectors = account.output["vectors"]
+        self.vectors = account.output.vectors
         self.shards += 1
-        self.samples += account.output["samples"]
-        self.embedded += account.output["rows"]
+        self.samples += account.output.provenance.samples
+        self.embedded += account.output.rows
         self.failed += len(account.failed)
         for name, spent in account.seconds.items():
             self.seconds[name] = round(self.seconds.get(name, 0.0) + spent, 3)
@@ -111,7 +111,7 @@ def read_accounts(folder: str | Path, shards: Iterable[str]) -> Iterator[Account
     for shard in shards:
         embeddings_path, ledger_path = f"{folder}/embeddings/{shard}.parquet", f"{folder}/ledger/{shard}.parquet"
         output = describe_file(embeddings_path)
-        rows, samples, vectors = output["rows"], output["samples"], output["vectors"]
+        rows, samples, vectors = output.rows, output.provenance.samples, output.vectors
         failed, seconds = read_account(ledger_path)
         if samples != rows + len(failed):
             raise ShardError(

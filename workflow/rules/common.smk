@@ -16,15 +16,20 @@ from snakemake.settings.types import DeploymentMethod
 # Snakemake runs outside the job's environment, where tarquet need not be installed. This file's folder and not
 # workflow.basedir, which is another's where this workflow is a module of another one.
 sys.path.insert(0, os.path.join(str(workflow.current_basedir), "../.."))
-from embedders.planning.config import check_config, find_shards, group_shards, name_scores
+from embedders.planning.config import (
+    check_config,
+    find_shards,
+    group_shards,
+    name_scores,
+)
 from embedders.planning.container import check_image, describe_container
 from embedders.errors import TarquetError
-from embedders.planning.failures import find_error
+from embedders.job.failures import find_error
 from embedders.job.finished import FinishedShards
 from embedders.output.files import write_whole
 from embedders.reading.remote import check_remote, is_remote
 from embedders.planning.progress import follow_run
-from embedders.reading.samples import ShardJob
+from embedders.job.shard_job import ShardJob
 from embedders.job.sources import fingerprint_file, fingerprint_sources
 
 try:
