@@ -83,9 +83,9 @@ BAD = {
         ["--embedder", TIMM, "--embedder-args", '{"model_name": "resnet18", "checkpoint_path": "none.pt"}'],
         "checkpoint_path 'none.pt': there is no such file",
     ),
-    "missing id": (["--id-col", "url"], "s.tar: sample '00000' has no 'url' (id_col)"),
+    "missing id": (["--id-col", "url"], "as '00000': has no 'url' (id_col)"),
     "wrong columns": (["--metadata-columns", "5"], "metadata_columns: 5; expected a list"),
-    "wrong type of a value": (["--metadata-columns", '{"id": "int64"}'], "has id = 'img-0'; expected int64"),
+    "wrong type of a value": (["--metadata-columns", '{"id": "int64"}'], "id is 'img-0'; expected int64"),
 }
 
 
