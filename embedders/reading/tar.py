@@ -25,8 +25,8 @@ MAX_MEMBER_BYTES = 1 << 28
 # All that tarfile reads into memory for one member before its data: long names, PAX fields, sparse maps.
 MAX_HEADER_BYTES = 1 << 20
 _MAX_OFFSET = 1 << 60  # beyond any file, and still an offset that can be asked for
-# A tar ends with two zero blocks, and more up to a whole record. Every program writes records of 20 blocks or fewer by
-# default. These are the larger ones that are asked for (`tar -b`); others, as 40 or 200, cannot be told from a lost tail.
+# A tar ends with two zero blocks, and more up to a whole record. By default every program writes records of 20 blocks or
+# fewer. Larger ones are asked for (`tar -b`); others than these, as 40 or 200, cannot be told from a lost tail.
 _DEFAULT_RECORD = 20
 _LARGE_RECORDS = (63, 126, *(1 << power for power in range(5, 14)))
 _DIGITS = bytes.maketrans(b"123456789", b"0" * 9)

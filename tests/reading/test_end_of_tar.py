@@ -17,11 +17,10 @@ from embedders.reading.tar import is_end
 SIZES = {f"{number:03}.jpg": 100 + 137 * number % 5000 for number in range(60)}
 PROGRAMS = {
     **{
-        f"{program} -b {blocks}{' in a pipe' * len(pipe)}": f"{program} -b {blocks} -cf {'- data | cat >' if pipe else ''} s.tar"
-        + " data" * (not pipe)
+        f"{program} -b {blocks}{in_pipe}": f"{program} -b {blocks} -c data {in_pipe or '-f'} s.tar"
         for program in ("tar", "bsdtar")
         for blocks in (1, 2, 3, 7, 20, 32, 63, 64, 126, 128, 256, 512, 1024, 2048, 4096, 8192)
-        for pipe in ("", "|")
+        for in_pipe in ("", "| cat >")
     },
     **{f"tar --format={form}": f"tar --format={form} -cf s.tar data" for form in ("gnu", "pax", "ustar", "v7")},
     "tar -z": "tar -czf s.tar data",
