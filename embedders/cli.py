@@ -24,6 +24,8 @@ from embedders.reading.samples import ShardJob
 
 log = logging.getLogger("embedders")
 
+# The options that decide what an output holds, beside the class and its arguments.
+DECIDING = ("id_col", "metadata_columns", "image_suffix", "embedding_dtype")
 # SLURM and Docker end a job by SIGTERM; SIGUSR1 is what SLURM is often told to send some time before a limit.
 END_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
@@ -111,6 +113,7 @@ def raise_interrupt(number: int, _frame: object) -> None:
 @click.option("--finished", default=None, help="Folder that keeps finished outputs when a job of several fails.")
 @click.option("--id-col", default="__key__", help="Metadata field that identifies a sample.")
 @click.option("--metadata-columns", type=JsonValue(), default="[]", help="Fields to carry, as JSON; or '\"all\"'.")
+@click.option("--image-suffix", default="", help="Suffix of the images, where a sample has several: jpg.")
 @click.option("--embedding-dtype", type=click.Choice(["float32", "float16"]), default="float32")
 @click.option("--max-failed-fraction", type=click.FloatRange(0, 1), default=0.1)
 @click.option("--accept-damaged-shards", is_flag=True, help="Embed what is whole of a damaged tar.")
@@ -129,7 +132,7 @@ def embed(
         check_before_lease(shard, output, embedder, embedder_args)
         jobs = [ShardJob(shard, output, ledger, address), *(ShardJob(*paths) for paths in also)]
         if finished is not None:
-            deciding = {name: options[name] for name in ("id_col", "metadata_columns", "embedding_dtype")}
+            deciding = {name: options[name] for name in DECIDING}
             store = FinishedShards(finished, embedder, embedder_args, **deciding)
             jobs = [job for job in jobs if not store.take(job)]
             log.info("%d of %d shards were finished by an earlier job", len(also) + 1 - len(jobs), len(also) + 1)
@@ -201,9 +204,11 @@ def inspect(file) -> None:
 @click.option("--shard", "shards", required=True, help="A shard, or a pattern as in config.yaml; the first is tried.")
 @click.option("--embedder-args", type=JsonValue(), default="{}", help="Arguments of the class, as JSON.")
 @click.option("--id-col", default="__key__", help="Metadata field that identifies a sample.")
+@click.option("--metadata-columns", type=JsonValue(), default="[]", help="Fields to carry, as JSON; or '\"all\"'.")
+@click.option("--image-suffix", default="", help="Suffix of the images, where a sample has several: jpg.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 @device_options
-def check(embedder, shards, embedder_args, id_col, as_json, **device) -> None:
+def check(embedder, shards, embedder_args, id_col, metadata_columns, image_suffix, as_json, **device) -> None:
     """Try EMBEDDER, "path/to/file.py:Class", on a few images: is it sound, and how long will all the shards take?
 
     Example: python -m embedders check my_embedder.py:MyEmbedder --shard 'data/*.tar'
@@ -220,7 +225,8 @@ def check(embedder, shards, embedder_args, id_col, as_json, **device) -> None:
             from embedders.checks.before_run import check_before_run
 
             with errors_alone():  # the rest, the findings say
-                report = check_before_run(embedder, embedder_args, paths, torch_device, id_col)
+                columns = (id_col, metadata_columns, image_suffix)
+                report = check_before_run(embedder, embedder_args, paths, torch_device, *columns)
         if as_json:
             click.echo(json.dumps(report.as_json(), indent=2))
         else:

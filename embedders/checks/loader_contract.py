@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from embedders.base import ImageEmbedder
+from embedders.base import ImageEmbedder, uses_default_loader
 from embedders.errors import TarquetError, make_one_line
 from embedders.job.stream import add_key, count_samples, read_batches
+from embedders.output.columns import Columns
 from embedders.output.ledger import FailedSample, Ledger
 
 # Images that are tried at once; a user's own loader has batches of its own.
@@ -60,7 +61,7 @@ class TrialEnd(TarquetError):
 
 
 def load_batches(
-    embedder: ImageEmbedder, tar_path: str, id_col: str, device: str, images: int
+    embedder: ImageEmbedder, tar_path: str, id_col: str, device: str, images: int, image_suffix: str = ""
 ) -> tuple[list[Batch], list[FailedSample]]:
     """Load the first batches of a shard, of about so many images together.
 
@@ -71,7 +72,8 @@ def load_batches(
         EmbedderError: The loader raised, or yields something else than it should.
     """
     embedder = copy.copy(embedder)
-    embedder.ledger = TrialLedger(tar_path, accept_damage=True)
+    fields = Columns(id_col).needed if uses_default_loader(embedder) else None
+    embedder.ledger = TrialLedger(tar_path, accept_damage=True, fields=fields, image_suffix=image_suffix)
     embedder.batch_size = min(embedder.batch_size, MAX_BATCH_SIZE[device])
     batches = []
     with suppress(TrialEnd):

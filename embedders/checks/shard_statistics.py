@@ -1,12 +1,15 @@
 """What a shard holds, before anything is embedded: samples, formats, sizes, and what any embedder would fail."""
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
 from embedders.reading.images import ImageError, convert_to_rgb, open_image
-from embedders.reading.samples import Sample, read_metadata, read_samples, select_image
+from embedders.reading.metadata import read_metadata
+from embedders.reading.samples import Sample, read_samples, select_image
+from embedders.reading.tar import ends_in_zeros
 
 # A huge shard is not read whole: whichever of the two comes first.
 MAX_SAMPLES, MAX_BYTES = 2000, 256 << 20
@@ -24,6 +27,7 @@ class Survey:
         read_bytes: How much of it was read; of a compressed one in uncompressed bytes, unless it was read whole.
         samples: Number of samples.
         suffixes: Number of members by suffix.
+        fields: Number of samples by metadata field that is not null, where one is needed.
         formats: Number of images by format, as their first bytes tell it.
         image_bytes: Sizes of the images, in bytes.
         sides: Width and height of the images, in pixels.
@@ -36,6 +40,7 @@ class Survey:
     read_bytes: int = 0
     samples: int = 0
     suffixes: Counter[str] = field(default_factory=Counter)
+    fields: Counter[str] = field(default_factory=Counter)
     formats: Counter[str] = field(default_factory=Counter)
     image_bytes: list[int] = field(default_factory=list)
     sides: list[tuple[int, int]] = field(default_factory=list)
@@ -59,8 +64,13 @@ class Survey:
         return "; ".join(parts)
 
 
-def survey_shard(tar_path: str) -> Survey:
-    """Read a shard once, or the first part of a large one.
+def survey_shard(tar_path: str, fields: Mapping[str, str] | None = None, image_suffix: str = "") -> Survey:
+    """Read a shard once, or the first part of a large one, and see whether a large one has its end.
+
+    Args:
+        tar_path: The shard.
+        fields: As in `metadata.read_metadata`.
+        image_suffix: As in `samples.select_image`.
 
     Raises:
         ShardError: It is missing or cannot be read; damage in it is a problem among the others.
@@ -69,10 +79,13 @@ def survey_shard(tar_path: str) -> Survey:
     for sample in read_samples(tar_path, accept_damage=True):
         if survey.samples >= MAX_SAMPLES or sample.offset >= MAX_BYTES:
             survey.read_bytes = sample.offset
+            if ends_in_zeros(tar_path):
+                survey.problems["damaged_tar"] += 1
+                survey.first_problems["damaged_tar"] = "its end: zeros, more than a program writes"
             break
         survey.samples += 1
         survey.suffixes.update(sample.members.keys())
-        problem = sample.problem or _find_problem(sample, survey)
+        problem = sample.problem or _find_problem(sample, survey, fields, image_suffix)
         if problem is not None:
             kind, message = problem
             survey.problems[kind] += 1
@@ -82,8 +95,10 @@ def survey_shard(tar_path: str) -> Survey:
     return survey
 
 
-def _find_problem(sample: Sample, survey: Survey) -> tuple[str, str] | None:
-    suffix, encoded = select_image(sample)
+def _find_problem(
+    sample: Sample, survey: Survey, fields: Mapping[str, str] | None, image_suffix: str
+) -> tuple[str, str] | None:
+    suffix, encoded = select_image(sample, image_suffix)
     if suffix is None:
         return "no_single_image", encoded
     survey.image_bytes.append(len(encoded))
@@ -96,7 +111,8 @@ def _find_problem(sample: Sample, survey: Survey) -> tuple[str, str] | None:
     except ImageError as error:
         return "undecodable", f".{suffix}: {error}"
     try:
-        read_metadata(sample)
+        metadata = read_metadata(sample, fields)
     except ValueError as error:
         return "bad_metadata", str(error)
+    survey.fields.update(name for name, value in metadata.items() if value is not None)
     return None

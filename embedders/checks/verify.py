@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from embedders.base import ImageEmbedder
+from embedders.base import ImageEmbedder, uses_default_loader
 from embedders.errors import ShardError
 from embedders.job.locate import build_embedder
 from embedders.job.model import Model
@@ -109,7 +109,7 @@ def _compare_vectors(output: Output, keys: list[str], tar_path: str, sample_size
         yield f"the weights of {said['model_name']} are not those that it was made with"
     rows = {key: row for row, key in enumerate(keys)}
     chosen = random.sample(sorted(rows), min(sample_size, len(rows)))
-    vectors = dict(embed_chosen(embedder, model, tar_path, output.provenance["id_col"], chosen)) if chosen else {}
+    vectors = dict(embed_chosen(embedder, model, tar_path, output.provenance, chosen)) if chosen else {}
     limit = MIN_COSINE[output.provenance["embedding_dtype"]]
     if said["device"] != "cpu" or device != "cpu":
         limit = MIN_COSINE_OTHER_DEVICE
@@ -126,11 +126,13 @@ def _compare_vectors(output: Output, keys: list[str], tar_path: str, sample_size
 
 
 def embed_chosen(
-    embedder: ImageEmbedder, model: Model, tar_path: str, id_col: str, keys: list[str]
+    embedder: ImageEmbedder, model: Model, tar_path: str, provenance: dict, keys: list[str]
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Embed the samples of these keys again; a loader of the user's own reads the whole shard for it."""
-    ledger = Ledger(tar_path, accept_damage=True, only=set(keys))
-    for batch, metadata in ShardReader(embedder, ShardJob(tar_path, ""), id_col, ledger, model.device).read():
+    fields = {} if uses_default_loader(embedder) else None
+    ledger = Ledger(tar_path, True, set(keys), fields, provenance.get("image_suffix", ""))
+    reader = ShardReader(embedder, ShardJob(tar_path, ""), provenance["id_col"], ledger, model.device)
+    for batch, metadata in reader.read():
         for sample, vector in zip(metadata, model.embed(batch, metadata, tar_path), strict=True):
             if sample["__key__"] in ledger.only:
                 yield sample["__key__"], vector

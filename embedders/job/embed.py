@@ -27,7 +27,7 @@ from embedders.output.ledger import FailedSample, Ledger
 from embedders.output.parquet import EmbeddingWriter, write_ledger
 from embedders.output.timings import describe_seconds
 from embedders.reading.prefetch import prefetch
-from embedders.reading.samples import ShardJob, check_exists
+from embedders.reading.samples import ShardJob, check_exists, check_suffix
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +73,7 @@ def embed_shards(
     *,
     id_col: str = "__key__",
     metadata_columns: str | Sequence[str] | Mapping[str, str] = (),
+    image_suffix: str = "",
     embedding_dtype: str = "float32",
     max_failed_fraction: float = 0.1,
     accept_damaged_shards: bool = False,
@@ -87,6 +88,7 @@ def embed_shards(
         jobs: The shards.
         id_col: The metadata field that identifies a sample.
         metadata_columns: As in `columns.Columns`.
+        image_suffix: Suffix of the images, as `jpg`, where a sample has several; else each has one.
         embedding_dtype: `float32` or `float16`.
         max_failed_fraction: With more failed samples than this share a shard fails.
         accept_damaged_shards: Whether to embed what is whole of a damaged tar, and name the rest in the ledger.
@@ -102,12 +104,15 @@ def embed_shards(
         EmbedderError: The model cannot be loaded.
         GpuLostError: The GPU was lost, which the other shards need too.
     """
-    check_embedder(embedder, only)
+    check_embedder(embedder, only, image_suffix)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     columns = Columns(id_col, metadata_columns)
     model = Model(embedder, device, embedding_dtype)
     heads = [Head(classifier, device) for classifier in embedder.classifiers or ()]
-    ledgers = [Ledger(job.tar_path, accept_damaged_shards, only) for job in jobs]
+    image_suffix = check_suffix(image_suffix)
+    # A loader of the user's own that calls the default one may look at any field.
+    fields = columns.needed if uses_default_loader(embedder) else None
+    ledgers = [Ledger(job.tar_path, accept_damaged_shards, only, fields, image_suffix) for job in jobs]
     readers = [ShardReader(embedder, job, id_col, ledger, device) for job, ledger in zip(jobs, ledgers, strict=True)]
     torch.get_num_threads()  # settles this thread's number, before the loader's lower the one for new threads
     with closing(prefetch(read_shards(readers), depth=2)) as stream:
@@ -122,7 +127,7 @@ def embed_shards(
                 yield reader.job, error
 
 
-def check_embedder(embedder: ImageEmbedder, only: Collection[str] | None) -> None:
+def check_embedder(embedder: ImageEmbedder, only: Collection[str] | None, image_suffix: str) -> None:
     """Refuse an embedder that could not do what it is asked.
 
     Raises:
@@ -132,6 +137,11 @@ def check_embedder(embedder: ImageEmbedder, only: Collection[str] | None) -> Non
         raise EmbedderError(f"{type(embedder).__name__}.__init__ does not call super().__init__(...); add the call")
     if only is not None and not uses_default_loader(embedder):
         raise EmbedderError(f"{embedder.model_name} has a loader of its own, which cannot embed chosen samples only")
+    if image_suffix and not uses_default_loader(embedder):
+        raise EmbedderError(
+            f"{embedder.model_name} has a loader of its own, which image_suffix {image_suffix!r} does not reach; "
+            "expected none; leave it out, and choose the image in load_dataset_shard"
+        )
 
 
 def write_shard(
@@ -182,6 +192,7 @@ def write_shard(
             "max_batch_size": model.max_batch_size,
             "embedding_dtype": model.dtype,
             "id_col": columns.id_col,
+            "image_suffix": ledger.image_suffix,
             "shard": shard | {"path": job.address or job.tar_path},
             "ledger": job.ledger_path,
             "is_retry": ledger.only is not None,

@@ -6,6 +6,7 @@ becomes of the batches (`job`).
 
 import copy
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ import torch
 from embedders.base import ImageEmbedder, uses_default_loader
 from embedders.errors import EmbedderError, ShardError, TarquetError, describe_error
 from embedders.job.model import explain_gpu_failure
+from embedders.output.columns import Columns
 from embedders.output.ledger import Ledger
-from embedders.reading.samples import ShardJob, check_exists, read_metadata, read_samples
+from embedders.reading.metadata import list_suffixes, read_metadata
+from embedders.reading.samples import ShardJob, check_exists, read_samples
 
 
 class ShardReader:
@@ -127,20 +130,18 @@ def count_samples(tar_path: str, id_col: str, ledger: Ledger) -> dict[str, str]:
     Returns:
         Key by id, for loaders whose metadata has no `__key__`.
     """
-    needs_json = id_col != "__key__"
+    fields = Columns(id_col).needed
+    suffixes = list_suffixes(fields)
     ids = {}
     samples = read_samples(
-        tar_path,
-        accept_damage=ledger.accept_damage,
-        wants=lambda name: needs_json and name.lower().endswith(".json"),
+        tar_path, accept_damage=ledger.accept_damage, wants=lambda name: name.lower().endswith(suffixes)
     )
     for sample in samples:
         ledger.open(sample.key)
-        if needs_json and sample.members.get("json"):
-            try:
-                ids[str(read_metadata(sample).get(id_col))] = sample.key
-            except ValueError:
-                continue  # its id stays unknown; if the loader yields it, the loader could read it
+        if fields:
+            # Else its id stays unknown; if the loader yields it, the loader could read it.
+            with suppress(KeyError, ValueError):
+                ids[str(read_metadata(sample, fields)[id_col])] = sample.key
     ledger.is_counted = True
     return ids
 

@@ -7,7 +7,7 @@ tar, the job or the loader settles it, and what is still open at the end is a lo
 import logging
 import threading
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from embedders.errors import ShardError, make_one_line
@@ -51,6 +51,8 @@ class Ledger:
         shard: Path of the shard, for messages.
         accept_damage: Whether a damaged tar is read on, with each damaged place as a failed sample.
         only: Keys of the samples that count; `None` counts all.
+        fields: Type of each metadata field that is needed; `None` needs all.
+        image_suffix: The suffix of the images; without one, each sample has one image.
 
     Attributes:
         seen: Number of samples found in the tar.
@@ -61,10 +63,19 @@ class Ledger:
         timings: Where the time went.
     """
 
-    def __init__(self, shard: str, accept_damage: bool = False, only: Collection[str] | None = None):
+    def __init__(
+        self,
+        shard: str,
+        accept_damage: bool = False,
+        only: Collection[str] | None = None,
+        fields: Mapping[str, str] | None = None,
+        image_suffix: str = "",
+    ):
         self.shard = shard
         self.accept_damage = accept_damage
         self.only = only
+        self.fields = fields
+        self.image_suffix = image_suffix
         self.seen = 0
         self.embedded = 0
         self.failed: list[FailedSample] = []

@@ -5,22 +5,21 @@ the model.
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 
 from embedders.errors import EmbedderError, describe_error
 from embedders.output.ledger import FailedSample, Ledger
 from embedders.reading.images import ImageError
+from embedders.reading.metadata import list_suffixes, read_metadata
 from embedders.reading.prefetch import map_ordered
-from embedders.reading.samples import IMAGE_SUFFIXES, Sample, read_metadata, read_samples, select_image
+from embedders.reading.samples import IMAGE_SUFFIXES, Sample, read_samples, select_image
 
 # Encoded images that wait to be decoded; most shards never come near, and a hostile one must not fill the memory.
 MAX_BYTES_AHEAD = 256 << 20
 # Encoded images that a thread decodes in one go, where they are small.
 BYTES_PER_TASK = 256 << 10
-# What is read of a sample. A video or an array beside the image is passed over.
-_READ_SUFFIXES = (*(f".{suffix}" for suffix in IMAGE_SUFFIXES), ".json", ".txt")
 
 
 def load_batches(
@@ -47,7 +46,7 @@ def load_batches(
 
     def decode_timed(sample: Sample) -> tuple[torch.Tensor, dict] | FailedSample:
         with ledger.timings.time("decoding"):
-            return decode_sample(decode, sample)
+            return decode_sample(decode, sample, ledger.fields, ledger.image_suffix)
 
     pending = map_ordered(
         decode_timed,
@@ -84,8 +83,11 @@ def open_samples(tar_path: str, ledger: Ledger) -> Iterator[Sample]:
     """Read the samples of a shard, open an account for each, and let through those that can be used."""
     # A subclass's own loader may call this one: then the job has counted the samples already.
     is_counted = ledger.is_counted
+    # What else a sample holds, a video or an array say, is passed over.
+    images = [ledger.image_suffix] if ledger.image_suffix else IMAGE_SUFFIXES
+    suffixes = (*(f".{suffix}" for suffix in images), *list_suffixes(ledger.fields))
     samples = read_samples(
-        tar_path, accept_damage=ledger.accept_damage, wants=lambda name: name.lower().endswith(_READ_SUFFIXES)
+        tar_path, accept_damage=ledger.accept_damage, wants=lambda name: name.lower().endswith(suffixes)
     )
     for sample in samples:
         ledger.offset = sample.offset
@@ -106,18 +108,21 @@ def count_bytes(sample: Sample) -> int:
 
 
 def decode_sample(
-    decode: Callable[[bytes], torch.Tensor], sample: Sample
+    decode: Callable[[bytes], torch.Tensor],
+    sample: Sample,
+    fields: Mapping[str, str] | None = None,
+    image_suffix: str = "",
 ) -> tuple[torch.Tensor, dict] | FailedSample:
     """Decode the image of one sample and read its metadata; whatever is wrong with it fails it alone."""
 
     def fail(kind: str, message: str) -> FailedSample:
         return FailedSample(sample.key, kind, message, sample.name, sample.offset)
 
-    suffix, image = select_image(sample)
+    suffix, image = select_image(sample, image_suffix)
     if suffix is None:
         return fail("no_single_image", image)
     try:
-        metadata = read_metadata(sample)
+        metadata = read_metadata(sample, fields)
     except ValueError as error:
         return fail("bad_metadata", str(error))
     try:

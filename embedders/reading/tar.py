@@ -25,8 +25,8 @@ MAX_MEMBER_BYTES = 1 << 28
 # All that tarfile reads into memory for one member before its data: long names, PAX fields, sparse maps.
 MAX_HEADER_BYTES = 1 << 20
 _MAX_OFFSET = 1 << 60  # beyond any file, and still an offset that can be asked for
-# A tar ends with two zero blocks, and more up to a whole record. By default every program writes records of 20 blocks or
-# fewer. Larger ones are asked for (`tar -b`); others than these, as 40 or 200, cannot be told from a lost tail.
+# A tar ends with two zero blocks, and more up to a whole record. By default, programs write records of at most 20
+# blocks. Larger ones are asked for (`tar -b`); others than these, as 40 or 200, cannot be told from a lost tail.
 _DEFAULT_RECORD = 20
 _LARGE_RECORDS = (63, 126, *(1 << power for power in range(5, 14)))
 _DIGITS = bytes.maketrans(b"123456789", b"0" * 9)
@@ -191,6 +191,15 @@ def is_end(start: int, length: int) -> bool:
         return True
     records = [blocks * tarfile.BLOCKSIZE for blocks in _LARGE_RECORDS if start]  # without a member, nothing is lost
     return any(length % record == 0 and zeros < record + 2 * tarfile.BLOCKSIZE for record in records)
+
+
+def ends_in_zeros(tar_path: str) -> bool:
+    """Whether a file ends in more zeros than any program writes, as far as a look at its last megabytes can tell."""
+    most = max(_LARGE_RECORDS) * tarfile.BLOCKSIZE + 2 * tarfile.BLOCKSIZE
+    with Path(tar_path).open("rb") as stream:
+        stream.seek(max(0, stream.seek(0, os.SEEK_END) - most))
+        content = stream.read(most)
+    return len(content) == most and not content.strip(b"\0")
 
 
 def open_tar(tar_path: str) -> BinaryIO:

@@ -17,10 +17,10 @@ from embedders.reading.tar import is_end
 SIZES = {f"{number:03}.jpg": 100 + 137 * number % 5000 for number in range(60)}
 PROGRAMS = {
     **{
-        f"{program} -b {blocks}{in_pipe}": f"{program} -b {blocks} -c data {in_pipe or '-f'} s.tar"
+        f"{program} -b {blocks}{pipe}": f"{program} -b {blocks} -cf {'-' if pipe else 's.tar'} data {pipe}"
         for program in ("tar", "bsdtar")
-        for blocks in (1, 2, 3, 7, 20, 32, 63, 64, 126, 128, 256, 512, 1024, 2048, 4096, 8192)
-        for in_pipe in ("", "| cat >")
+        for blocks in (1, 2, 7, 20, 32, 63, 64, 126, 512, 2048, 8192)
+        for pipe in ("", "| cat > s.tar")
     },
     **{f"tar --format={form}": f"tar --format={form} -cf s.tar data" for form in ("gnu", "pax", "ustar", "v7")},
     "tar -z": "tar -czf s.tar data",

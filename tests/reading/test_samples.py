@@ -8,8 +8,8 @@ import pytest
 import webdataset
 from support.tools import make_image, make_tar
 
-from embedders.errors import ShardError
-from embedders.reading.samples import Sample, check_exists, read_metadata, read_samples, select_image
+from embedders.errors import ConfigError, ShardError
+from embedders.reading.samples import Sample, check_exists, check_suffix, read_samples, select_image
 
 LONG = "a" * 120 + "/" + "b" * 150
 WHOLE = {
@@ -292,37 +292,22 @@ def test_the_image_is_the_one_with_a_plain_suffix():
 
 def test_none_or_several_images_are_told_with_the_reason():
     assert select_image(sample_of(json=b"{}", txt=b"t")) == (None, "no image among its members (json, txt)")
-    assert "2 images under one key (jpg, png)" in select_image(sample_of(jpg=b"x", png=b"y"))[1]
+    reason = select_image(sample_of(jpg=b"x", png=b"y"))[1]
+    assert reason == "2 images under one key (jpg, png); image_suffix chooses one"
     reason = select_image(sample_of(**{"2__jpg": b"x", "3__jpg": b"y"}))[1]
     assert "dots in names merge samples" in reason
 
 
-def test_metadata_is_the_json_the_caption_and_the_key():
-    sample = sample_of(jpg=b"x", json=b'{"a": 1, "__key__": "lie"}', txt=" grüße \n".encode())
-    assert read_metadata(sample) == {"a": 1, "caption": "grüße", "__key__": "k"}
-    assert read_metadata(sample_of(jpg=b"x")) == {"__key__": "k"}
-    assert read_metadata(sample_of(json=b'\xef\xbb\xbf{"a": 2}')) == {"a": 2, "__key__": "k"}
-    assert read_metadata(sample_of(json=b'{"a": 1}', txt=None)) == {"a": 1, "__key__": "k"}  # not wanted, not read
-
-
-@pytest.mark.parametrize(
-    ("content", "reason"),
-    [
-        (b"{", "cannot be read"),
-        (b"\xff\xfe\xfa", "cannot be read"),
-        (b"[1]", "holds a list"),
-        (b"[" * 100_000 + b"]" * 100_000, "nested too deeply"),
-        (b'{"a": ' + b"9" * 10_000 + b"}", "cannot be read"),
-    ],
-)
-def test_json_that_cannot_be_read_is_a_value_error(content, reason):
-    with pytest.raises(ValueError, match=reason):
-        read_metadata(sample_of(json=content))
-
-
-def test_a_caption_that_is_not_utf8_is_a_value_error():
-    with pytest.raises(ValueError, match="not UTF-8"):
-        read_metadata(sample_of(txt=b"\xff"))
+def test_image_suffix_chooses_one_image_of_several():
+    several = sample_of(seg__png=b"s", image__jpg=b"i", jpg=b"x", json=b"{}", scan=b"y")
+    for suffix, content in {"seg.png": b"s", "image.jpg": b"i", "jpg": b"x", "scan": b"y"}.items():
+        assert select_image(several, suffix) == (suffix, content)
+    assert select_image(several, "png") == (
+        None, "no .png (image_suffix) among its members (seg.png, image.jpg, jpg, json, scan)"
+    )  # fmt: skip
+    assert check_suffix("Left.PNG") == "left.png"
+    with pytest.raises(ConfigError, match=r"image_suffix: '\.jpg'; expected a suffix without the dot"):
+        check_suffix(".jpg")
 
 
 def test_a_whole_pipeline_of_webdataset_sees_the_same_images(tmp_path):
