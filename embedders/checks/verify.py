@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from embedders.base import ImageEmbedder
+from embedders.base import ImageEmbedder, uses_default_loader
 from embedders.errors import ShardError
 from embedders.job.locate import build_embedder
 from embedders.job.model import Model
@@ -106,7 +106,7 @@ def _compare_vectors(output: Output, keys: list[str], tar_path: str, sample_size
         yield f"the weights of {said.model_name} are not those that it was made with"
     rows = {key: row for row, key in enumerate(keys)}
     chosen = random.sample(sorted(rows), min(sample_size, len(rows)))
-    vectors = dict(embed_chosen(embedder, model, tar_path, output.provenance.id_col, chosen)) if chosen else {}
+    vectors = dict(embed_chosen(embedder, model, tar_path, output.provenance, chosen)) if chosen else {}
     limit = MIN_COSINE[output.provenance.embedding_dtype]
     if said.device != "cpu" or device != "cpu":
         limit = MIN_COSINE_OTHER_DEVICE
@@ -123,11 +123,13 @@ def _compare_vectors(output: Output, keys: list[str], tar_path: str, sample_size
 
 
 def embed_chosen(
-    embedder: ImageEmbedder, model: Model, tar_path: str, id_col: str, keys: list[str]
+    embedder: ImageEmbedder, model: Model, tar_path: str, provenance: Provenance, keys: list[str]
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Embed the samples of these keys again; a loader of the user's own reads the whole shard for it."""
-    load = ShardLoad(Ledger(tar_path), accept_damage=True, only=set(keys))
-    for batch in ShardReader(embedder, ShardJob(tar_path, ""), Columns(id_col), load, model.device).read():
+    columns = Columns(provenance.id_col)
+    fields = columns.needed if uses_default_loader(embedder) else None
+    load = ShardLoad(Ledger(tar_path), True, set(keys), fields, provenance.image_suffix)
+    for batch in ShardReader(embedder, ShardJob(tar_path, ""), columns, load, model.device).read():
         for key, vector in zip(batch.keys, model.embed(batch.images, batch.keys, tar_path), strict=True):
             if key in load.only:
                 yield key, vector

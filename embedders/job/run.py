@@ -20,6 +20,9 @@ from embedders.reading.samples import check_exists
 
 log = logging.getLogger(__name__)
 
+# The options that decide what an output holds, beside the class and its arguments.
+DECIDING = ("id_col", "metadata_columns", "image_suffix", "embedding_dtype")
+
 
 def run_job(
     jobs: Sequence[ShardJob],
@@ -50,7 +53,7 @@ def run_job(
     check_before_lease(jobs[0], class_path, args)
     store, todo = None, list(jobs)
     if finished is not None:
-        deciding = {name: options[name] for name in ("id_col", "metadata_columns", "embedding_dtype")}
+        deciding = {name: options[name] for name in DECIDING}
         store = FinishedShards(finished, class_path, args, **deciding)
         todo = [job for job in jobs if not store.take(job)]
         log.info("%d of %d shards were finished by an earlier job", len(jobs) - len(todo), len(jobs))

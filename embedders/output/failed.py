@@ -19,7 +19,10 @@ class FailureKind(StrEnum):
     fix: str
 
     UNDECODABLE = "undecodable", "make the image again, or leave it out"
-    NO_SINGLE_IMAGE = "no_single_image", "give each sample one image, and no second dot in its name (0001.jpg)"
+    NO_SINGLE_IMAGE = (
+        "no_single_image",
+        "give a sample one image, and no second dot in its name (0001.jpg), or set image_suffix",
+    )
     BAD_METADATA = "bad_metadata", "fix the metadata, or choose another id_col, metadata_columns or type"
     PREPROCESS_ERROR = "preprocess_error", "fix preprocess or decode of the embedder's class"
     NOT_LOADED = "not_loaded", "yield every sample of the tar once from load_dataset_shard"

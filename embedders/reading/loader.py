@@ -5,7 +5,7 @@ or the model.
 """
 
 import os
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -17,8 +17,9 @@ from embedders.output.failed import FailedSample, FailureKind, SampleError
 from embedders.output.ledger import Ledger
 from embedders.output.timings import Timings
 from embedders.reading.images import ImageError
+from embedders.reading.metadata import list_suffixes, read_metadata
 from embedders.reading.prefetch import map_ordered
-from embedders.reading.samples import IMAGE_SUFFIXES, Sample, read_metadata, read_samples, select_image
+from embedders.reading.samples import IMAGE_SUFFIXES, Sample, read_samples, select_image
 
 Item = TypeVar("Item")
 
@@ -26,8 +27,6 @@ Item = TypeVar("Item")
 MAX_BYTES_AHEAD = 256 << 20
 # Encoded images that a thread decodes in one go, where they are small.
 BYTES_PER_TASK = 256 << 10
-# What is read of a sample. A video or an array beside the image is passed over.
-_READ_SUFFIXES = (*(f".{suffix}" for suffix in IMAGE_SUFFIXES), ".json", ".txt")
 
 
 @dataclass
@@ -38,6 +37,8 @@ class ShardLoad:
         ledger: The account in which every sample is opened, and those that fail are named.
         accept_damage: Whether a damaged tar is read on, with each damaged place as a failed sample.
         only: Keys of the samples to load; `None` loads all.
+        fields: Type of each metadata field that is needed; `None` needs all.
+        image_suffix: The suffix of the images; without one, each sample has one image.
         is_counted: Whether the accounts of all the samples are open before the loader starts.
         offset: How far the default loader has come in the uncompressed tar, in bytes.
         timings: Where the time goes.
@@ -46,6 +47,8 @@ class ShardLoad:
     ledger: Ledger
     accept_damage: bool = False
     only: Collection[str] | None = None
+    fields: Mapping[str, str] | None = None
+    image_suffix: str = ""
     is_counted: bool = False
     offset: int = 0
     timings: Timings = field(default_factory=Timings)
@@ -97,7 +100,7 @@ def _load(
 
     def decode_timed(sample: Sample) -> tuple[torch.Tensor, dict] | FailedSample:
         with load.timings.time("decoding"):
-            return decode_sample(decode, sample)
+            return decode_sample(decode, sample, load.fields, load.image_suffix)
 
     pending = map_ordered(
         decode_timed,
@@ -132,8 +135,11 @@ def compute_alone() -> None:
 
 def open_samples(tar_path: str, load: ShardLoad) -> Iterator[Sample]:
     """Read the samples of a shard, open an account for each, and let through those that can be used."""
+    # What else a sample holds, a video or an array say, is passed over.
+    images = [load.image_suffix] if load.image_suffix else IMAGE_SUFFIXES
+    suffixes = (*(f".{suffix}" for suffix in images), *list_suffixes(load.fields))
     samples = read_samples(
-        tar_path, accept_damage=load.accept_damage, wants=lambda name: name.lower().endswith(_READ_SUFFIXES)
+        tar_path, accept_damage=load.accept_damage, wants=lambda name: name.lower().endswith(suffixes)
     )
     for sample in samples:
         load.offset = sample.offset
@@ -158,12 +164,15 @@ def fail_sample(sample: Sample, kind: FailureKind, message: str) -> FailedSample
 
 
 def decode_sample(
-    decode: Callable[[bytes], torch.Tensor], sample: Sample
+    decode: Callable[[bytes], torch.Tensor],
+    sample: Sample,
+    fields: Mapping[str, str] | None = None,
+    image_suffix: str = "",
 ) -> tuple[torch.Tensor, dict] | FailedSample:
     """Decode the image of one sample and read its metadata; whatever is wrong with it fails it alone."""
     try:
-        suffix, image = select_image(sample)
-        metadata = read_metadata(sample)
+        suffix, image = select_image(sample, image_suffix)
+        metadata = read_metadata(sample, fields)
     except SampleError as error:
         return fail_sample(sample, error.kind, str(error))
     try:

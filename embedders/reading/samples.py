@@ -2,16 +2,15 @@
 
 On a whole tar the samples equal webdataset's, key for key and byte for byte (a test says so). On a damaged one
 webdataset ends early without a word; here every kind of damage is an error with the member and the offset.
-Owns keys, grouping and metadata; not the tar itself (`tar`), nor the images in it (`images`).
+Owns keys and grouping; not the tar itself (`tar`), nor what the members hold (`images`, `metadata`).
 """
 
-import json
 import re
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from embedders.errors import ShardError
+from embedders.errors import ConfigError, ShardError
 from embedders.output.failed import FailureKind, SampleError
 from embedders.reading.remote import is_remote
 from embedders.reading.tar import MAX_MEMBER_BYTES, Member, read_members
@@ -24,10 +23,6 @@ IMAGE_SUFFIXES = {
 }
 # fmt: on
 SHARD_SUFFIXES = (".tar", ".tar.gz", ".tgz")
-# Of a .json or .txt. Parsed JSON takes up to 24 times its size, and a few batches of it are held at a time.
-MAX_TEXT_BYTES = 1 << 20
-# So that what could be read can also be written: json.dumps raises RecursionError where the stack is deeper.
-MAX_JSON_DEPTH = 100
 # No file system holds a longer path, and the ledger holds many.
 MAX_NAME_LENGTH = 4096
 # What a member costs beside its content.
@@ -109,14 +104,35 @@ def read_chosen(tar_path: str, keys: Collection[str]) -> Iterator[Sample]:
     return (sample for sample in read_samples(tar_path, accept_damage=True, wants=wants) if sample.key in keys)
 
 
-def select_image(sample: Sample) -> tuple[str, bytes]:
+def check_suffix(image_suffix: str) -> str:
+    """Return the suffix of the images as `select_image` takes it, in lower case.
+
+    Raises:
+        ConfigError: It begins with a dot.
+    """
+    if image_suffix.startswith("."):
+        raise ConfigError(f"image_suffix: {image_suffix!r}; expected a suffix without the dot before it, as jpg")
+    return image_suffix.lower()
+
+
+def select_image(sample: Sample, image_suffix: str = "") -> tuple[str, bytes]:
     """Return the suffix and the encoded bytes of the one image of a sample.
 
     A plain suffix (`jpg`) goes before one with dots (`mask.png`), as in webdataset.
 
+    Args:
+        sample: The sample.
+        image_suffix: The suffix of the image to take, of several or of a suffix that is none of `IMAGE_SUFFIXES`.
+
     Raises:
         SampleError: There is not exactly one.
     """
+    if image_suffix:
+        if image_suffix in sample.members:
+            return image_suffix, sample.members[image_suffix]
+        names = _name_some(list(sample.members))
+        message = f"no .{image_suffix} (image_suffix) among its members ({names})"
+        raise SampleError(FailureKind.NO_SINGLE_IMAGE, message)
     images = [suffix for suffix in sample.members if suffix.rpartition(".")[2] in IMAGE_SUFFIXES]
     plain = [suffix for suffix in images if "." not in suffix]
     candidates = plain or images
@@ -126,45 +142,8 @@ def select_image(sample: Sample) -> tuple[str, bytes]:
         names = _name_some(list(sample.members))
         raise SampleError(FailureKind.NO_SINGLE_IMAGE, f"no image among its members ({names})")
     dots = "" if plain else "; a key ends at the first dot of the name, so dots in names merge samples"
-    message = f"{len(candidates)} images under one key ({_name_some(candidates)}){dots}"
+    message = f"{len(candidates)} images under one key ({_name_some(candidates)}); image_suffix chooses one{dots}"
     raise SampleError(FailureKind.NO_SINGLE_IMAGE, message)
-
-
-def read_metadata(sample: Sample) -> dict:
-    """Gather what a sample says of itself: the fields of its `.json`, `caption` from its `.txt`, `__key__`.
-
-    A member that was not read counts as absent.
-
-    Raises:
-        SampleError: The `.json` or `.txt` cannot be read.
-    """
-    metadata = {}
-    for suffix in ("json", "txt"):
-        if len(sample.members.get(suffix) or b"") > MAX_TEXT_BYTES:
-            size = len(sample.members[suffix])
-            message = f"its .{suffix} has {size} bytes; expected at most {MAX_TEXT_BYTES}"
-            raise SampleError(FailureKind.BAD_METADATA, message)
-    if sample.members.get("json") is not None:
-        try:
-            # Python reads NaN and Infinity, which are no JSON, and would write them into a column of JSON.
-            metadata = json.loads(sample.members["json"], parse_constant=lambda name: None)
-        except RecursionError:
-            raise SampleError(FailureKind.BAD_METADATA, "its .json is nested too deeply") from None
-        except ValueError as error:
-            raise SampleError(FailureKind.BAD_METADATA, f"its .json cannot be read: {error}") from error
-        if not isinstance(metadata, dict):
-            raise SampleError(
-                FailureKind.BAD_METADATA, f"its .json holds a {type(metadata).__name__}, expected an object"
-            )
-        if _is_deep(metadata):
-            raise SampleError(FailureKind.BAD_METADATA, "its .json is nested too deeply")
-    if sample.members.get("txt") is not None:
-        try:
-            metadata["caption"] = sample.members["txt"].decode("utf-8").strip()
-        except UnicodeDecodeError as error:
-            raise SampleError(FailureKind.BAD_METADATA, f"its .txt is not UTF-8: {error}") from error
-    metadata["__key__"] = sample.key
-    return metadata
 
 
 def _group_members(members: Iterator[Member], tar_path: str, accept_damage: bool) -> Iterator[Sample]:
@@ -233,13 +212,3 @@ def _escape(name: str) -> str:
 
 def _name_some(suffixes: list[str]) -> str:
     return ", ".join(suffixes[:5]) + (", ..." if len(suffixes) > 5 else "")
-
-
-def _is_deep(metadata: dict) -> bool:
-    level = [metadata]
-    for _ in range(MAX_JSON_DEPTH):
-        nested = [value for value in level if isinstance(value, dict | list)]
-        if not nested:
-            return False
-        level = [inner for value in nested for inner in (value.values() if isinstance(value, dict) else value)]
-    return True

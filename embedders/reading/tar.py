@@ -26,6 +26,10 @@ MAX_MEMBER_BYTES = 1 << 28
 # All that tarfile reads into memory for one member before its data: long names, PAX fields, sparse maps.
 MAX_HEADER_BYTES = 1 << 20
 _MAX_OFFSET = 1 << 60  # beyond any file, and still an offset that can be asked for
+# A tar ends with two zero blocks, and more up to a whole record. By default, programs write records of at most 20
+# blocks. Larger ones are asked for (`tar -b`); others than these, as 40 or 200, cannot be told from a lost tail.
+_DEFAULT_RECORD = 20
+_LARGE_RECORDS = (63, 126, *(1 << power for power in range(5, 14)))
 _DIGITS = bytes.maketrans(b"123456789", b"0" * 9)
 
 
@@ -151,10 +155,14 @@ class Archive(tarfile.TarFile):
 
     def check_end(self) -> None:
         """Read what follows the first end-of-archive block: zeros, and for gzip the checksum behind them."""
+        length = self.start + tarfile.BLOCKSIZE
         while block := self.stream.read(1 << 16):
             if block.strip(b"\0"):
                 goes_on = self.length is not None and self.find_header(self.start + tarfile.BLOCKSIZE) < self.length
                 raise Damage("data after the end-of-archive blocks (two tars in one file?)", may_hide_members=goes_on)
+            length += len(block)
+        if not is_end(self.start, length):
+            raise Damage(f"zeros from here to the end, {length - self.start} bytes, more than a program writes")
 
     def find_header(self, start: int) -> int:
         """Find the first block from `start` on that is a valid header, to read on after damage; or the file's end."""
@@ -172,6 +180,27 @@ class Archive(tarfile.TarFile):
     def _check_length(self, header: tarfile.TarInfo, length: int | None) -> None:
         if length is not None and header.offset_data + header.size > length:
             raise Damage(f"the data of member {header.name!r} are cut short; expected {header.size} bytes")
+
+
+def is_end(start: int, length: int) -> bool:
+    """Whether zeros from `start` to the end, at `length`, are what a program writes behind the last member.
+
+    A broken download of the full size, and a file that a crash has filled up, hold more of them.
+    """
+    zeros = length - start
+    if zeros <= (_DEFAULT_RECORD + 1) * tarfile.BLOCKSIZE:
+        return True
+    records = [blocks * tarfile.BLOCKSIZE for blocks in _LARGE_RECORDS if start]  # without a member, nothing is lost
+    return any(length % record == 0 and zeros < record + 2 * tarfile.BLOCKSIZE for record in records)
+
+
+def ends_in_zeros(tar_path: str) -> bool:
+    """Whether a file ends in more zeros than any program writes, as far as a look at its last megabytes can tell."""
+    most = max(_LARGE_RECORDS) * tarfile.BLOCKSIZE + 2 * tarfile.BLOCKSIZE
+    with Path(tar_path).open("rb") as stream:
+        stream.seek(max(0, stream.seek(0, os.SEEK_END) - most))
+        content = stream.read(most)
+    return len(content) == most and not content.strip(b"\0")
 
 
 def open_tar(tar_path: str) -> BinaryIO:

@@ -85,10 +85,10 @@ class Thumbnails:
             self._addresses[wanted] = address
 
 
-def draw_sample(sample: Sample, side: int) -> str | None:
+def draw_sample(sample: Sample, side: int, image_suffix: str = "") -> str | None:
     """Draw the image of a sample, or, where it has several, the first one that can be shown."""
     try:
-        suffixes = [select_image(sample)[0]]
+        suffixes = [select_image(sample, image_suffix)[0]]
     except SampleError:
         suffixes = [name for name in sample.members if name.rpartition(".")[2] in IMAGE_SUFFIXES]
     for name in suffixes:

@@ -107,7 +107,8 @@ def describe_run():
 def restore_finished():
     """Put back what Snakemake removes when one shard of a job fails: the outputs of the others."""
     deciding = {
-        key: config[key] for key in ("id_col", "metadata_columns", "embedding_dtype")
+        key: config[key]
+        for key in ("id_col", "metadata_columns", "image_suffix", "embedding_dtype")
     }
     store = FinishedShards(
         FINISHED, config["embedder"]["class"], config["embedder"]["args"], **deciding
@@ -186,6 +187,7 @@ EMBED_PARAMS = dict(
     sources=lambda wildcards: json.dumps(SOURCES),
     id_col=config["id_col"],
     metadata_columns=lambda wildcards: json.dumps(config["metadata_columns"]),
+    image_suffix=config["image_suffix"],
     embedding_dtype=config["embedding_dtype"],
     options=lambda wildcards, threads: f"{LIMITS} {DEVICE_OPTIONS}",
 )
@@ -196,6 +198,7 @@ EMBED_COMMAND = """
         --embedder-args {params.args:q} \
         --id-col {params.id_col:q} \
         --metadata-columns {params.metadata_columns:q} \
+        --image-suffix={params.image_suffix:q} \
         --embedding-dtype {params.embedding_dtype:q} \
         {params.options} \
         --threads {threads} \
