@@ -155,7 +155,8 @@ def embed(
             if built.num_threads_per_worker is None:
                 built.num_threads_per_worker = threads
             if only is not None:
-                options["only"] = {sample.key for sample in read_ledger(only)}
+                # A file without a suffix has no key: its name may be the key of a sample that was embedded.
+                options["only"] = {sample.key for sample in read_ledger(only) if sample.kind != "bad_name"}
                 options["max_failed_fraction"] = 1.0  # all of them failed once: how many do so again says nothing
             with show_progress(jobs) as progress:
                 for job, outcome in embed_shards(built, jobs, on_batch=progress, **options):

@@ -19,7 +19,7 @@ from embedders.reading.samples import check_suffix
 
 FIXES = {
     "no_single_image": "give each sample one image, and no second dot to its name (0001.jpg); or set image_suffix",
-    "repeated_key": "rename the members: the key ends at the first dot of the name, and its members must be adjacent",
+    "repeated_key": "put the members of each key side by side (tar --sort=name), and give no two samples one key",
     "repeated_member": "remove one of the two",
     "bad_name": "rename or remove the member: a name needs a key, a dot and a suffix",
     "not_a_file": "put the file itself into the tar",

@@ -89,7 +89,7 @@ def survey_shard(tar_path: str, fields: Mapping[str, str] | None = None, image_s
         if problem is not None:
             kind, message = problem
             survey.problems[kind] += 1
-            survey.first_problems.setdefault(kind, f"{sample.key!r}: {message}")
+            survey.first_problems.setdefault(kind, f"{sample.account!r}: {message}")
     survey.total_bytes = Path(tar_path).stat().st_size
     survey.read_bytes = survey.read_bytes or survey.total_bytes
     return survey

@@ -137,7 +137,7 @@ def count_samples(tar_path: str, id_col: str, ledger: Ledger) -> dict[str, str]:
         tar_path, accept_damage=ledger.accept_damage, wants=lambda name: name.lower().endswith(suffixes)
     )
     for sample in samples:
-        ledger.open(sample.key)
+        ledger.open(sample.account)
         if fields:
             # Else its id stays unknown; if the loader yields it, the loader could read it.
             with suppress(KeyError, ValueError):

@@ -27,7 +27,8 @@ class FailedSample:
     """A sample that was not embedded.
 
     Attributes:
-        key: Its WebDataset key, or the member's name where there is no key.
+        key: Its WebDataset key; the member's name where there is no key; for members of an earlier key, that key and
+            their place.
         kind: A short word to count by, such as `undecodable`.
         message: What was wrong, for a person, in one line.
         member: Name of the tar member concerned, if one is.

@@ -91,15 +91,15 @@ def open_samples(tar_path: str, ledger: Ledger) -> Iterator[Sample]:
     )
     for sample in samples:
         ledger.offset = sample.offset
-        if ledger.only is not None and sample.key not in ledger.only:
+        if ledger.only is not None and sample.account not in ledger.only:
             continue
         if not is_counted:
-            ledger.open(sample.key)
+            ledger.open(sample.account)
         if sample.problem is None:
             yield sample
         else:
             kind, message = sample.problem
-            ledger.fail(FailedSample(sample.key, kind, message, sample.name, sample.offset))
+            ledger.fail(FailedSample(sample.account, kind, message, sample.name, sample.offset))
 
 
 def count_bytes(sample: Sample) -> int:

@@ -83,6 +83,12 @@ class Sample:
     members: dict[str, bytes] = field(default_factory=dict)
     problem: tuple[str, str] | None = None
 
+    @property
+    def account(self) -> str:
+        """The name by which it is counted: its key, which later members of an earlier key do not have."""
+        is_later = self.problem is not None and self.problem[0] == "repeated_key"
+        return f"{self.key} (again at byte {self.offset})" if is_later else self.key
+
 
 def check_exists(tar_path: str) -> None:
     """See that a shard is there.
@@ -116,28 +122,32 @@ def read_samples(
     for sample in _group_members(read_members(tar_path, wants), tar_path, accept_damage):
         # Hashes, not keys: a shard of millions is to cost little memory. A false alarm takes 2^64 luck.
         fingerprint = hash(sample.key)
-        if sample.problem is None and fingerprint in seen_keys:
-            sample.problem = (
-                "repeated_key",
-                "this key came earlier in the tar; the members of a sample must be adjacent, and keys unique",
-            )
         if sample.members:  # one without is a file whose name gives no key, or a damaged place
+            if fingerprint in seen_keys:
+                names = _name_some([f".{suffix}" for suffix in sample.members])
+                sample.problem = (
+                    "repeated_key",
+                    f"members {names} of key {sample.key!r}, which came earlier in the tar, are left out; expected "
+                    "the members of a key side by side, and no key twice; tar --sort=name puts them together",
+                )
             seen_keys.add(fingerprint)
         yield sample
 
 
-def read_chosen(tar_path: str, keys: Collection[str]) -> Iterator[Sample]:
-    """Read the samples of these keys only, problems included, and pass over the content of all the others.
+def read_chosen(tar_path: str, accounts: Collection[str]) -> Iterator[Sample]:
+    """Read the samples that are counted by these names, problems included, and no content of all the others.
 
     Raises:
         ShardError: The file is missing or no tar; damage further in only costs the samples concerned.
     """
+    keys = {account.partition(" (again at byte ")[0] for account in accounts}
 
     def wants(name: str) -> bool:
         match = _KEY.match(name)
         return match is not None and match.group(1) in keys
 
-    return (sample for sample in read_samples(tar_path, accept_damage=True, wants=wants) if sample.key in keys)
+    samples = read_samples(tar_path, accept_damage=True, wants=wants)
+    return (sample for sample in samples if sample.account in accounts)
 
 
 def check_suffix(image_suffix: str) -> str:
