@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
+from embedders.reading.headers import ends_in_zeros
 from embedders.reading.images import ImageError, convert_to_rgb, open_image
 from embedders.reading.metadata import read_metadata
 from embedders.reading.samples import Sample, read_samples, select_image
-from embedders.reading.tar import ends_in_zeros
 
 # A huge shard is not read whole: whichever of the two comes first.
 MAX_SAMPLES, MAX_BYTES = 2000, 256 << 20

@@ -5,17 +5,15 @@ webdataset ends early without a word; here every kind of damage is an error with
 Owns keys and grouping; not the tar itself (`tar`), nor what the members hold (`images`, `metadata`).
 """
 
-import re
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from embedders.errors import ConfigError, ShardError
+from embedders.reading.no_tar import describe_start
 from embedders.reading.remote import is_remote
-from embedders.reading.tar import MAX_MEMBER_BYTES, Member, read_members
+from embedders.reading.tar import MAX_MEMBER_BYTES, Member, read_members, read_start
 
-# webdataset's own rule: the key ends at the first dot of the base name, and keeps the folders.
-_KEY = re.compile(r"^((?:.*/|)[^.]+)[.]([^/]*)$", re.DOTALL)
 # fmt: off
 IMAGE_SUFFIXES = {
     "jpg", "jpeg", "jpe", "jfif", "png", "webp", "gif", "bmp", "tif", "tiff", "jp2", "avif", "ppm", "pgm", "pnm",
@@ -143,8 +141,7 @@ def read_chosen(tar_path: str, accounts: Collection[str]) -> Iterator[Sample]:
     keys = {account.partition(" (again at byte ")[0] for account in accounts}
 
     def wants(name: str) -> bool:
-        match = _KEY.match(name)
-        return match is not None and match.group(1) in keys
+        return name[: _find_dot(name)] in keys
 
     samples = read_samples(tar_path, accept_damage=True, wants=wants)
     return (sample for sample in samples if sample.account in accounts)
@@ -192,10 +189,16 @@ def _group_members(members: Iterator[Member], tar_path: str, accept_damage: bool
     sample, after_damage, held_bytes = None, None, 0
     for member in members:
         if member.damage is not None:
+            reason = str(member.damage)
+            if member.offset == 0:
+                what, fix = describe_start(read_start(tar_path))
+                reason = f"{reason}: {what}"
             if not accept_damage:
+                if member.offset == 0:
+                    raise ShardError(f"{tar_path!r}: damaged at byte 0: {reason}; expected a tar or .tar.gz; {fix}")
                 after = f", after member {member.name!r}" if member.name else ""
                 raise ShardError(
-                    f"{tar_path!r}: damaged at byte {member.offset}{after}: {member.damage}; expected a whole tar; "
+                    f"{tar_path!r}: damaged at byte {member.offset}{after}: {reason}; expected a whole tar; "
                     "copy or make it again, or set accept_damaged_shards: true"
                 )
             if member.damage.may_hide_members:
@@ -203,16 +206,16 @@ def _group_members(members: Iterator[Member], tar_path: str, accept_damage: bool
                 if sample is not None:
                     sample.problem = sample.problem or after_damage
             key = f"(damage at byte {member.offset})"
-            yield Sample(key, _escape(member.name), member.offset, problem=("damaged_tar", str(member.damage)))
+            yield Sample(key, _escape(member.name), member.offset, problem=("damaged_tar", reason))
             continue
-        match = _KEY.match(member.name)
-        if match is None or not _is_text(member.name):
+        dot = _find_dot(member.name)
+        if dot < 0 or not _is_text(member.name):
             # No sample can take it: it becomes a sample of its own, so that it is counted and named.
             name = _escape(member.name)
             problem = member.problem or ("bad_name", "expected a name in UTF-8 with a suffix, as 0001.jpg")
             yield Sample(name, name, member.offset, problem=problem)
             continue
-        key, suffix = match.group(1), match.group(2).lower()
+        key, suffix = member.name[:dot], member.name[dot + 1 :].lower()
         if sample is None or key != sample.key:
             if sample is not None:
                 yield sample
@@ -230,7 +233,14 @@ def _group_members(members: Iterator[Member], tar_path: str, accept_damage: bool
         yield sample
 
 
+def _find_dot(name: str) -> int:
+    """Return where the key ends, by webdataset's rule: at the first dot of the base name; -1 where there is none."""
+    return name.find(".", name.rfind("/") + 1)
+
+
 def _is_text(name: str) -> bool:
+    if name.isascii():
+        return "\0" not in name and len(name) <= MAX_NAME_LENGTH
     try:
         name.encode("utf-8")
     except UnicodeEncodeError:  # bytes that were not UTF-8 come as lone surrogates
