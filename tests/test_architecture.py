@@ -36,7 +36,7 @@ ONLY_IMPORTER = {
     "timm": {"builtin.timm_embedder"},
     "pynvml": {"gpu.nvml"},
     "click": {"cli", "job.progress"},
-    "tarfile": {"reading.tar"},
+    "tarfile": {"reading.headers"},
     "bokeh": {"report.charts"},
     "sklearn": {"report.neighbours"},
 }
@@ -60,6 +60,9 @@ LIGHT = {
     "planning.config",
     "planning.container",
     "planning.progress",
+    "reading.headers",
+    "reading.metadata",
+    "reading.no_tar",
     "reading.remote",
     "reading.samples",
     "reading.tar",

@@ -7,10 +7,10 @@ from pathlib import Path
 from statistics import median
 
 from embedders.output.failed import FailureKind, SampleError
+from embedders.reading.headers import ends_in_zeros
 from embedders.reading.images import ImageError, convert_to_rgb, open_image
 from embedders.reading.metadata import read_metadata
 from embedders.reading.samples import Sample, read_samples, select_image
-from embedders.reading.tar import ends_in_zeros
 
 # A huge shard is not read whole: whichever of the two comes first.
 MAX_SAMPLES, MAX_BYTES = 2000, 256 << 20
@@ -98,7 +98,7 @@ def survey_shard(
                 raise SampleError(*sample.problem)
             _survey_sample(sample, survey, fields, image_suffix, id_col)
         except SampleError as error:
-            survey.add_problem(error.kind, f"{sample.key!r}: {error}")
+            survey.add_problem(error.kind, f"{sample.account!r}: {error}")
     survey.total_bytes = Path(tar_path).stat().st_size
     survey.read_bytes = survey.read_bytes or survey.total_bytes
     return survey

@@ -168,7 +168,7 @@ def count_samples(tar_path: str, id_col: str, ledger: Ledger, accept_damage: boo
     ids, without_id = {}, set()
     samples = read_samples(tar_path, accept_damage=accept_damage, wants=lambda name: name.lower().endswith(suffixes))
     for sample in samples:
-        ledger.open(sample.key)
+        ledger.open(sample.account)
         if fields and sample.problem is None:
             try:
                 sample_id = read_metadata(sample, fields).get(id_col)

@@ -28,7 +28,10 @@ class FailureKind(StrEnum):
     NOT_LOADED = "not_loaded", "yield every sample of the tar once from load_dataset_shard"
     BAD_VECTOR = "bad_vector", "check the weights, and whether the model divides by a norm of zero"
     BAD_SCORE = "bad_score", "check the weights of the classifier"
-    REPEATED_KEY = "repeated_key", "rename the members; those of one key must be adjacent (tar --sort=name)"
+    REPEATED_KEY = (
+        "repeated_key",
+        "put the members of a key side by side (tar --sort=name); use no key twice",
+    )
     REPEATED_MEMBER = "repeated_member", "remove one of the two members"
     BAD_NAME = "bad_name", "rename or remove the member; a name needs a key, a dot and a suffix"
     NOT_A_FILE = "not_a_file", "put the file itself into the tar"
@@ -59,7 +62,8 @@ class FailedSample:
     """A sample that was not embedded.
 
     Attributes:
-        key: Its WebDataset key, or the member's name where there is no key.
+        key: Its WebDataset key; the member's name where there is no key; for members of an earlier key, that key and
+            their place.
         kind: The kind of failure; a plain string of a file that a later version wrote.
         message: What was wrong, for a person, in one line.
         member: Name of the tar member concerned, if one is.

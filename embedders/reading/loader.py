@@ -143,10 +143,10 @@ def open_samples(tar_path: str, load: ShardLoad) -> Iterator[Sample]:
     )
     for sample in samples:
         load.offset = sample.offset
-        if load.only is not None and sample.key not in load.only:
+        if load.only is not None and sample.account not in load.only:
             continue
         if not load.is_counted:
-            load.ledger.open(sample.key)
+            load.ledger.open(sample.account)
         if sample.problem is None:
             yield sample
         else:
@@ -160,7 +160,7 @@ def count_bytes(sample: Sample) -> int:
 
 def fail_sample(sample: Sample, kind: FailureKind, message: str) -> FailedSample:
     """Return the record of a sample that failed."""
-    return FailedSample(sample.key, kind, message, sample.name, sample.offset)
+    return FailedSample(sample.account, kind, message, sample.name, sample.offset)
 
 
 def decode_sample(

@@ -5,18 +5,16 @@ webdataset ends early without a word; here every kind of damage is an error with
 Owns keys and grouping; not the tar itself (`tar`), nor what the members hold (`images`, `metadata`).
 """
 
-import re
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from embedders.errors import ConfigError, ShardError
 from embedders.output.failed import FailureKind, SampleError
+from embedders.reading.no_tar import describe_start
 from embedders.reading.remote import is_remote
-from embedders.reading.tar import MAX_MEMBER_BYTES, Member, read_members
+from embedders.reading.tar import MAX_MEMBER_BYTES, Member, read_members, read_start
 
-# webdataset's own rule: the key ends at the first dot of the base name, and keeps the folders.
-_KEY = re.compile(r"^((?:.*/|)[^.]+)[.]([^/]*)$", re.DOTALL)
 # fmt: off
 IMAGE_SUFFIXES = {
     "jpg", "jpeg", "jpe", "jfif", "png", "webp", "gif", "bmp", "tif", "tiff", "jp2", "avif", "ppm", "pgm", "pnm",
@@ -46,6 +44,12 @@ class Sample:
     offset: int
     members: dict[str, bytes] = field(default_factory=dict)
     problem: tuple[FailureKind, str] | None = None
+
+    @property
+    def account(self) -> str:
+        """The name by which it is counted: its key, which later members of an earlier key do not have."""
+        is_later = self.problem is not None and self.problem[0] == FailureKind.REPEATED_KEY
+        return f"{self.key} (again at byte {self.offset})" if is_later else self.key
 
 
 def check_exists(tar_path: str) -> None:
@@ -80,28 +84,31 @@ def read_samples(
     for sample in _group_members(read_members(tar_path, wants), tar_path, accept_damage):
         # Hashes, not keys: a shard of millions is to cost little memory. A false alarm takes 2^64 luck.
         fingerprint = hash(sample.key)
-        if sample.problem is None and fingerprint in seen_keys:
-            sample.problem = (
-                FailureKind.REPEATED_KEY,
-                "this key came earlier in the tar; the members of a sample must be adjacent, and keys unique",
-            )
         if sample.members:  # one without is a file whose name gives no key, or a damaged place
+            if fingerprint in seen_keys:
+                names = _name_some([f".{suffix}" for suffix in sample.members])
+                sample.problem = (
+                    FailureKind.REPEATED_KEY,
+                    f"members {names} of key {sample.key!r}, which came earlier in the tar, are left out; expected "
+                    "the members of a key side by side, and no key twice; tar --sort=name puts them together",
+                )
             seen_keys.add(fingerprint)
         yield sample
 
 
-def read_chosen(tar_path: str, keys: Collection[str]) -> Iterator[Sample]:
-    """Read the samples of these keys only, problems included, and pass over the content of all the others.
+def read_chosen(tar_path: str, accounts: Collection[str]) -> Iterator[Sample]:
+    """Read the samples that are counted by these names, problems included, and no content of all the others.
 
     Raises:
         ShardError: The file is missing or no tar; damage further in only costs the samples concerned.
     """
+    keys = {account.partition(" (again at byte ")[0] for account in accounts}
 
     def wants(name: str) -> bool:
-        match = _KEY.match(name)
-        return match is not None and match.group(1) in keys
+        return name[: _find_dot(name)] in keys
 
-    return (sample for sample in read_samples(tar_path, accept_damage=True, wants=wants) if sample.key in keys)
+    samples = read_samples(tar_path, accept_damage=True, wants=wants)
+    return (sample for sample in samples if sample.account in accounts)
 
 
 def check_suffix(image_suffix: str) -> str:
@@ -150,10 +157,16 @@ def _group_members(members: Iterator[Member], tar_path: str, accept_damage: bool
     sample, after_damage, held_bytes = None, None, 0
     for member in members:
         if member.damage is not None:
+            reason = str(member.damage)
+            if member.offset == 0:
+                what, fix = describe_start(read_start(tar_path))
+                reason = f"{reason}: {what}"
             if not accept_damage:
+                if member.offset == 0:
+                    raise ShardError(f"{tar_path!r}: damaged at byte 0: {reason}; expected a tar or .tar.gz; {fix}")
                 after = f", after member {member.name!r}" if member.name else ""
                 raise ShardError(
-                    f"{tar_path!r}: damaged at byte {member.offset}{after}: {member.damage}; expected a whole tar; "
+                    f"{tar_path!r}: damaged at byte {member.offset}{after}: {reason}; expected a whole tar; "
                     "copy or make it again, or set accept_damaged_shards: true"
                 )
             if member.damage.may_hide_members:
@@ -164,18 +177,16 @@ def _group_members(members: Iterator[Member], tar_path: str, accept_damage: bool
                 if sample is not None:
                     sample.problem = sample.problem or after_damage
             key = f"(damage at byte {member.offset})"
-            yield Sample(
-                key, _escape(member.name), member.offset, problem=(FailureKind.DAMAGED_TAR, str(member.damage))
-            )
+            yield Sample(key, _escape(member.name), member.offset, problem=(FailureKind.DAMAGED_TAR, reason))
             continue
-        match = _KEY.match(member.name)
-        if match is None or not _is_text(member.name):
+        dot = _find_dot(member.name)
+        if dot < 0 or not _is_text(member.name):
             # No sample can take it: it becomes a sample of its own, so that it is counted and named.
             name = _escape(member.name)
             problem = member.problem or (FailureKind.BAD_NAME, "expected a name in UTF-8 with a suffix, as 0001.jpg")
             yield Sample(name, name, member.offset, problem=problem)
             continue
-        key, suffix = match.group(1), match.group(2).lower()
+        key, suffix = member.name[:dot], member.name[dot + 1 :].lower()
         if sample is None or key != sample.key:
             if sample is not None:
                 yield sample
@@ -196,7 +207,14 @@ def _group_members(members: Iterator[Member], tar_path: str, accept_damage: bool
         yield sample
 
 
+def _find_dot(name: str) -> int:
+    """Return where the key ends, by webdataset's rule: at the first dot of the base name; -1 where there is none."""
+    return name.find(".", name.rfind("/") + 1)
+
+
 def _is_text(name: str) -> bool:
+    if name.isascii():
+        return "\0" not in name and len(name) <= MAX_NAME_LENGTH
     try:
         name.encode("utf-8")
     except UnicodeEncodeError:  # bytes that were not UTF-8 come as lone surrogates

@@ -66,7 +66,7 @@ class Thumbnails:
     def _read_shard(self, shard: str, sides: dict[SampleName, int]) -> None:
         left = set(sides)
         for sample in read_chosen(self._tar_paths[shard], {wanted.key for wanted in sides}):
-            names = {SampleName(shard, sample.key, sample.offset)}
+            names = {SampleName(shard, sample.account, sample.offset)}
             if sample.problem is None:
                 names.add(SampleName(shard, sample.key))
             for wanted in names & left:

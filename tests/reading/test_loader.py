@@ -94,7 +94,7 @@ def test_each_sample_that_cannot_be_used_is_named_and_the_others_go_on(tmp_path)
         **dict.fromkeys(["cut", "text"], "undecodable"),
         **dict.fromkeys(["none", "two", "merged"], "no_single_image"),
         **dict.fromkeys(["json", "caption"], "bad_metadata"),
-        **{"LICENSE": "bad_name", "good": "repeated_key"},
+        **{"LICENSE": "bad_name", "good (again at byte 17408)": "repeated_key"},
     }
     assert account.ledger.seen == 10
     two = next(failed for failed in account.ledger.failed if failed.key == "two")
