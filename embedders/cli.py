@@ -196,23 +196,29 @@ def inspect(file) -> None:
         click.echo(json.dumps(inspect_file(file), indent=2))
 
 
-@main.command(short_help="Try an embedder on a few images of a shard.")
+@main.command(short_help="Try an embedder on a few images of a shard.", context_settings={"allow_extra_args": True})
+@click.pass_context
 @click.argument("embedder")
 @click.option("--shard", "shards", required=True, help="A shard, or a pattern as in config.yaml; the first is tried.")
 @click.option("--embedder-args", type=JsonValue(), default="{}", help="Arguments of the class, as JSON.")
 @click.option("--id-col", default="__key__", help="Metadata field that identifies a sample.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 @device_options
-def check(embedder, shards, embedder_args, id_col, as_json, **device) -> None:
+def check(context, embedder, shards, embedder_args, id_col, as_json, **device) -> None:
     """Try EMBEDDER, "path/to/file.py:Class", on a few images: is it sound, and how long will all the shards take?
 
     Example: python -m embedders check my_embedder.py:MyEmbedder --shard 'data/*.tar'
     """
     with one_line_errors():
-        from embedders.planning.config import find_shards
+        from embedders.planning.shards import find_shards
         from embedders.reading.remote import is_remote
         from embedders.reading.samples import check_exists
 
+        if context.args:
+            raise ConfigError(
+                f"--shard: expected one shard or pattern, and {len(context.args)} more words follow, as "
+                f"{context.args[0]!r}; quote a pattern, so that the shell does not expand it: --shard 'data/*.tar'"
+            )
         paths = list(find_shards(shards).values())
         for address in filter(is_remote, paths):
             check_exists(address)

@@ -56,6 +56,8 @@ LIGHT = {
     "planning.container",
     "planning.failures",
     "planning.progress",
+    "planning.shard_names",
+    "planning.shards",
     "reading.remote",
     "reading.samples",
     "reading.tar",

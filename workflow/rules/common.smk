@@ -16,7 +16,15 @@ from snakemake.settings.types import DeploymentMethod
 # Snakemake runs outside the job's environment, where tarquet need not be installed. This file's folder and not
 # workflow.basedir, which is another's where this workflow is a module of another one.
 sys.path.insert(0, os.path.join(str(workflow.current_basedir), "../.."))
-from embedders.planning.config import check_config, find_shards, group_shards, name_scores
+from embedders.planning.config import (
+    check_config,
+    name_scores,
+    require_clone,
+    require_output_dir,
+    take_command_line,
+)
+from embedders.planning.shard_names import require_distinct
+from embedders.planning.shards import find_shards, group_shards
 from embedders.planning.container import check_image, describe_container
 from embedders.errors import TarquetError
 from embedders.planning.failures import find_error
@@ -28,8 +36,21 @@ from embedders.reading.samples import ShardJob
 from embedders.job.sources import fingerprint_file, fingerprint_sources
 
 try:
-    config = check_config(config, workflow.source_path("../schemas/config.schema.yaml"))
+    require_clone(str(workflow.current_basedir))
+    # Where this is a module, the command line is the other workflow's.
+    schema = workflow.source_path("../schemas/config.schema.yaml")
+    if workflow.modifier.is_main_snakefile():
+        config = take_command_line(
+            config,
+            workflow.overwrite_configfiles,
+            workflow.config_settings.config_args,
+            workflow.config_settings.config,
+            schema,
+        )
+    config = check_config(config, schema)
+    require_output_dir(config["output_dir"])
     SHARDS = find_shards(config["shards"])
+    require_distinct(SHARDS, config["output_dir"])
     check_remote(SHARDS.values(), config["shards_per_job"])
     SOURCES = fingerprint_sources(
         config["embedder"]["class"], config["embedder"]["args"]
@@ -176,10 +197,10 @@ LIMITS = f"--max-failed-fraction={config['max_failed_fraction']}" + (
 # What decides the vectors is a param, and a change reruns the shards.
 EMBED_PARAMS = dict(
     shards=name_shards,
-    embedder=config["embedder"]["class"],
+    embedder=lambda wildcards: config["embedder"]["class"],
     args=lambda wildcards: json.dumps(config["embedder"]["args"]),
     sources=lambda wildcards: json.dumps(SOURCES),
-    id_col=config["id_col"],
+    id_col=lambda wildcards: config["id_col"],
     metadata_columns=lambda wildcards: json.dumps(config["metadata_columns"]),
     embedding_dtype=config["embedding_dtype"],
     options=lambda wildcards, threads: f"{LIMITS} {DEVICE_OPTIONS}",
