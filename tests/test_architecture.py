@@ -43,6 +43,7 @@ ONLY_IMPORTER = {
 # The Snakefile imports these, and `--help` and a bad option must answer at once: no torch at the top of the file.
 LIGHT = {
     "__main__",
+    "checks.outputs",
     "cli",
     "errors",
     "gpu.device",

@@ -31,12 +31,14 @@ class Shard:
 
     Attributes:
         path: The file, or its address.
+        name: What its results are named.
         key: The key of the mapping under which it was found; `.` where there is no mapping.
         pattern: The pattern that matches it.
         listed_in: The `.txt` file that the pattern stands in.
     """
 
     path: str
+    name: str
     key: str
     pattern: str
     listed_in: str | None
@@ -70,7 +72,8 @@ def name_shard(pattern: str, path: str) -> str:
         below = path.partition(NAME_MARK)[2]
     else:
         wildcard = None if path == pattern else WILDCARD.search(pattern)
-        below = os.path.relpath(path, os.path.dirname(pattern[: wildcard.start()] if wildcard else path) or ".")
+        fixed = pattern[: wildcard.start()] if wildcard else path
+        below = path.removeprefix(fixed[: fixed.rfind("/") + 1])
     parts = [part for part in below.split("/") if part not in ("", ".", "..")]  # else a result would leave its folder
     suffix = next(suffix for suffix in SHARD_SUFFIXES[::-1] if path.endswith(suffix))
     return make_visible("/".join(parts).removesuffix(suffix))
@@ -136,7 +139,12 @@ def require_no_folder_like_a_result(by_name: dict[str, Shard]) -> None:
     Raises:
         ConfigError: One is.
     """
-    folders = {str(parent): name for name in by_name for parent in PurePath(name).parents}
+    folders: dict[str, str] = {}
+    for name in by_name:
+        folder = name.rpartition("/")[0]
+        while folder and folder not in folders:
+            folders[folder] = name
+            folder = folder.rpartition("/")[0]
     for folder, name in folders.items():
         for suffix in _RESULT_SUFFIXES:
             shard = folder.removesuffix(suffix)
@@ -147,9 +155,9 @@ def require_no_folder_like_a_result(by_name: dict[str, Shard]) -> None:
                 )
 
 
-def describe_clash(name: str, one: Shard, other: Shard) -> str:
+def describe_clash(one: Shard, other: Shard) -> str:
     """Say that two shards have one name, and what to write instead."""
-    said = f"shards: {one.path!r} and {other.path!r} would both be named {name!r}"
+    said = f"shards: {one.path!r} and {other.path!r} would both be named {one.name!r}"
     if one.pattern == other.pattern:
         return f"{said}; rename one of them, or leave one out by a narrower pattern than {one.pattern!r}"
     if one.listed_in and one.listed_in == other.listed_in and (marked := _mark(other.path, one.path)):

@@ -52,12 +52,11 @@ def find_shards(shards: Patterns | Mapping[str, Patterns]) -> dict[str, str]:
     """
     by_name: dict[str, Shard] = {}
     for shard in _take_once(_read_shards(shards)):
-        name = read_key(shard.key) + name_shard(shard.pattern, shard.path)
-        other = by_name.setdefault(name, shard)
+        other = by_name.setdefault(shard.name, shard)
         if other is not shard and not other.is_same_file(shard):
-            raise ConfigError(describe_clash(name, other, shard))
+            raise ConfigError(describe_clash(other, shard))
     require_no_folder_like_a_result(by_name)
-    return {name: _tidy(by_name[name].path) for name in sorted(by_name)}
+    return {name: by_name[name].path for name in sorted(by_name)}
 
 
 def group_shards(shards: Mapping[str, str], shards_per_job: int | str) -> list[list[str]]:
@@ -82,9 +81,11 @@ def _read_shards(shards: Patterns | Mapping[str, Patterns]) -> Iterator[Shard]:
     # One listing instead of a look-up per shard: a hundred thousand of these take minutes on a network file system.
     list_folder = cache(_list_folder)
     for key, patterns in (shards if isinstance(shards, Mapping) else {".": shards}).items():
+        folder = read_key(key)
         for pattern, listed_in in _read_patterns(patterns):
             for path in _expand(pattern, list_folder):
-                yield Shard(require_usable(path), key, pattern, listed_in)
+                name = folder + name_shard(pattern, require_usable(path))
+                yield Shard(_tidy(path), name, key, pattern, listed_in)
 
 
 def _take_once(shards: Iterator[Shard]) -> Iterator[Shard]:
@@ -92,7 +93,7 @@ def _take_once(shards: Iterator[Shard]) -> Iterator[Shard]:
     first_by_path: dict[str, Shard] = {}
     folder = os.getcwd()
     for shard in shards:
-        first = first_by_path.setdefault(os.path.join(folder, _tidy(shard.path)), shard)
+        first = first_by_path.setdefault(os.path.join(folder, shard.path), shard)
         if first is shard:
             yield shard
         elif first.key != shard.key:
@@ -106,7 +107,7 @@ def _tidy(path: str) -> str:
     """Return a path without `./` and `//`, of which Snakemake warns; `..` stays, it may stand behind a link."""
     if is_remote(path):
         return path.replace(NAME_MARK, "/")
-    tidy = str(PurePath(path))
+    tidy = str(PurePath(path)) if "//" in path or "./" in path else path
     return f"./{tidy}" if tidy.startswith("-") else tidy  # else a job would take it for an option
 
 
@@ -146,7 +147,8 @@ def _expand(pattern: str, list_folder: Callable[[str], frozenset[str]]) -> Itera
                 )
             yield from found
         elif not expanded.endswith(SHARD_SUFFIXES):
-            raise ConfigError(f"shards: {expanded!r}: expected a file that ends in {SUFFIXES}")
+            hint = f"; of a folder, write {expanded.rstrip('/') + '/*.tar'!r}" if os.path.isdir(expanded) else ""
+            raise ConfigError(f"shards: {expanded!r}: expected a file that ends in {SUFFIXES}{hint}")
         elif os.path.basename(expanded) not in list_folder(os.path.dirname(expanded) or "."):
             hint = _hint_at_signs(expanded)
             raise ConfigError(f"shards: there is no file {expanded!r} (in {os.getcwd()!r}); check the path{hint}")

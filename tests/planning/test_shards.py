@@ -248,7 +248,7 @@ def test_no_name_leads_out_of_the_results(folder, monkeypatch):
         ("data/{00..02}.tar", "there is no file 'data/02.tar'"),
         ("data/{00..01.tar", "Unbalanced"),
         ("data/00.zip", "'data/00.zip': expected a file that ends in"),
-        ("data", "'data': expected a file that ends in"),
+        ("data/", r"'data/': expected a file that ends in .*; of a folder, write 'data/\*.tar'"),
         ("none.txt", "list 'none.txt' cannot be read"),
         ("empty.txt", "list 'empty.txt' is empty"),
         ("binary.txt", "list 'binary.txt' cannot be read"),
