@@ -16,16 +16,30 @@ from snakemake.settings.types import DeploymentMethod
 # Snakemake runs outside the job's environment, where tarquet need not be installed. This file's folder and not
 # workflow.basedir, which is another's where this workflow is a module of another one.
 sys.path.insert(0, os.path.join(str(workflow.current_basedir), "../.."))
-from embedders.planning.config import check_config, find_shards, group_shards, name_scores
+from embedders.planning.config import (
+    check_config,
+    find_shards,
+    group_shards,
+    name_scores,
+)
 from embedders.planning.container import check_image, describe_container
 from embedders.errors import TarquetError
 from embedders.planning.failures import find_error
+from embedders.planning.job_python import check_job_python, prefer_own_python
 from embedders.job.finished import FinishedShards
 from embedders.output.files import write_whole
 from embedders.reading.remote import check_remote, is_remote
 from embedders.planning.progress import follow_run
 from embedders.reading.samples import ShardJob
 from embedders.job.sources import fingerprint_file, fingerprint_sources
+
+# Without these two, jobs run in the environment that Snakemake runs in, or in that of the user.
+OWN_PYTHON = not workflow.deployment_settings.deployment_method & {
+    DeploymentMethod.APPTAINER,
+    DeploymentMethod.CONDA,
+}
+if OWN_PYTHON:
+    os.environ["PATH"] = prefer_own_python(os.environ["PATH"])
 
 try:
     config = check_config(config, workflow.source_path("../schemas/config.schema.yaml"))
@@ -86,6 +100,15 @@ def list_retried(wildcards):
 
     failed = find_failed_shards(f"{OUT}/ledger", SHARDS)
     return expand(f"{OUT}/retried/embeddings/{{shard}}.parquet", shard=failed)
+
+
+def require_job_python():
+    """Stop the run before its first job where no job could start."""
+    try:
+        if OWN_PYTHON:
+            check_job_python(os.environ["PATH"])
+    except TarquetError as error:
+        raise WorkflowError(str(error))
 
 
 def describe_run():
