@@ -44,7 +44,7 @@ include: "workflow/rules/retry.smk"
 
 
 onstart:
-    require_job_python()
+    require_python()
     describe_run()
     follow_run(OUT, SHARDS, logger.info)
 

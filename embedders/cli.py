@@ -368,6 +368,9 @@ def report(folder, output) -> None:
     Example: python -m embedders report results
     """
     with one_line_errors():
+        from embedders.planning.job_python import check_report_python
+
+        check_report_python(sys.executable)
         from embedders.report.page import write_report
 
         path = output or str(Path(folder, "report.html"))

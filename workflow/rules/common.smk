@@ -5,6 +5,7 @@
 import json
 import os
 import shlex
+import shutil
 import sys
 from itertools import chain
 
@@ -25,7 +26,11 @@ from embedders.planning.config import (
 from embedders.planning.container import check_image, describe_container
 from embedders.errors import TarquetError
 from embedders.planning.failures import find_error
-from embedders.planning.job_python import check_job_python, prefer_own_python
+from embedders.planning.job_python import (
+    check_job_python,
+    check_report_python,
+    prefer_own_python,
+)
 from embedders.job.finished import FinishedShards
 from embedders.output.files import write_whole
 from embedders.reading.remote import check_remote, is_remote
@@ -33,13 +38,7 @@ from embedders.planning.progress import follow_run
 from embedders.reading.samples import ShardJob
 from embedders.job.sources import fingerprint_file, fingerprint_sources
 
-# Without these two, jobs run in the environment that Snakemake runs in, or in that of the user.
-OWN_PYTHON = not workflow.deployment_settings.deployment_method & {
-    DeploymentMethod.APPTAINER,
-    DeploymentMethod.CONDA,
-}
-if OWN_PYTHON:
-    os.environ["PATH"] = prefer_own_python(os.environ["PATH"])
+os.environ["PATH"] = prefer_own_python(os.environ["PATH"])
 
 try:
     config = check_config(config, workflow.source_path("../schemas/config.schema.yaml"))
@@ -102,11 +101,14 @@ def list_retried(wildcards):
     return expand(f"{OUT}/retried/embeddings/{{shard}}.parquet", shard=failed)
 
 
-def require_job_python():
-    """Stop the run before its first job where no job could start."""
+def require_python():
+    """Stop the run before its first job where no job could start, or no report could be written at the end."""
+    methods = workflow.deployment_settings.deployment_method
     try:
-        if OWN_PYTHON:
-            check_job_python(os.environ["PATH"])
+        if not methods & {DeploymentMethod.APPTAINER, DeploymentMethod.CONDA}:
+            check_job_python()
+        if config["report"] and DeploymentMethod.CONDA not in methods:
+            check_report_python(shutil.which("python") or "python")
     except TarquetError as error:
         raise WorkflowError(str(error))
 
