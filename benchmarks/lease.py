@@ -24,8 +24,9 @@ MEASUREMENTS = 30
 LEASE = """
 import time
 from embedders.gpu.lease import lease_gpu
+from embedders.gpu.terms import Terms
 start_s = time.perf_counter()
-with lease_gpu("benchmark", timeout_s=0):
+with lease_gpu("benchmark", Terms(0)):
     print((time.perf_counter() - start_s) * 1000)
 """
 

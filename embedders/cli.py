@@ -4,6 +4,7 @@ Imports nothing heavy at the top: `--help` and a bad option answer at once, and 
 pinned.
 """
 
+import functools
 import json
 import logging
 import os
@@ -12,6 +13,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 
 import click
@@ -19,6 +21,7 @@ import click
 from embedders import __version__
 from embedders.errors import ConfigError, EmbedderError, GpuError, ShardError, TarquetError, make_one_line
 from embedders.gpu.device import pin_device
+from embedders.gpu.terms import Terms
 from embedders.job.finished import FinishedShards
 from embedders.reading.samples import ShardJob
 
@@ -43,20 +46,29 @@ class JsonValue(click.ParamType):
             self.fail(f"{value!r} is not JSON: {error}", param, ctx)
 
 
-DEVICE_OPTIONS = [
-    click.option("--device", type=click.Choice(["auto", "gpu", "cpu"]), default="auto", help="What to compute on."),
-    click.option("--gpu-wait-timeout-s", type=click.FloatRange(0), default=3600, help="0 looks once."),
-    click.option("--gpu-max-used-mb", type=click.IntRange(0), default=1024, help="With more in use it is not free."),
-    click.option("--gpu-max-processes", type=click.IntRange(0), default=0, help="With more it is not free."),
-    click.option("--jobs-per-gpu", type=click.IntRange(1), default=1, help="Jobs that share a GPU."),
-]
+# By the fields of `Terms`, which hold the defaults.
+TERMS_OPTIONS = {
+    "gpu_wait_timeout_s": (click.FloatRange(0), "Seconds to wait for a free GPU; 0 looks once."),
+    "gpu_max_used_mb": (click.IntRange(0), "A GPU with more memory in use is not free."),
+    "gpu_max_processes": (click.IntRange(0), "A GPU with more compute processes is not free."),
+    "jobs_per_gpu": (click.IntRange(1), "Jobs that share a GPU."),
+}
 
 
 def device_options(command: Callable) -> Callable:
-    """Add the options that `pin_device` takes."""
-    for option in reversed(DEVICE_OPTIONS):
-        command = option(command)
-    return command
+    """Add the options of `pin_device`, which the command gets as `device` and `terms`."""
+
+    @functools.wraps(command)
+    def take_terms(**options):
+        terms = Terms(**{field.name: options.pop(field.name) for field in fields(Terms)})
+        return command(terms=terms, **options)
+
+    for field in reversed(fields(Terms)):
+        kind, text = TERMS_OPTIONS[field.name]
+        name = f"--{field.name.replace('_', '-')}"
+        take_terms = click.option(name, type=kind, default=field.default, help=text)(take_terms)
+    devices = click.Choice(["auto", "gpu", "cpu"])
+    return click.option("--device", type=devices, default="auto", help="What to compute on.")(take_terms)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
@@ -118,8 +130,7 @@ def raise_interrupt(number: int, _frame: object) -> None:
 @click.option("--threads", type=click.IntRange(1), default=None, help="Threads to compute and decode with.")
 @device_options
 def embed(
-    shard, output, embedder, embedder_args, address, ledger, also, finished, threads, only, device,
-    gpu_wait_timeout_s, gpu_max_used_mb, gpu_max_processes, jobs_per_gpu, **options,
+    shard, output, embedder, embedder_args, address, ledger, also, finished, threads, only, device, terms, **options,
 ) -> None:  # fmt: skip
     """Embed SHARD, a .tar or .tar.gz, into OUTPUT, a Parquet file that appears whole or not at all.
 
@@ -137,8 +148,7 @@ def embed(
             return
         failed = []
         work = jobs[0].tar_path + (f" and {len(jobs) - 1} more" if len(jobs) > 1 else "")
-        terms = (gpu_wait_timeout_s, gpu_max_used_mb, gpu_max_processes, jobs_per_gpu)
-        with pin_device(work, device, *terms) as options["device"]:
+        with pin_device(work, device, terms) as options["device"]:
             import torch
 
             from embedders.job.embed import embed_shards
@@ -203,7 +213,7 @@ def inspect(file) -> None:
 @click.option("--id-col", default="__key__", help="Metadata field that identifies a sample.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 @device_options
-def check(embedder, shards, embedder_args, id_col, as_json, **device) -> None:
+def check(embedder, shards, embedder_args, id_col, as_json, device, terms) -> None:
     """Try EMBEDDER, "path/to/file.py:Class", on a few images: is it sound, and how long will all the shards take?
 
     Example: python -m embedders check my_embedder.py:MyEmbedder --shard 'data/*.tar'
@@ -216,7 +226,7 @@ def check(embedder, shards, embedder_args, id_col, as_json, **device) -> None:
         paths = list(find_shards(shards).values())
         for address in filter(is_remote, paths):
             check_exists(address)
-        with pin_device(paths[0], **device) as torch_device:
+        with pin_device(paths[0], device, terms) as torch_device:
             from embedders.checks.before_run import check_before_run
 
             with errors_alone():  # the rest, the findings say
@@ -260,7 +270,7 @@ def echo_marked(mark: str, subject: str, message: str) -> None:
 @click.option("--sample", type=click.IntRange(0), default=32, help="Rows to embed again, per file.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per file, in a list.")
 @device_options
-def verify(files, shard, ledger, sample, as_json, **device) -> None:
+def verify(files, shard, ledger, sample, as_json, device, terms) -> None:
     """Compare FILES, outputs of `embed`, with their ledgers and shards, and embed random rows again.
 
     Example: python -m embedders verify results/embeddings/*.parquet --sample 8
@@ -271,7 +281,7 @@ def verify(files, shard, ledger, sample, as_json, **device) -> None:
         for file in files:
             if not Path(file).is_file():  # before it waits for a GPU
                 raise ConfigError(f"{file!r}: there is no such file; expected an output of `embed`; check the path")
-        with pin_device(files[0], **device) as torch_device:
+        with pin_device(files[0], device, terms) as torch_device:
             from embedders.checks.verify import find_shard, read_output, verify_output
 
             verdicts = []
@@ -312,7 +322,7 @@ def echo_verdict(verdict: dict) -> None:
 @click.option("--classifier-args", type=JsonValue(), default="{}", help="Arguments of the class, as JSON.")
 @click.option("--threads", type=click.IntRange(1), default=None, help="Threads to compute with.")
 @device_options
-def score(embeddings, output, classifier, classifier_args, threads, **device) -> None:
+def score(embeddings, output, classifier, classifier_args, threads, device, terms) -> None:
     """Score the vectors of EMBEDDINGS, an output of `embed`, into OUTPUT, a Parquet file of keys and scores.
 
     Example: python -m embedders score results/embeddings/00000.parquet scores.parquet --classifier my_head.py:MyHead
@@ -327,7 +337,7 @@ def score(embeddings, output, classifier, classifier_args, threads, **device) ->
         if not isinstance(classifier_args, dict):
             raise ConfigError(f"classifier args {classifier_args!r}: expected an object, as {{}}")
         check_writable(Path(output))
-        with pin_device(embeddings, **device) as torch_device:
+        with pin_device(embeddings, device, terms) as torch_device:
             import torch
 
             from embedders.job.locate import build_classifier

@@ -42,6 +42,7 @@ LIGHT = {
     "gpu.device",
     "gpu.lease",
     "gpu.lock_folder",
+    "gpu.terms",
     "job.finished",
     "job.locate",
     "job.sources",

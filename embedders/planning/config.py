@@ -4,8 +4,10 @@ import difflib
 import glob
 import os
 import re
+import shlex
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ import jsonschema
 import yaml
 
 from embedders.errors import ConfigError
+from embedders.gpu.terms import Terms
 from embedders.reading.remote import is_remote
 from embedders.reading.samples import SHARD_SUFFIXES
 
@@ -47,6 +50,7 @@ def check_config(config: Mapping[str, Any], schema_path: str | Path) -> dict[str
             raise ConfigError(f"config: key {'.'.join(filter(None, [place, missing]))!r} is missing; set it")
         described = error.schema.get("description", error.message)
         raise ConfigError(f"config: {place} is {error.instance!r}; expected: {' '.join(described.split())}")
+    config.setdefault("gpu", 0 if config["device"] == "cpu" else 1)
     return config
 
 
@@ -58,6 +62,12 @@ def _fill_defaults(values: Mapping[str, Any], schema: Mapping[str, Any]) -> dict
         if isinstance(filled.get(key), Mapping):
             filled[key] = _fill_defaults(filled[key], rules)
     return filled
+
+
+def write_device_options(config: Mapping[str, Any]) -> str:
+    """Write what a job computes on as options of `python -m embedders`."""
+    names = ["device", *(field.name for field in fields(Terms))]
+    return shlex.join(f"--{name.replace('_', '-')}={config[name]}" for name in names)
 
 
 def name_scores(scores: list[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -22,6 +22,7 @@ from embedders.planning.config import (
     find_shards,
     group_shards,
     name_scores,
+    write_device_options,
 )
 from embedders.planning.container import check_image, describe_container
 from embedders.errors import TarquetError
@@ -62,7 +63,7 @@ try:
                     f"{workflow.storage_settings.local_storage_prefix}/copy.tar",
                 ],
                 [*SOURCES, *chain.from_iterable(SCORE_SOURCES.values())],
-                config["gpu"] > 0 and config["device"] != "cpu",
+                config["gpu"] > 0,
                 os.environ,
             )
         )
@@ -184,16 +185,7 @@ def name_shards(wildcards, input, output):
 
 # What a job computes on. A function of threads is a param that Snakemake does not compare: these decide only how
 # vectors are made. One for all of them, because each costs time for each job of a run.
-DEVICE_OPTIONS = shlex.join(
-    f"--{name.replace('_', '-')}={config[name]}"
-    for name in (
-        "device",
-        "gpu_wait_timeout_s",
-        "gpu_max_used_mb",
-        "gpu_max_processes",
-        "jobs_per_gpu",
-    )
-)
+DEVICE_OPTIONS = write_device_options(config)
 # And these decide only whether a shard passes.
 LIMITS = f"--max-failed-fraction={config['max_failed_fraction']}" + (
     " --accept-damaged-shards" if config["accept_damaged_shards"] else ""
