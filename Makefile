@@ -67,9 +67,10 @@ tarquet.sif: containers/tarquet.def containers/install.sh requirements.txt pypro
 lint: $(TESTS_READY) $(DEMO)
 	ruff check .
 	ruff format --check .
+	mypy
 	snakefmt --check .
 	snakemake --lint --configfile examples/demo/config.yaml
 
 clean:
-	rm -rf .venv data/demo results/demo build *.egg-info .pytest_cache .ruff_cache
+	rm -rf .venv data/demo results/demo build *.egg-info .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

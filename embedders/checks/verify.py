@@ -129,10 +129,11 @@ def embed_chosen(
     embedder: ImageEmbedder, model: Model, tar_path: str, id_col: str, keys: list[str]
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Embed the samples of these keys again; a loader of the user's own reads the whole shard for it."""
-    ledger = Ledger(tar_path, accept_damage=True, only=set(keys))
+    chosen = set(keys)
+    ledger = Ledger(tar_path, accept_damage=True, only=chosen)
     for batch, metadata in ShardReader(embedder, ShardJob(tar_path, ""), id_col, ledger, model.device).read():
         for sample, vector in zip(metadata, model.embed(batch, metadata, tar_path), strict=True):
-            if sample["__key__"] in ledger.only:
+            if sample["__key__"] in chosen:
                 yield sample["__key__"], vector
 
 
