@@ -49,7 +49,7 @@ def keep_freed_memory() -> None:
     """Tell glibc to keep what a layer frees for the next one, instead of giving it back to the kernel each time.
 
     A network on the CPU otherwise spends half of its time in page faults: EfficientNet-Lite0 takes 5.4 CPU seconds
-    for 96 images without this, 2.7 with it (`benchmarks/malloc.py`).
+    for 96 images without this, 2.7 with it (benchmarks/README.md).
     """
     with suppress(OSError, AttributeError):  # not glibc
         libc = ctypes.CDLL("libc.so.6")
