@@ -25,7 +25,7 @@ def find_outputs(path: str) -> list[tuple[str, str | None]]:
         retried = [shard for shard in shards if Path(folder, f"retried/embeddings/{shard}.parquet").is_file()]
         places = [(folder, shard) for shard in shards] + [(folder / "retried", shard) for shard in retried]
         return [(f"{place}/embeddings/{shard}.parquet", f"{place}/ledger/{shard}.parquet") for place, shard in places]
-    found = [(str(file), None) for file in sorted(folder.rglob("*.parquet"))]
+    found: list[tuple[str, str | None]] = [(str(file), None) for file in sorted(folder.rglob("*.parquet"))]
     if not found:
         raise ConfigError(f"{path!r}: there is no output in this folder; expected the output_dir of a run")
     return found

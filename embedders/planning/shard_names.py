@@ -166,8 +166,8 @@ def describe_clash(one: Shard, other: Shard) -> str:
     folder = next((part for part in folders[1][::-1] if part not in folders[0]), "more")
     key = folder if other.key == "." else f"{other.key}/{folder}"
     mapping = {one.key: one.listed_in or one.pattern, key: other.listed_in or other.pattern}
-    mapping = yaml.safe_dump(mapping, default_flow_style=True, sort_keys=False, allow_unicode=True, width=2**16)
-    return f"{said}; write a mapping, whose keys become folders ('.' is none), as shards: {mapping.strip()}"
+    text = yaml.safe_dump(mapping, default_flow_style=True, sort_keys=False, allow_unicode=True, width=2**16)
+    return f"{said}; write a mapping, whose keys become folders ('.' is none), as shards: {text.strip()}"
 
 
 def _mark(path: str, other: str) -> str | None:

@@ -71,10 +71,10 @@ def group_shards(shards: Mapping[str, str], shards_per_job: int | str) -> list[l
     if shards_per_job == "auto":
         some = names[:: max(1, len(names) // 16)]
         mean_bytes = sum(os.path.getsize(shards[name]) for name in some) / len(some)
-        shards_per_job = max(
-            1, min(int(BYTES_PER_JOB / max(mean_bytes, 1)), len(names) // MIN_JOBS, MAX_SHARDS_PER_JOB)
-        )
-    return [names[start : start + shards_per_job] for start in range(0, len(names), shards_per_job)]
+        count = max(1, min(int(BYTES_PER_JOB / max(mean_bytes, 1)), len(names) // MIN_JOBS, MAX_SHARDS_PER_JOB))
+    else:
+        count = int(shards_per_job)
+    return [names[start : start + count] for start in range(0, len(names), count)]
 
 
 def _read_shards(shards: Patterns | Mapping[str, Patterns]) -> Iterator[Shard]:
@@ -162,7 +162,7 @@ def _expand_braces(pattern: str) -> Iterator[str]:
         return
     try:
         yield from braceexpand.braceexpand(pattern)
-    except braceexpand.UnbalancedBracesError as error:
+    except ValueError as error:
         raise ConfigError(f"shards: {pattern!r}: {error}; expected a pattern such as {{00000..00099}}.tar") from error
 
 
