@@ -44,7 +44,7 @@ include: "workflow/rules/retry.smk"
 
 
 onstart:
-    describe_run()
+    begin_run()
     follow_run(OUT, SHARDS, logger.info)
 
 

@@ -20,6 +20,8 @@ from embedders import __version__
 from embedders.errors import ConfigError, EmbedderError, GpuError, ShardError, TarquetError, make_one_line
 from embedders.gpu.device import pin_device
 from embedders.job.finished import FinishedShards
+from embedders.output.hashes import hash_file
+from embedders.output.record import Addition, find_time
 from embedders.reading.samples import ShardJob
 
 log = logging.getLogger("embedders")
@@ -108,6 +110,10 @@ def raise_interrupt(number: int, _frame: object) -> None:
 @click.option(
     "--also", nargs=3, multiple=True, metavar="SHARD OUTPUT LEDGER", help="One more shard; may be repeated."
 )
+@click.option("--record", default=None, help="Folder of the run, to record there what the output was made from.")
+@click.option(
+    "--recipe", type=JsonValue(), default="{}", help="What to record of class, arguments and options, as JSON."
+)
 @click.option("--finished", default=None, help="Folder that keeps finished outputs when a job of several fails.")
 @click.option("--id-col", default="__key__", help="Metadata field that identifies a sample.")
 @click.option("--metadata-columns", type=JsonValue(), default="[]", help="Fields to carry, as JSON; or '\"all\"'.")
@@ -118,7 +124,7 @@ def raise_interrupt(number: int, _frame: object) -> None:
 @click.option("--threads", type=click.IntRange(1), default=None, help="Threads to compute and decode with.")
 @device_options
 def embed(
-    shard, output, embedder, embedder_args, address, ledger, also, finished, threads, only, device,
+    shard, output, embedder, embedder_args, address, ledger, also, record, recipe, finished, threads, only, device,
     gpu_wait_timeout_s, gpu_max_used_mb, gpu_max_processes, jobs_per_gpu, **options,
 ) -> None:  # fmt: skip
     """Embed SHARD, a .tar or .tar.gz, into OUTPUT, a Parquet file that appears whole or not at all.
@@ -128,6 +134,9 @@ def embed(
     with one_line_errors():
         check_before_lease(shard, output, embedder, embedder_args)
         jobs = [ShardJob(shard, output, ledger, address), *(ShardJob(*paths) for paths in also)]
+        addition = Addition(record, recipe) if record is not None else None
+        # Before they are read: one that changes later is told by its content.
+        times = {job: None if job.address else find_time(job.tar_path) for job in jobs}
         if finished is not None:
             deciding = {name: options[name] for name in ("id_col", "metadata_columns", "embedding_dtype")}
             store = FinishedShards(finished, embedder, embedder_args, **deciding)
@@ -144,7 +153,7 @@ def embed(
             from embedders.job.embed import embed_shards
             from embedders.job.locate import build_embedder
             from embedders.job.progress import show_progress
-            from embedders.output.parquet import read_ledger
+            from embedders.output.parquet import describe_file, read_ledger
 
             if threads is not None:
                 torch.set_num_threads(threads)
@@ -159,6 +168,11 @@ def embed(
                     if not isinstance(outcome, TarquetError):
                         if finished is not None:
                             store.keep(job)
+                        if addition is not None:
+                            made_from = describe_file(job.parquet_path)["shard"]
+                            made_from = {"bytes": made_from["bytes"], "sha256": made_from["sha256"]}
+                            retried = only and hash_file(only)
+                            addition.add(job.parquet_path, **made_from, mtime_ns=times[job], ledger=retried)
                         continue
                     failed.append(outcome)
                     if also:
@@ -310,9 +324,11 @@ def echo_verdict(verdict: dict) -> None:
 @click.argument("output", type=click.Path())
 @click.option("--classifier", required=True, help='"package.module:Class" or "path/to/file.py:Class".')
 @click.option("--classifier-args", type=JsonValue(), default="{}", help="Arguments of the class, as JSON.")
+@click.option("--record", default=None, help="Folder of the run, to record there what the output was made from.")
+@click.option("--recipe", type=JsonValue(), default="{}", help="What to record of class and arguments.")
 @click.option("--threads", type=click.IntRange(1), default=None, help="Threads to compute with.")
 @device_options
-def score(embeddings, output, classifier, classifier_args, threads, **device) -> None:
+def score(embeddings, output, classifier, classifier_args, record, recipe, threads, **device) -> None:
     """Score the vectors of EMBEDDINGS, an output of `embed`, into OUTPUT, a Parquet file of keys and scores.
 
     Example: python -m embedders score results/embeddings/00000.parquet scores.parquet --classifier my_head.py:MyHead
@@ -336,6 +352,8 @@ def score(embeddings, output, classifier, classifier_args, threads, **device) ->
             if threads is not None:
                 torch.set_num_threads(threads)
             score_file(embeddings, output, build_classifier(classifier, classifier_args), torch_device)
+        if record is not None:
+            Addition(record, recipe).add(output)
 
 
 @main.command(short_help="Count what a run left, as the workflow does.")
@@ -348,15 +366,39 @@ def summarize(shards, output) -> None:
     """
     with one_line_errors():
         from embedders.output.summary import summarize_run, write_summary
+        from embedders.planning.folder import find_strays, read_run
 
-        if not Path(shards).is_file():
-            raise ConfigError(
-                f"{shards!r}: there is no such file; expected the one that a run writes when it starts; where this "
-                "workflow is a module of another Snakefile, add `onstart: tarquet.onstart()` there"
-            )
-        summary = summarize_run(Path(shards).parent, list(json.loads(Path(shards).read_text())))
+        folder = Path(shards).parent
+        names, scores = read_run(folder)
+        summary = summarize_run(folder, names)
+        summary.strays = find_strays(folder, names, scores)
         write_summary(summary, output)
         click.echo(summary.describe())
+
+
+@main.command(short_help="Move away what belongs to no shard of a run.")
+@click.argument("folder", type=click.Path())
+@click.option("--move", is_flag=True, help="Move them, after showing them.")
+def prune(folder, move) -> None:
+    """Show the results in FOLDER, an output_dir, that belong to no shard of its last run; nothing is deleted.
+
+    Example: python -m embedders prune results --move
+    """
+    with one_line_errors():
+        from embedders.planning.folder import find_strays, move_strays, read_run
+        from embedders.planning.running import claim_folder
+
+        if move:
+            claim_folder(folder)
+        strays = find_strays(folder, *read_run(folder))
+        for path, why in strays.items():
+            click.echo(f"{path}: {why}")
+        if not strays:
+            click.echo(f"every result in {folder} belongs to a shard of its last run")
+        elif move:
+            click.echo(f"{len(strays)} moved to {move_strays(folder, strays)}; run snakemake for a new summary")
+        else:
+            click.echo(f"{len(strays)} files; `tarquet prune {folder} --move` moves them to {folder}/pruned")
 
 
 @main.command()

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from embedders import __version__
-from embedders.job.sources import fingerprint_sources
+from embedders.job.sources import describe_recipe
 from embedders.output.files import write_whole
 from embedders.reading.samples import ShardJob
 
@@ -35,7 +35,7 @@ class FinishedShards:
 
     def __init__(self, folder: str | Path, class_path: str, args: Mapping[str, Any], **options: Any):
         self.folder = Path(folder)
-        self._recipe = [class_path, args, fingerprint_sources(class_path, args), options]
+        self._recipe = describe_recipe(class_path, args, **options)
         self._versions = [__version__, *map(_find_version, ("torch", "torchvision", "timm"))]
 
     def keep(self, job: ShardJob) -> None:

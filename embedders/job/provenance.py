@@ -17,6 +17,7 @@ import torch
 from embedders import __version__
 from embedders.base import ImageEmbedder
 from embedders.errors import ShardError
+from embedders.output.hashes import hash_file
 
 SCHEMA_VERSION = 1
 
@@ -56,12 +57,6 @@ def describe_shard(tar_path: str) -> dict[str, Any]:
         return {"path": tar_path, "bytes": Path(tar_path).stat().st_size, "sha256": hash_file(tar_path)}
     except OSError as error:
         raise ShardError(f"{tar_path!r}: cannot be read ({error.strerror}); expected a .tar file") from error
-
-
-def hash_file(path: str | Path) -> str:
-    """SHA-256 of a file."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def hash_source(embedder_class: type) -> str | None:

@@ -37,6 +37,19 @@ def test_vectors_of_another_type_are_an_error(tmp_path):
         summarize_run(tmp_path, ["a", "b"])
 
 
+@pytest.mark.parametrize("key", ["class", "args", "source_sha256", "weights_sha256"])
+def test_shards_of_two_models_are_an_error_that_names_those_which_differ(tmp_path, key):
+    model = {"class": "my.py:Mine", "args": {"weights": "w.pt", "n": 1}, "source_sha256": "1", "weights_sha256": "2"}
+    for name in "abd":
+        write_shard(tmp_path, name, 1, [], embedder=model)
+    elsewhere = {"class": "/my/my.py:Mine", "args": {"weights": "/other/w.pt", "n": 1}}
+    write_shard(tmp_path, "e", 1, [], embedder=model | elsewhere)
+    write_shard(tmp_path, "c", 1, [], embedder=model | {key: {"n": 2} if key == "args" else "other"})
+    assert summarize_run(tmp_path, ["a", "b", "d", "e"]).embedded == 4
+    with pytest.raises(ShardError, match=rf"shards of 2 models: other than most are 'c' \({key}\)"):
+        summarize_run(tmp_path, ["a", "b", "c", "d"])
+
+
 def test_a_shard_that_left_nothing_is_an_error(tmp_path):
     write_shard(tmp_path, "a", 1, [])
     with pytest.raises(ShardError, match=r"none\.parquet"):

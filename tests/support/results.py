@@ -7,10 +7,10 @@ from embedders.output.ledger import FailedSample
 from embedders.output.parquet import EmbeddingWriter, write_ledger
 
 
-def write_shard(folder, name, rows, failed, dimension=2, samples=None):
+def write_shard(folder, name, rows, failed, dimension=2, samples=None, embedder=None):
     for kind in ("embeddings", "ledger"):
         (folder / kind / name).parent.mkdir(parents=True, exist_ok=True)
-    provenance = {"samples": rows + len(failed) if samples is None else samples}
+    provenance = {"samples": rows + len(failed) if samples is None else samples, "embedder": embedder or {}}
     with (folder / "embeddings" / f"{name}.parquet").open("wb") as file:
         writer = EmbeddingWriter(file, Columns(), "v", "float32")
         writer.write([{"key": str(n)} for n in range(rows)], np.zeros((rows, dimension), np.float32))

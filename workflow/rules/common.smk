@@ -6,7 +6,7 @@ import json
 import os
 import shlex
 import sys
-from itertools import chain
+from functools import cache
 
 import yaml
 from snakemake.exceptions import WorkflowError
@@ -22,33 +22,41 @@ from embedders.errors import TarquetError
 from embedders.planning.failures import find_error
 from embedders.job.finished import FinishedShards
 from embedders.output.files import write_whole
+from embedders.output.hashes import Hashes
+from embedders.output.record import RECORD
+from embedders.output.strays import describe_strays
 from embedders.reading.remote import check_remote, is_remote
+from embedders.planning.folder import Comparison, compare_folder, check_times, shorten_path
 from embedders.planning.progress import follow_run
+from embedders.planning.running import claim_folder
 from embedders.reading.samples import ShardJob
-from embedders.job.sources import fingerprint_file, fingerprint_sources
+from embedders.planning.recipes import DECIDING_KEYS, describe_recipes, find_files
 
 try:
     config = check_config(config, workflow.source_path("../schemas/config.schema.yaml"))
     SHARDS = find_shards(config["shards"])
     check_remote(SHARDS.values(), config["shards_per_job"])
-    SOURCES = fingerprint_sources(
-        config["embedder"]["class"], config["embedder"]["args"]
-    )
     SCORES = name_scores(config["scores"])
-    SCORE_SOURCES = {
-        name: fingerprint_sources(score["class"], score["args"], "classifier")
-        for name, score in SCORES.items()
-    }
+    # One spelling of the path, because Snakemake takes another one for another file.
+    OUT = shorten_path(config["output_dir"])
+    HASHES = Hashes(f"{OUT}/{RECORD}/hashes.json")
+    RECIPES = describe_recipes(config, HASHES.find)
+    # The process that plans the run has looked, before one that an executor starts for a job of it.
+    FOLDER = (
+        compare_folder(OUT, SHARDS, RECIPES, HASHES, logger.warning)
+        if workflow.is_main_process
+        else Comparison()
+    )
     if DeploymentMethod.APPTAINER in workflow.deployment_settings.deployment_method:
         check_image(config["container"])
         os.environ.update(
             describe_container(
                 [
                     *SHARDS.values(),
-                    f"{config['output_dir']}/summary.json",
+                    f"{OUT}/summary.json",
                     f"{workflow.storage_settings.local_storage_prefix}/copy.tar",
                 ],
-                [*SOURCES, *chain.from_iterable(SCORE_SOURCES.values())],
+                find_files(config),
                 config["gpu"] > 0 and config["device"] != "cpu",
                 os.environ,
             )
@@ -56,27 +64,69 @@ try:
 except TarquetError as error:
     raise WorkflowError(str(error))
 
-OUT = config["output_dir"].rstrip("/")
+if FOLDER.strays:
+    logger.warning(describe_strays(FOLDER.strays))
+
 FINISHED = f"{OUT}/.finished"
 JOBS = group_shards(SHARDS, config["shards_per_job"])
 
 
 def list_requested(wildcards):
-    """Name one output of each job, one that is missing if any is: the job makes the others too.
+    """Name one output of each job for the summary, one that is missing if any is: the job makes the others too.
 
     Snakemake looks at a job once for each of its outputs that somebody asks for, and plans 100,000 shards in half the
     time if that is one.
     """
+    if FOLDER.is_summary_stale:
+        workflow.dag.forcefiles.add(f"{OUT}/summary.json")
     for job in JOBS:
         outputs = expand(f"{OUT}/embeddings/{{shard}}.parquet", shard=job)
         outputs += expand(f"{OUT}/ledger/{{shard}}.parquet", shard=job)
         yield next((path for path in outputs if not os.path.exists(path)), outputs[0])
 
 
-def find_input(wildcards):
-    """Give the shard of a job: its path, or what has Snakemake fetch it first and remove the copy afterwards."""
-    path = SHARDS[wildcards.shard]
-    return storage(path) if is_remote(path) else path
+@cache
+def force_stale(kind):
+    """Have Snakemake make the outputs of a kind again that the record of the folder says are out of date.
+
+    To be called by the input functions of their rules, so that no more is made than what was asked for.
+    """
+    for line in FOLDER.describe(kind):
+        logger.warning(line)
+    workflow.dag.forcefiles.update(
+        f"{OUT}/{name}.parquet" for name in FOLDER.stale if name.startswith(f"{kind}/")
+    )
+
+
+def find_input(kind):
+    """Return the input function of a rule that makes outputs of a kind from one shard.
+
+    Its path, whose time does not count, because the record of the folder has it; or what has Snakemake fetch it first
+    and remove the copy afterwards.
+    """
+
+    def find(wildcards):
+        force_stale(kind)
+        path = SHARDS[wildcards.shard]
+        return storage(path) if is_remote(path) else ancient(path)
+
+    return find
+
+
+def find_inputs(group):
+    """Return the input function of a job of several shards, which have no address."""
+
+    def find(wildcards):
+        force_stale("embeddings")
+        return ancient([SHARDS[shard] for shard in group])
+
+    return find
+
+
+def find_vectors(wildcards):
+    """Return the vectors that a score is for."""
+    force_stale("scores")
+    return f"{OUT}/embeddings/{wildcards.shard}.parquet"
 
 
 def list_retried(wildcards):
@@ -88,11 +138,20 @@ def list_retried(wildcards):
     return expand(f"{OUT}/retried/embeddings/{{shard}}.parquet", shard=failed)
 
 
-def describe_run():
-    """Keep beside the results what the run was made from.
+def begin_run():
+    """Claim the folder, and keep in it what the run was made from.
 
     That is the merged configuration (file, --configfile, --config, defaults), and the path of each shard by name.
     """
+    try:
+        now = claim_folder(OUT)
+        unfinished = [
+            path for shard, path in SHARDS.items() if not FOLDER.is_finished(shard)
+        ]
+        check_times(unfinished, now)
+    except TarquetError as error:
+        raise WorkflowError(str(error))
+    HASHES.save()
     with write_whole(f"{OUT}/run_config.yaml") as file:
         file.write(yaml.safe_dump(dict(config), sort_keys=False).encode())
     with write_whole(f"{OUT}/run_shards.json") as file:
@@ -101,9 +160,7 @@ def describe_run():
 
 def restore_finished():
     """Put back what Snakemake removes when one shard of a job fails: the outputs of the others."""
-    deciding = {
-        key: config[key] for key in ("id_col", "metadata_columns", "embedding_dtype")
-    }
+    deciding = {key: config[key] for key in DECIDING_KEYS}
     store = FinishedShards(
         FINISHED, config["embedder"]["class"], config["embedder"]["args"], **deciding
     )
@@ -143,7 +200,7 @@ def grow(amount):
     return lambda wildcards, attempt: amount * attempt
 
 
-def name_shards(wildcards, input, output):
+def name_shards(wildcards, input, output, threads):
     """Write the shards of a job, and where their results go, as arguments of `python -m embedders embed`."""
     jobs = [
         [shlex.quote(path) for path in paths]
@@ -157,41 +214,58 @@ def name_shards(wildcards, input, output):
     return f"{shard} {embeddings} --ledger {ledger}{also}"
 
 
-# What a job computes on. A function of threads is a param that Snakemake does not compare: these decide only how
-# vectors are made. One for all of them, because each costs time for each job of a run.
-DEVICE_OPTIONS = shlex.join(
-    f"--{name.replace('_', '-')}={config[name]}"
-    for name in (
-        "device",
-        "gpu_wait_timeout_s",
-        "gpu_max_used_mb",
-        "gpu_max_processes",
-        "jobs_per_gpu",
+def join_options(*keys):
+    """Write keys of the configuration as options; what is no text, as JSON."""
+    values = {
+        key: config[key] if isinstance(config[key], str) else json.dumps(config[key])
+        for key in keys
+    }
+    return shlex.join(
+        f"--{key.replace('_', '-')}={value}" for key, value in values.items()
     )
+
+
+def list_score_options(wildcards, threads):
+    """Write what a score is made by as options of `python -m embedders score`."""
+    score = SCORES[wildcards.score]
+    options = [
+        f"--classifier={score['class']}",
+        f"--classifier-args={json.dumps(score['args'])}",
+        f"--record={OUT}",
+        f"--recipe={json.dumps(RECIPES[f'scores/{wildcards.score}'])}",
+    ]
+    return f"{shlex.join(options)} {DEVICE_OPTIONS}"
+
+
+DEVICE_OPTIONS = join_options(
+    "device",
+    "gpu_wait_timeout_s",
+    "gpu_max_used_mb",
+    "gpu_max_processes",
+    "jobs_per_gpu",
 )
-# And these decide only whether a shard passes.
-LIMITS = f"--max-failed-fraction={config['max_failed_fraction']}" + (
-    " --accept-damaged-shards" if config["accept_damaged_shards"] else ""
+EMBED_OPTIONS = " ".join(
+    [
+        shlex.join(
+            [
+                f"--embedder={config['embedder']['class']}",
+                f"--embedder-args={json.dumps(config['embedder']['args'])}",
+                f"--record={OUT}",
+                f"--recipe={json.dumps(RECIPES['embeddings'])}",
+            ]
+        ),
+        join_options(*DECIDING_KEYS, "max_failed_fraction"),
+        "--accept-damaged-shards" if config["accept_damaged_shards"] else "",
+        DEVICE_OPTIONS,
+    ]
 )
-# What decides the vectors is a param, and a change reruns the shards.
+# The record of the folder says what must run again. A function of threads is a param that Snakemake does not compare.
 EMBED_PARAMS = dict(
-    shards=name_shards,
-    embedder=config["embedder"]["class"],
-    args=lambda wildcards: json.dumps(config["embedder"]["args"]),
-    sources=lambda wildcards: json.dumps(SOURCES),
-    id_col=config["id_col"],
-    metadata_columns=lambda wildcards: json.dumps(config["metadata_columns"]),
-    embedding_dtype=config["embedding_dtype"],
-    options=lambda wildcards, threads: f"{LIMITS} {DEVICE_OPTIONS}",
+    shards=name_shards, options=lambda wildcards, threads: EMBED_OPTIONS
 )
 # exec: the process that Snakemake waits for, and that SLURM signals, is the job itself and no shell around it.
 EMBED_COMMAND = """
     exec python -m embedders embed {params.shards} {params.extra} \
-        --embedder {params.embedder:q} \
-        --embedder-args {params.args:q} \
-        --id-col {params.id_col:q} \
-        --metadata-columns {params.metadata_columns:q} \
-        --embedding-dtype {params.embedding_dtype:q} \
         {params.options} \
         --threads {threads} \
         > {log:q} 2>&1

@@ -7,7 +7,7 @@ if config["shards_per_job"] == 1:
 
     rule embed:
         input:
-            find_input,
+            find_input("embeddings"),
         output:
             embeddings=[f"{OUT}/embeddings/{{shard}}.parquet"],
             ledgers=[f"{OUT}/ledger/{{shard}}.parquet"],
@@ -36,7 +36,7 @@ else:
             name:
                 f"embed_{number:05d}"
             input:
-                [SHARDS[shard] for shard in group],
+                find_inputs(group),
             output:
                 embeddings=[f"{OUT}/embeddings/{shard}.parquet" for shard in group],
                 ledgers=[f"{OUT}/ledger/{shard}.parquet" for shard in group],

@@ -11,7 +11,7 @@ rule retry:
 
 rule embed_failed:
     input:
-        find_input,
+        find_input("retried/embeddings"),
     output:
         embeddings=[f"{OUT}/retried/embeddings/{{shard}}.parquet"],
         ledgers=[f"{OUT}/retried/ledger/{{shard}}.parquet"],
@@ -29,9 +29,6 @@ rule embed_failed:
     params:
         **EMBED_PARAMS,
         # The ledger is no input, or a new class in config.yaml would first embed the whole shard again.
-        extra=lambda wildcards: f"--only {shlex.quote(f'{OUT}/ledger/{wildcards.shard}.parquet')}",
-        ledger=lambda wildcards: fingerprint_file(
-            f"{OUT}/ledger/{wildcards.shard}.parquet"
-        ),
+        extra=lambda wildcards, threads: f"--only {shlex.quote(f'{OUT}/ledger/{wildcards.shard}.parquet')}",
     shell:
         EMBED_COMMAND
