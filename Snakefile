@@ -49,7 +49,6 @@ onstart:
 
 
 onerror:
-    restore_finished()
     describe_failures()
 
 

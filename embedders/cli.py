@@ -19,9 +19,8 @@ import click
 from embedders import __version__
 from embedders.errors import ConfigError, EmbedderError, GpuError, ShardError, TarquetError, make_one_line
 from embedders.gpu.device import pin_device
-from embedders.job.finished import FinishedShards
 from embedders.output.hashes import hash_file
-from embedders.output.record import Addition, find_time
+from embedders.output.record import Addition, Record, find_time
 from embedders.reading.samples import ShardJob
 
 log = logging.getLogger("embedders")
@@ -114,7 +113,7 @@ def raise_interrupt(number: int, _frame: object) -> None:
 @click.option(
     "--recipe", type=JsonValue(), default="{}", help="What to record of class, arguments and options, as JSON."
 )
-@click.option("--finished", default=None, help="Folder that keeps finished outputs when a job of several fails.")
+@click.option("--part", default=None, help="Name of this job's part of the record: what is in it was embedded.")
 @click.option("--id-col", default="__key__", help="Metadata field that identifies a sample.")
 @click.option("--metadata-columns", type=JsonValue(), default="[]", help="Fields to carry, as JSON; or '\"all\"'.")
 @click.option("--embedding-dtype", type=click.Choice(["float32", "float16"]), default="float32")
@@ -124,7 +123,7 @@ def raise_interrupt(number: int, _frame: object) -> None:
 @click.option("--threads", type=click.IntRange(1), default=None, help="Threads to compute and decode with.")
 @device_options
 def embed(
-    shard, output, embedder, embedder_args, address, ledger, also, record, recipe, finished, threads, only, device,
+    shard, output, embedder, embedder_args, address, ledger, also, record, recipe, part, threads, only, device,
     gpu_wait_timeout_s, gpu_max_used_mb, gpu_max_processes, jobs_per_gpu, **options,
 ) -> None:  # fmt: skip
     """Embed SHARD, a .tar or .tar.gz, into OUTPUT, a Parquet file that appears whole or not at all.
@@ -134,14 +133,12 @@ def embed(
     with one_line_errors():
         check_before_lease(shard, output, embedder, embedder_args)
         jobs = [ShardJob(shard, output, ledger, address), *(ShardJob(*paths) for paths in also)]
-        addition = Addition(record, recipe) if record is not None else None
+        addition = Addition(record, recipe, part) if record is not None else None
+        if part is not None:
+            jobs = [job for job in jobs if not (addition.has(job.parquet_path) and job.is_finished)]
+            log.info("%d of %d shards were finished before", len(also) + 1 - len(jobs), len(also) + 1)
         # Before they are read: one that changes later is told by its content.
         times = {job: None if job.address else find_time(job.tar_path) for job in jobs}
-        if finished is not None:
-            deciding = {name: options[name] for name in ("id_col", "metadata_columns", "embedding_dtype")}
-            store = FinishedShards(finished, embedder, embedder_args, **deciding)
-            jobs = [job for job in jobs if not store.take(job)]
-            log.info("%d of %d shards were finished by an earlier job", len(also) + 1 - len(jobs), len(also) + 1)
         if not jobs:
             return
         failed = []
@@ -166,8 +163,6 @@ def embed(
             with show_progress(jobs) as progress:
                 for job, outcome in embed_shards(built, jobs, on_batch=progress, **options):
                     if not isinstance(outcome, TarquetError):
-                        if finished is not None:
-                            store.keep(job)
                         if addition is not None:
                             made_from = describe_file(job.parquet_path)["shard"]
                             made_from = {"bytes": made_from["bytes"], "sha256": made_from["sha256"]}
@@ -371,7 +366,9 @@ def summarize(shards, output) -> None:
         folder = Path(shards).parent
         names, scores = read_run(folder)
         summary = summarize_run(folder, names)
-        summary.strays = find_strays(folder, names, scores)
+        record = Record(folder)
+        summary.strays = find_strays(folder, names, scores, record)
+        summary.made_from = record.sign(names)
         write_summary(summary, output)
         click.echo(summary.describe())
 

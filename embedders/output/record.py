@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -46,21 +46,30 @@ class Addition:
     Args:
         folder: The output folder.
         recipe: What decides the content of an output beside its shard.
+        name: Its own name, where the process may have had one before it that was stopped half-way.
     """
 
-    def __init__(self, folder: str | Path, recipe: Mapping[str, Any]):
+    def __init__(self, folder: str | Path, recipe: Mapping[str, Any], name: str | None = None):
         self._folder = Path(folder)
-        self._path = self._folder / RECORD / ADDITIONS / f"{secrets.token_hex(8)}.json"
+        self._path = self._folder / RECORD / ADDITIONS / f"{name or secrets.token_hex(8)}.json"
         self._recipe = recipe
         self._origins: dict[str, dict[str, Any]] = {}
+        with suppress(FileNotFoundError):
+            self._origins = json.loads(self._path.read_bytes())["outputs"]
+
+    def has(self, output: str | Path) -> bool:
+        """Return whether an output was added."""
+        return self._name(output) in self._origins
 
     def add(self, output: str | Path, **origin: Any) -> None:
         """Add an output, with the attributes of its `Origin`."""
-        name = os.path.relpath(output, self._folder).removesuffix(".parquet")
-        self._origins[name] = asdict(Origin(digest(self._recipe), **origin))
+        self._origins[self._name(output)] = asdict(Origin(digest(self._recipe), **origin))
         with write_whole(self._path) as file:
             recipes = {digest(self._recipe): self._recipe}
             file.write(json.dumps({"at_ns": time_ns(), "recipes": recipes, "outputs": self._origins}).encode())
+
+    def _name(self, output: str | Path) -> str:
+        return os.path.relpath(output, self._folder).removesuffix(".parquet")
 
 
 class Record:
@@ -83,6 +92,11 @@ class Record:
         self.recipes: dict[str, dict[str, Any]] = {}
         self.origins: dict[str, Origin] = {}
         self._read()
+
+    def sign(self, shards: Iterable[str]) -> str:
+        """Return a digest of what the vectors of shards were made from."""
+        origins = {shard: self.origins.get(f"embeddings/{shard}") for shard in shards}
+        return digest({shard: [origin.recipe, origin.sha256] for shard, origin in origins.items() if origin})
 
     def join(self) -> None:
         """Join what jobs have added into one file. Only one process may do so at a time."""

@@ -50,6 +50,7 @@ class Summary:
         vectors: Type of the vectors' column, the same in every shard.
         seconds: Time of all the shards together by what it was spent on, as in `timings`.
         strays: Why a file in the folder belongs to none of these shards, by its path; it is not counted here.
+        made_from: Digest of what the vectors were made from, by the record of the folder.
     """
 
     shards: int = 0
@@ -61,6 +62,7 @@ class Summary:
     vectors: str = ""
     seconds: dict[str, float] = field(default_factory=dict)
     strays: dict[str, str] = field(default_factory=dict)
+    made_from: str = ""
 
     def add(self, account: Account, ledger_path: str) -> None:
         """Count a shard in."""

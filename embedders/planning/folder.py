@@ -33,7 +33,7 @@ class Comparison:
         stale: Why an output is out of date, by its name in the record, as `embeddings/00000`.
         strays: Why a file belongs to no shard of the run, by its path in the folder.
         there: The outputs that are there, by their names.
-        is_summary_stale: Whether `summary.json` counts other shards or names other strays.
+        is_summary_stale: Whether `summary.json` counts other vectors, or names other strays.
     """
 
     stale: dict[str, str] = field(default_factory=dict)
@@ -90,7 +90,7 @@ def compare_folder(
         for path, why in found.strays.items()
         if path.startswith("retried/embeddings/")
     }
-    found.is_summary_stale = _is_summary_stale(Path(folder, "summary.json"), len(shards), found.strays)
+    found.is_summary_stale = _is_summary_stale(Path(folder, "summary.json"), shards, record, found.strays)
     return found
 
 
@@ -210,9 +210,10 @@ def _scan(folder: str) -> Iterator[os.DirEntry]:
             yield from entries
 
 
-def _is_summary_stale(path: Path, shards: int, strays: Mapping[str, str]) -> bool:
+def _is_summary_stale(path: Path, shards: Mapping[str, str], record: Record, strays: Mapping[str, str]) -> bool:
     try:
         summary = json.loads(path.read_text())
     except (OSError, ValueError):
         return False  # Snakemake makes what is missing
-    return (summary["shards"], summary.get("strays")) != (shards, dict(strays))
+    counted = [summary.get(key) for key in ("shards", "made_from", "strays")]
+    return counted != [len(shards), record.sign(shards), strays]

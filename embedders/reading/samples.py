@@ -54,6 +54,11 @@ class ShardJob:
         """The paths of its results."""
         return [path for path in (self.parquet_path, self.ledger_path) if path is not None]
 
+    @property
+    def is_finished(self) -> bool:
+        """Whether all its results are there."""
+        return all(Path(path).is_file() for path in self.outputs)
+
 
 @dataclass(frozen=True, order=True)
 class SampleName:

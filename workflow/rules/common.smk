@@ -7,6 +7,8 @@ import os
 import shlex
 import sys
 from functools import cache
+from itertools import filterfalse
+from urllib.parse import quote
 
 import yaml
 from snakemake.exceptions import WorkflowError
@@ -16,20 +18,24 @@ from snakemake.settings.types import DeploymentMethod
 # Snakemake runs outside the job's environment, where tarquet need not be installed. This file's folder and not
 # workflow.basedir, which is another's where this workflow is a module of another one.
 sys.path.insert(0, os.path.join(str(workflow.current_basedir), "../.."))
-from embedders.planning.config import check_config, find_shards, group_shards, name_scores
+from embedders.planning.config import check_config, find_shards, name_scores
 from embedders.planning.container import check_image, describe_container
 from embedders.errors import TarquetError
 from embedders.planning.failures import find_error
-from embedders.job.finished import FinishedShards
 from embedders.output.files import write_whole
 from embedders.output.hashes import Hashes
 from embedders.output.record import RECORD
 from embedders.output.strays import describe_strays
 from embedders.reading.remote import check_remote, is_remote
-from embedders.planning.folder import Comparison, compare_folder, check_times, shorten_path
+from embedders.planning.folder import (
+    Comparison,
+    compare_folder,
+    check_times,
+    shorten_path,
+)
+from embedders.planning.jobs import begin_jobs, load_jobs, plan_jobs
 from embedders.planning.progress import follow_run
 from embedders.planning.running import claim_folder
-from embedders.reading.samples import ShardJob
 from embedders.planning.recipes import DECIDING_KEYS, describe_recipes, find_files
 
 try:
@@ -41,12 +47,11 @@ try:
     OUT = shorten_path(config["output_dir"])
     HASHES = Hashes(f"{OUT}/{RECORD}/hashes.json")
     RECIPES = describe_recipes(config, HASHES.find)
-    # The process that plans the run has looked, before one that an executor starts for a job of it.
-    FOLDER = (
-        compare_folder(OUT, SHARDS, RECIPES, HASHES, logger.warning)
-        if workflow.is_main_process
-        else Comparison()
-    )
+    if workflow.is_main_process:
+        FOLDER = compare_folder(OUT, SHARDS, RECIPES, HASHES, logger.warning)
+        JOBS = begin_jobs(SHARDS, config["shards_per_job"])
+    else:  # one that an executor started for a job, which was planned before
+        FOLDER, JOBS = Comparison(), load_jobs(OUT)
     if DeploymentMethod.APPTAINER in workflow.deployment_settings.deployment_method:
         check_image(config["container"])
         os.environ.update(
@@ -67,22 +72,31 @@ except TarquetError as error:
 if FOLDER.strays:
     logger.warning(describe_strays(FOLDER.strays))
 
-FINISHED = f"{OUT}/.finished"
-JOBS = group_shards(SHARDS, config["shards_per_job"])
+
+@cache
+def plan_embedding():
+    """Plan the jobs that embed: by input functions, since Snakemake's options are not known when this file is read."""
+    if workflow.is_main_process:
+        settings = workflow.dag_settings
+        is_forced = settings.forceall or any(
+            name.endswith("embed") for name in settings.forcerun
+        )
+        is_finished = (lambda shard: False) if is_forced else FOLDER.is_finished
+        unfinished = set(filterfalse(is_finished, SHARDS))
+        plan_jobs(JOBS, SHARDS, unfinished, config["shards_per_job"])
+        # Snakemake would leave out a shard whose results are gone, as long as the summary is there.
+        if unfinished or FOLDER.is_summary_stale:
+            workflow.dag.forcefiles.add(f"{OUT}/summary.json")
 
 
-def list_requested(wildcards):
-    """Name one output of each job for the summary, one that is missing if any is: the job makes the others too.
-
-    Snakemake looks at a job once for each of its outputs that somebody asks for, and plans 100,000 shards in half the
-    time if that is one.
-    """
-    if FOLDER.is_summary_stale:
-        workflow.dag.forcefiles.add(f"{OUT}/summary.json")
-    for job in JOBS:
-        outputs = expand(f"{OUT}/embeddings/{{shard}}.parquet", shard=job)
-        outputs += expand(f"{OUT}/ledger/{{shard}}.parquet", shard=job)
-        yield next((path for path in outputs if not os.path.exists(path)), outputs[0])
+def list_embedded(wildcards):
+    """Name what each job leaves, for the summary; of a shard that has lost only its ledger, that."""
+    plan_embedding()
+    for job in JOBS.shards:
+        if not JOBS.is_grouped and f"ledger/{job}" not in FOLDER.there:
+            yield f"{OUT}/ledger/{job}.parquet"
+        else:
+            yield JOBS.name_output(OUT, job)
 
 
 @cache
@@ -113,20 +127,22 @@ def find_input(kind):
     return find
 
 
-def find_inputs(group):
-    """Return the input function of a job of several shards, which have no address."""
-
-    def find(wildcards):
-        force_stale("embeddings")
-        return ancient([SHARDS[shard] for shard in group])
-
-    return find
+def find_shards_of_job(wildcards):
+    """Return the shards of a job of several, which have no address."""
+    force_stale("embeddings")
+    return ancient([SHARDS[shard] for shard in JOBS.shards[wildcards.job]])
 
 
 def find_vectors(wildcards):
-    """Return the vectors that a score is for."""
+    """Return what says that the vectors of a shard are there."""
     force_stale("scores")
-    return f"{OUT}/embeddings/{wildcards.shard}.parquet"
+    plan_embedding()
+    job = JOBS.by_shard.get(wildcards.shard)
+    return (
+        JOBS.name_output(OUT, job)
+        if job
+        else f"{OUT}/embeddings/{wildcards.shard}.parquet"
+    )
 
 
 def list_retried(wildcards):
@@ -152,32 +168,18 @@ def begin_run():
     except TarquetError as error:
         raise WorkflowError(str(error))
     HASHES.save()
+    JOBS.save(OUT)
     with write_whole(f"{OUT}/run_config.yaml") as file:
         file.write(yaml.safe_dump(dict(config), sort_keys=False).encode())
     with write_whole(f"{OUT}/run_shards.json") as file:
         file.write(json.dumps(SHARDS, indent=0).encode())
 
 
-def restore_finished():
-    """Put back what Snakemake removes when one shard of a job fails: the outputs of the others."""
-    deciding = {key: config[key] for key in DECIDING_KEYS}
-    store = FinishedShards(
-        FINISHED, config["embedder"]["class"], config["embedder"]["args"], **deciding
-    )
-    for shard, path in SHARDS.items():
-        job = ShardJob(
-            path, f"{OUT}/embeddings/{shard}.parquet", f"{OUT}/ledger/{shard}.parquet"
-        )
-        if not all(os.path.exists(output) for output in job.outputs):
-            store.take(job, any_version=True)
-
-
 def describe_failures():
     """Name at the end of a run, in one line each, the shards that were tried and have no result, and their logs."""
     outputs = [
-        (shard, f"{OUT}/embeddings/{shard}.parquet", f"{OUT}/logs/embed/{group[0]}.log")
-        for group in JOBS
-        for shard in group
+        (shard, f"{OUT}/embeddings/{shard}.parquet", f"{OUT}/logs/embed/{job}.log")
+        for shard, job in JOBS.by_shard.items()
     ]
     outputs += [
         (
@@ -200,18 +202,29 @@ def grow(amount):
     return lambda wildcards, attempt: amount * attempt
 
 
-def name_shards(wildcards, input, output, threads):
+def grow_runtime(wildcards, attempt):
+    """Ask for the time of each shard of a job."""
+    return config["runtime"] * len(JOBS.shards[wildcards.job]) * attempt
+
+
+def name_shard(wildcards, input, output, threads):
+    """Write a shard, and where its results go, as arguments of `python -m embedders embed`."""
+    path = SHARDS[wildcards.shard]
+    address = ["--address", path] if is_remote(path) else []
+    return shlex.join(
+        [input[0], output.embeddings, "--ledger", output.ledger, *address]
+    )
+
+
+def name_shards(wildcards, input, threads):
     """Write the shards of a job, and where their results go, as arguments of `python -m embedders embed`."""
-    jobs = [
-        [shlex.quote(path) for path in paths]
-        for paths in zip(input, output.embeddings, output.ledgers)
+    (first, vectors, ledger), *others = [
+        [path, f"{OUT}/embeddings/{shard}.parquet", f"{OUT}/ledger/{shard}.parquet"]
+        for path, shard in zip(input, JOBS.shards[wildcards.job])
     ]
-    (shard, embeddings, ledger), *others = jobs
-    also = "".join(f" --also {' '.join(paths)}" for paths in others)
-    # A rule of several shards has no such wildcard; nor can its shards have addresses.
-    if is_remote(path := SHARDS.get(wildcards.get("shard"), "")):
-        also = f" --address {shlex.quote(path)}"
-    return f"{shard} {embeddings} --ledger {ledger}{also}"
+    also = [argument for paths in others for argument in ("--also", *paths)]
+    part = f"{quote(wildcards.job, safe='')}-{JOBS.run}"
+    return shlex.join([first, vectors, "--ledger", ledger, "--part", part, *also])
 
 
 def join_options(*keys):
@@ -259,13 +272,23 @@ EMBED_OPTIONS = " ".join(
         DEVICE_OPTIONS,
     ]
 )
+
+
 # The record of the folder says what must run again. A function of threads is a param that Snakemake does not compare.
-EMBED_PARAMS = dict(
-    shards=name_shards, options=lambda wildcards, threads: EMBED_OPTIONS
-)
+def give_embed_options(wildcards, threads):
+    """Write what vectors are made by as options of `python -m embedders embed`."""
+    return EMBED_OPTIONS
+
+
+def give_retry_options(wildcards, threads):
+    """Write the same, for the samples that failed alone."""
+    only = shlex.quote(f"{OUT}/ledger/{wildcards.shard}.parquet")
+    return f"{EMBED_OPTIONS} --only {only}"
+
+
 # exec: the process that Snakemake waits for, and that SLURM signals, is the job itself and no shell around it.
 EMBED_COMMAND = """
-    exec python -m embedders embed {params.shards} {params.extra} \
+    exec python -m embedders embed {params.shards} \
         {params.options} \
         --threads {threads} \
         > {log:q} 2>&1

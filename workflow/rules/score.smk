@@ -23,10 +23,11 @@ rule score:
         mem_mb=grow(config["mem_mb"]),
         runtime=grow(config["runtime"]),
     params:
+        vectors=f"{OUT}/embeddings/{{shard}}.parquet",
         options=list_score_options,
     shell:
         """
-        exec python -m embedders score {input:q} {output:q} \
+        exec python -m embedders score {params.vectors:q} {output:q} \
             {params.options} \
             --threads {threads} \
             >{log:q} 2>&1
