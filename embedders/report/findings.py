@@ -100,6 +100,9 @@ def judge_run(summary: Summary, unfinished: int) -> list[Finding]:
         findings.append(Finding("look", f"{share}; the most frequent reason is {kind}, {count:,} times.", "failures"))
     elif summary.samples:
         findings.append(Finding("good", f"All {summary.samples:,} samples were embedded.", "totals"))
+    if summary.null_columns:
+        text = summary.describe_null_columns()
+        findings.append(Finding("look", f"Columns {text}.", "totals"))
     if summary.strays:
         findings.append(Finding("look", f"{describe_strays(summary.strays)}.", "totals"))
     if summary.seconds:

@@ -5,6 +5,7 @@
 import json
 import os
 import shlex
+import shutil
 import sys
 from functools import cache
 from itertools import filterfalse
@@ -18,10 +19,20 @@ from snakemake.settings.types import DeploymentMethod
 # Snakemake runs outside the job's environment, where tarquet need not be installed. This file's folder and not
 # workflow.basedir, which is another's where this workflow is a module of another one.
 sys.path.insert(0, os.path.join(str(workflow.current_basedir), "../.."))
-from embedders.planning.config import check_config, find_shards, name_scores
+from embedders.planning.config import (
+    check_config,
+    find_shards,
+    name_scores,
+    write_device_options,
+)
 from embedders.planning.container import check_image, describe_container
 from embedders.errors import TarquetError
-from embedders.planning.failures import find_error
+from embedders.job.failures import find_error
+from embedders.planning.job_python import (
+    check_job_python,
+    check_report_python,
+    prefer_own_python,
+)
 from embedders.output.files import write_whole
 from embedders.output.hashes import Hashes
 from embedders.output.record import RECORD
@@ -37,6 +48,8 @@ from embedders.planning.jobs import begin_jobs, load_jobs, plan_jobs
 from embedders.planning.progress import follow_run
 from embedders.planning.running import claim_folder
 from embedders.planning.recipes import DECIDING_KEYS, describe_recipes, find_files
+
+os.environ["PATH"] = prefer_own_python(os.environ["PATH"])
 
 try:
     config = check_config(config, workflow.source_path("../schemas/config.schema.yaml"))
@@ -62,7 +75,7 @@ try:
                     f"{workflow.storage_settings.local_storage_prefix}/copy.tar",
                 ],
                 find_files(config),
-                config["gpu"] > 0 and config["device"] != "cpu",
+                config["gpu"] > 0,
                 os.environ,
             )
         )
@@ -152,6 +165,18 @@ def list_retried(wildcards):
 
     failed = find_failed_shards(f"{OUT}/ledger", SHARDS)
     return expand(f"{OUT}/retried/embeddings/{{shard}}.parquet", shard=failed)
+
+
+def require_python():
+    """Stop the run before its first job where no job could start, or no report could be written at the end."""
+    methods = workflow.deployment_settings.deployment_method
+    try:
+        if not methods & {DeploymentMethod.APPTAINER, DeploymentMethod.CONDA}:
+            check_job_python()
+        if config["report"] and DeploymentMethod.CONDA not in methods:
+            check_report_python(shutil.which("python") or "python")
+    except TarquetError as error:
+        raise WorkflowError(str(error))
 
 
 def begin_run():
@@ -250,13 +275,7 @@ def list_score_options(wildcards, threads):
     return f"{shlex.join(options)} {DEVICE_OPTIONS}"
 
 
-DEVICE_OPTIONS = join_options(
-    "device",
-    "gpu_wait_timeout_s",
-    "gpu_max_used_mb",
-    "gpu_max_processes",
-    "jobs_per_gpu",
-)
+DEVICE_OPTIONS = write_device_options(config)
 EMBED_OPTIONS = " ".join(
     [
         shlex.join(
