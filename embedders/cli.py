@@ -32,6 +32,7 @@ from embedders.errors import (
 from embedders.gpu.device import pin_device
 from embedders.gpu.terms import Terms
 from embedders.job.failures import report_error
+from embedders.output.record import Addition, Record
 
 log = logging.getLogger("embedders")
 
@@ -132,7 +133,11 @@ def raise_interrupt(number: int, _frame: object) -> None:
 @click.option(
     "--also", nargs=3, multiple=True, metavar="SHARD OUTPUT LEDGER", help="One more shard; may be repeated."
 )
-@click.option("--finished", default=None, help="Folder that keeps finished outputs when a job of several fails.")
+@click.option("--record", default=None, help="Folder of the run, to record there what the output was made from.")
+@click.option(
+    "--recipe", type=JsonValue(), default="{}", help="What to record of class, arguments and options, as JSON."
+)
+@click.option("--part", default=None, help="Name of this job's part of the record: what is in it was embedded.")
 @click.option("--id-col", default="__key__", help="Metadata field that identifies a sample.")
 @click.option("--metadata-columns", type=JsonValue(), default="[]", help="Fields to carry, as JSON; or '\"all\"'.")
 @click.option("--embedding-dtype", type=click.Choice(["float32", "float16"]), default="float32")
@@ -142,7 +147,7 @@ def raise_interrupt(number: int, _frame: object) -> None:
 @click.option("--threads", type=click.IntRange(1), default=None, help="Threads to compute and decode with.")
 @device_options
 def embed(
-    shard, output, embedder, embedder_args, address, ledger, also, device, terms, **options,
+    shard, output, embedder, embedder_args, address, ledger, also, record, recipe, part, device, terms, **options,
 ) -> None:  # fmt: skip
     """Embed SHARD, a .tar or .tar.gz, into OUTPUT, a Parquet file that appears whole or not at all.
 
@@ -153,8 +158,9 @@ def embed(
         from embedders.job.shard_job import ShardJob
 
         jobs = [ShardJob(shard, output, ledger, address), *(ShardJob(*paths) for paths in also)]
+        addition = Addition(record, recipe, part) if record is not None else None
         work = shard + (f" and {len(also)} more" if also else "")
-        run_job(jobs, embedder, embedder_args, pin_device(work, device, terms), **options)
+        run_job(jobs, embedder, embedder_args, pin_device(work, device, terms), addition=addition, **options)
 
 
 @main.command(short_help="Show the GPUs of this node, and who leases them.")
@@ -303,9 +309,11 @@ def echo_verdict(verdict: dict) -> None:
 @click.argument("output", type=click.Path())
 @click.option("--classifier", required=True, help='"package.module:Class" or "path/to/file.py:Class".')
 @click.option("--classifier-args", type=JsonValue(), default="{}", help="Arguments of the class, as JSON.")
+@click.option("--record", default=None, help="Folder of the run, to record there what the output was made from.")
+@click.option("--recipe", type=JsonValue(), default="{}", help="What to record of class and arguments.")
 @click.option("--threads", type=click.IntRange(1), default=None, help="Threads to compute with.")
 @device_options
-def score(embeddings, output, classifier, classifier_args, threads, device, terms) -> None:
+def score(embeddings, output, classifier, classifier_args, record, recipe, threads, device, terms) -> None:
     """Score the vectors of EMBEDDINGS, an output of `embed`, into OUTPUT, a Parquet file of keys and scores.
 
     Example: python -m embedders score results/embeddings/00000.parquet scores.parquet --classifier my_head.py:MyHead
@@ -329,6 +337,8 @@ def score(embeddings, output, classifier, classifier_args, threads, device, term
             if threads is not None:
                 torch.set_num_threads(threads)
             score_file(embeddings, output, build_classifier(classifier, classifier_args), torch_device)
+        if record is not None:
+            Addition(record, recipe).add(output)
 
 
 @main.command(short_help="Count what a run left, as the workflow does.")
@@ -341,15 +351,41 @@ def summarize(shards, output) -> None:
     """
     with one_line_errors():
         from embedders.output.summary import summarize_run, write_summary
+        from embedders.planning.folder import find_strays, read_run
 
-        if not Path(shards).is_file():
-            raise ConfigError(
-                f"{shards!r}: there is no such file; expected the one that a run writes when it starts; where this "
-                "workflow is a module of another Snakefile, add `onstart: tarquet.onstart()` there"
-            )
-        summary = summarize_run(Path(shards).parent, list(json.loads(Path(shards).read_text())))
+        folder = Path(shards).parent
+        names, scores = read_run(folder)
+        summary = summarize_run(folder, names)
+        record = Record(folder)
+        summary.strays = find_strays(folder, names, scores, record)
+        summary.made_from = record.sign(names)
         write_summary(summary, output)
         click.echo(summary.describe())
+
+
+@main.command(short_help="Move away what belongs to no shard of a run.")
+@click.argument("folder", type=click.Path())
+@click.option("--move", is_flag=True, help="Move them, after showing them.")
+def prune(folder, move) -> None:
+    """Show the results in FOLDER, an output_dir, that belong to no shard of its last run; nothing is deleted.
+
+    Example: python -m embedders prune results --move
+    """
+    with one_line_errors():
+        from embedders.planning.folder import find_strays, move_strays, read_run
+        from embedders.planning.running import claim_folder
+
+        if move:
+            claim_folder(folder)
+        strays = find_strays(folder, *read_run(folder))
+        for path, why in strays.items():
+            click.echo(f"{path}: {why}")
+        if not strays:
+            click.echo(f"every result in {folder} belongs to a shard of its last run")
+        elif move:
+            click.echo(f"{len(strays)} moved to {move_strays(folder, strays)}; run snakemake for a new summary")
+        else:
+            click.echo(f"{len(strays)} files; `tarquet prune {folder} --move` moves them to {folder}/pruned")
 
 
 @main.command()
