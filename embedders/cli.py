@@ -351,7 +351,8 @@ def summarize(shards, output) -> None:
     """
     with one_line_errors():
         from embedders.output.summary import summarize_run, write_summary
-        from embedders.planning.folder import find_strays, read_run
+        from embedders.output.strays import find_strays
+        from embedders.planning.folder import read_run
 
         folder = Path(shards).parent
         names, scores = read_run(folder)
@@ -372,7 +373,8 @@ def prune(folder, move) -> None:
     Example: python -m embedders prune results --move
     """
     with one_line_errors():
-        from embedders.planning.folder import find_strays, move_strays, read_run
+        from embedders.output.strays import find_strays, move_strays
+        from embedders.planning.folder import read_run
         from embedders.planning.running import claim_folder
 
         if move:
