@@ -30,13 +30,14 @@ TOP = {
     "classifier": "contract",
     "testing": "checks",
     "cli": "cli",
+    "terminal": "cli",
     "__main__": "cli",
 }
 ONLY_IMPORTER = {
     "pyarrow.parquet": {"output.parquet"},
     "timm": {"builtin.timm_embedder"},
     "pynvml": {"gpu.nvml"},
-    "click": {"cli", "job.progress"},
+    "click": {"cli", "terminal", "job.progress"},
     "tarfile": {"reading.tar"},
     "bokeh": {"report.charts"},
     "sklearn": {"report.neighbours"},
@@ -45,6 +46,7 @@ ONLY_IMPORTER = {
 LIGHT = {
     "__main__",
     "cli",
+    "terminal",
     "errors",
     "gpu.device",
     "gpu.lease",
