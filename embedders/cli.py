@@ -13,13 +13,9 @@ from pathlib import Path
 import click
 
 from embedders import __version__
-from embedders.errors import ConfigError, EmbedderError, ShardError, TarquetError
+from embedders.errors import ConfigError, EmbedderError, ShardError
 from embedders.gpu.device import pin_device
-from embedders.job.finished import FinishedShards
-from embedders.reading.samples import ShardJob
 from embedders.terminal import JsonValue, device_options, echo_marked, echo_verdict, errors_alone, one_line_errors
-
-log = logging.getLogger("embedders")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
@@ -57,53 +53,19 @@ def main() -> None:
 @click.option("--threads", type=click.IntRange(1), default=None, help="Threads to compute and decode with.")
 @device_options
 def embed(
-    shard, output, embedder, embedder_args, address, ledger, also, finished, threads, only, device, terms, **options,
+    shard, output, embedder, embedder_args, address, ledger, also, device, terms, **options,
 ) -> None:  # fmt: skip
     """Embed SHARD, a .tar or .tar.gz, into OUTPUT, a Parquet file that appears whole or not at all.
 
     Example: python -m embedders embed 00000.tar 00000.parquet --embedder my_embedder.py:MyEmbedder
     """
     with one_line_errors():
-        check_before_lease(shard, output, embedder, embedder_args)
+        from embedders.job.run import run_job
+        from embedders.job.shard_job import ShardJob
+
         jobs = [ShardJob(shard, output, ledger, address), *(ShardJob(*paths) for paths in also)]
-        if finished is not None:
-            deciding = {name: options[name] for name in ("id_col", "metadata_columns", "embedding_dtype")}
-            store = FinishedShards(finished, embedder, embedder_args, **deciding)
-            jobs = [job for job in jobs if not store.take(job)]
-            log.info("%d of %d shards were finished by an earlier job", len(also) + 1 - len(jobs), len(also) + 1)
-        if not jobs:
-            return
-        failed = []
-        work = jobs[0].tar_path + (f" and {len(jobs) - 1} more" if len(jobs) > 1 else "")
-        with pin_device(work, device, terms) as options["device"]:
-            import torch
-
-            from embedders.job.embed import embed_shards
-            from embedders.job.locate import build_embedder
-            from embedders.job.progress import show_progress
-            from embedders.output.parquet import read_ledger
-
-            if threads is not None:
-                torch.set_num_threads(threads)
-            built = build_embedder(embedder, embedder_args)
-            if built.num_threads_per_worker is None:
-                built.num_threads_per_worker = threads
-            if only is not None:
-                options["only"] = {sample.key for sample in read_ledger(only)}
-                options["max_failed_fraction"] = 1.0  # all of them failed once: how many do so again says nothing
-            with show_progress(jobs) as progress:
-                for job, outcome in embed_shards(built, jobs, on_batch=progress, **options):
-                    if not isinstance(outcome, TarquetError):
-                        if finished is not None:
-                            store.keep(job)
-                        continue
-                    failed.append(outcome)
-                    if also:
-                        log.error("failed: %s", outcome)
-        if failed and also:
-            raise ShardError(f"{len(failed)} of {len(jobs)} shards failed, each with a line above; see these")
-        if failed:
-            raise failed[0]
+        work = shard + (f" and {len(also)} more" if also else "")
+        run_job(jobs, embedder, embedder_args, pin_device(work, device, terms), **options)
 
 
 @main.command(short_help="Show the GPUs of this node, and who leases them.")
@@ -273,16 +235,3 @@ def report(folder, output) -> None:
         path = output or str(Path(folder, "report.html"))
         write_report(folder, path)
         click.echo(f"{path}: {Path(path).stat().st_size / 1e6:.1f} MB, opens in any browser")
-
-
-def check_before_lease(shard: str, output: str, embedder: str, embedder_args: object) -> None:
-    """Refuse in a moment what would fail anyway, before a job waits for a GPU."""
-    from embedders.job.locate import split_class_path
-    from embedders.output.files import check_writable
-    from embedders.reading.samples import check_exists
-
-    check_exists(shard)
-    split_class_path(embedder)
-    if not isinstance(embedder_args, dict):
-        raise ConfigError(f'embedder args {embedder_args!r}: expected an object, as {{}} or {{"batch_size": 64}}')
-    check_writable(Path(output))

@@ -9,14 +9,16 @@ import logging
 import shutil
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
 
 import click
 
-from embedders.errors import TarquetError, make_one_line
+from embedders.errors import TarquetError, describe_error, make_one_line
 from embedders.gpu.terms import Terms
+from embedders.job.failures import report_error
 
 log = logging.getLogger("embedders")
 
@@ -71,12 +73,16 @@ def one_line_errors() -> Iterator[None]:
     try:
         yield
     except TarquetError as error:
-        click.echo(f"error: {make_one_line(str(error))}", err=True)
+        report_error(str(error))
         sys.exit(1)
     except KeyboardInterrupt as interrupt:
         number = interrupt.args[0] if interrupt.args else signal.SIGINT
-        click.echo(f"error: stopped by {signal.Signals(number).name}; run it again", err=True)
+        report_error(f"stopped by {signal.Signals(number).name}; run it again")
         sys.exit(128 + number)
+    except Exception as error:
+        traceback.print_exc()
+        report_error(f"{describe_error(error)}; please report this as a defect, with the lines above")
+        sys.exit(1)
 
 
 def raise_interrupt(number: int, _frame: object) -> None:
