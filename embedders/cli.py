@@ -221,12 +221,13 @@ def summarize(shards, output) -> None:
     Example: python -m embedders summarize results/run_shards.json results/summary.json
     """
     with one_line_errors():
+        from embedders.output.strays import find_strays
         from embedders.output.summary import summarize_run, write_summary
-        from embedders.planning.folder import find_strays, read_run
+        from embedders.planning.folder import read_run
 
         folder = Path(shards).parent
         names, scores = read_run(folder)
-        summary = summarize_run(folder, names)
+        summary = summarize_run(folder, list(names))
         record = Record(folder)
         summary.strays = find_strays(folder, names, scores, record)
         summary.made_from = record.sign(names)
@@ -243,7 +244,8 @@ def prune(folder, move) -> None:
     Example: python -m embedders prune results --move
     """
     with one_line_errors():
-        from embedders.planning.folder import find_strays, move_strays, read_run
+        from embedders.output.strays import find_strays, move_strays
+        from embedders.planning.folder import read_run
         from embedders.planning.running import claim_folder
 
         if move:

@@ -127,10 +127,11 @@ def embed_chosen(
     embedder: ImageEmbedder, model: Model, tar_path: str, id_col: str, keys: list[str]
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Embed the samples of these keys again; a loader of the user's own reads the whole shard for it."""
-    load = ShardLoad(Ledger(tar_path), accept_damage=True, only=set(keys))
+    chosen = set(keys)
+    load = ShardLoad(Ledger(tar_path), accept_damage=True, only=chosen)
     for batch in ShardReader(embedder, ShardJob(tar_path, ""), Columns(id_col), load, model.device).read():
         for key, vector in zip(batch.keys, model.embed(batch.images, batch.keys, tar_path), strict=True):
-            if key in load.only:
+            if key in chosen:
                 yield key, vector
 
 
