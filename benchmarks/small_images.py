@@ -25,20 +25,28 @@ from PIL import Image
 
 SIDE = 32
 THREADS = (1, 2, 16)
+PICTURES = 1000  # different ones; a longer shard repeats them
 OPTIONS = {"id_col": "id", "metadata_columns": {"caption": "string", "width": "int64"}, "device": "cpu"}
 
 
 def write_shard(path: Path, images: int) -> None:
     """Write a shard of small JPEGs of noise, each with a .json and a .txt."""
     random = np.random.default_rng(0)
+    pictures = []
+    for _ in range(min(images, PICTURES)):
+        encoded = BytesIO()
+        Image.fromarray(random.integers(256, size=(SIDE, SIDE, 3), dtype=np.uint8)).save(encoded, "JPEG")
+        pictures.append(encoded.getvalue())
     with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
         for number in range(images):
-            encoded = BytesIO()
-            Image.fromarray(random.integers(256, size=(SIDE, SIDE, 3), dtype=np.uint8)).save(encoded, "JPEG")
             caption, url = f"caption of picture {number}", f"https://example.org/{number}.jpg"
             about = {"id": f"{number:09d}", "url": url, "caption": caption, "width": SIDE, "height": SIDE}
             about |= {"status": "success", "sha256": "0" * 64, "exif": "{}"}
-            members = {"jpg": encoded.getvalue(), "json": json.dumps(about).encode(), "txt": caption.encode()}
+            members = {
+                "jpg": pictures[number % PICTURES],
+                "json": json.dumps(about).encode(),
+                "txt": caption.encode(),
+            }
             for suffix, content in members.items():
                 header = tarfile.TarInfo(f"{number:09d}.{suffix}")
                 header.size = len(content)
