@@ -31,7 +31,8 @@ from embedders.job import embed as job
 from embedders.job import provenance
 from embedders.job.locate import build_embedder
 from embedders.output import files as outputs
-from embedders.output import ledger, parquet
+from embedders.output import ledger, writer
+from embedders.output.provenance import EmbedderRecord, FileRecord
 from embedders.reading import loader
 from embedders.reading.samples import Sample
 
@@ -74,15 +75,14 @@ class NoLedger(ledger.Ledger):
     def open(self, key):
         self.seen += 1
 
-    def settle(self, key):
-        self.embedded += 1
-        return True
+    def settle(self, keys):
+        self.embedded += len(keys)
 
     def check(self, max_failed_fraction):
         pass
 
 
-def read_plainly(tar_path: str, account: ledger.Ledger) -> Iterator[Sample]:
+def read_plainly(tar_path: str, load: loader.ShardLoad) -> Iterator[Sample]:
     """Read samples by tarfile's own loop, grouped by key: what most readers do."""
     sample = None
     with tarfile.open(tar_path, "r|") as archive:
@@ -90,11 +90,11 @@ def read_plainly(tar_path: str, account: ledger.Ledger) -> Iterator[Sample]:
             key, _, suffix = member.name.partition(".")
             if sample is None or key != sample.key:
                 if sample is not None:
-                    account.open(sample.key)
+                    load.ledger.open(sample.key)
                     yield sample
                 sample = Sample(key, member.name, member.offset)
             sample.members[suffix.lower()] = archive.extractfile(member).read()
-    account.open(sample.key)
+    load.ledger.open(sample.key)
     yield sample
 
 
@@ -110,13 +110,14 @@ class PlainParquet:
         return write_plainly if name == "ParquetWriter" else getattr(pq, name)
 
 
+NOTHING = EmbedderRecord("", None, "", None, None, {}, "cpu", {})
 PIECES = {
     "ledger": [(job, "Ledger", NoLedger)],
     "strict tar": [(loader, "open_samples", read_plainly)],
-    "hash of the shard": [(job, "describe_shard", lambda path: {})],
-    "provenance": [(job, "describe_embedder", lambda *_: {}), (provenance, "hash_weights", lambda model: None)],
+    "hash of the shard": [(job, "describe_shard", lambda path: FileRecord(path, ""))],
+    "provenance": [(job, "describe_embedder", lambda *_: NOTHING), (provenance, "hash_weights", lambda model: None)],
     "fsync": [(outputs.os, "fsync", lambda descriptor: None), (outputs, "sync_folder", lambda folder: None)],
-    "checksums": [(parquet, "pq", PlainParquet())],
+    "checksums": [(writer, "pq", PlainParquet())],
     "changed while read": [(job.ShardReader, "check_unchanged", lambda reader: None)],
 }
 

@@ -22,9 +22,7 @@ from embedders.reading.samples import read_samples
 
 def make_samples(count: int) -> list[dict]:
     """Make samples of 2 kB, as of small images."""
-    text = (
-        b'{"caption": "a text", "url": "https://example.org/1.jpg", "width": 32, "height": 32, "status": "success"}'
-    )
+    text = b'{"caption": "a text", "url": "https://example.org/1.jpg", "width": 32, "height": 32}'
     return [{"__key__": f"{n:09}", "jpg": bytes(1500), "json": text, "txt": b"a text"} for n in range(count)]
 
 

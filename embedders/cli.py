@@ -10,6 +10,7 @@ import os
 import shutil
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,15 +18,20 @@ from pathlib import Path
 import click
 
 from embedders import __version__
-from embedders.errors import ConfigError, EmbedderError, GpuError, ShardError, TarquetError, make_one_line
+from embedders.errors import (
+    ConfigError,
+    EmbedderError,
+    GpuError,
+    ShardError,
+    TarquetError,
+    describe_error,
+    make_one_line,
+)
 from embedders.gpu.device import pin_device
-from embedders.job.finished import FinishedShards
-from embedders.reading.samples import ShardJob
+from embedders.job.failures import report_error
 
 log = logging.getLogger("embedders")
 
-# The options that decide what an output holds, beside the class and its arguments.
-DECIDING = ("id_col", "metadata_columns", "image_suffix", "embedding_dtype")
 # SLURM and Docker end a job by SIGTERM; SIGUSR1 is what SLURM is often told to send some time before a limit.
 END_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
@@ -85,12 +91,16 @@ def one_line_errors() -> Iterator[None]:
     try:
         yield
     except TarquetError as error:
-        click.echo(f"error: {make_one_line(str(error))}", err=True)
+        report_error(str(error))
         sys.exit(1)
     except KeyboardInterrupt as interrupt:
         number = interrupt.args[0] if interrupt.args else signal.SIGINT
-        click.echo(f"error: stopped by {signal.Signals(number).name}; run it again", err=True)
+        report_error(f"stopped by {signal.Signals(number).name}; run it again")
         sys.exit(128 + number)
+    except Exception as error:
+        traceback.print_exc()
+        report_error(f"{describe_error(error)}; please report this as a defect, with the lines above")
+        sys.exit(1)
 
 
 def raise_interrupt(number: int, _frame: object) -> None:
@@ -121,7 +131,7 @@ def raise_interrupt(number: int, _frame: object) -> None:
 @click.option("--threads", type=click.IntRange(1), default=None, help="Threads to compute and decode with.")
 @device_options
 def embed(
-    shard, output, embedder, embedder_args, address, ledger, also, finished, threads, only, device,
+    shard, output, embedder, embedder_args, address, ledger, also, device,
     gpu_wait_timeout_s, gpu_max_used_mb, gpu_max_processes, jobs_per_gpu, **options,
 ) -> None:  # fmt: skip
     """Embed SHARD, a .tar or .tar.gz, into OUTPUT, a Parquet file that appears whole or not at all.
@@ -129,48 +139,13 @@ def embed(
     Example: python -m embedders embed 00000.tar 00000.parquet --embedder my_embedder.py:MyEmbedder
     """
     with one_line_errors():
-        check_before_lease(shard, output, embedder, embedder_args)
+        from embedders.job.run import run_job
+        from embedders.job.shard_job import ShardJob
+
         jobs = [ShardJob(shard, output, ledger, address), *(ShardJob(*paths) for paths in also)]
-        if finished is not None:
-            deciding = {name: options[name] for name in DECIDING}
-            store = FinishedShards(finished, embedder, embedder_args, **deciding)
-            jobs = [job for job in jobs if not store.take(job)]
-            log.info("%d of %d shards were finished by an earlier job", len(also) + 1 - len(jobs), len(also) + 1)
-        if not jobs:
-            return
-        failed = []
-        work = jobs[0].tar_path + (f" and {len(jobs) - 1} more" if len(jobs) > 1 else "")
-        terms = (gpu_wait_timeout_s, gpu_max_used_mb, gpu_max_processes, jobs_per_gpu)
-        with pin_device(work, device, *terms) as options["device"]:
-            import torch
-
-            from embedders.job.embed import embed_shards
-            from embedders.job.locate import build_embedder
-            from embedders.job.progress import show_progress
-            from embedders.output.parquet import read_ledger
-
-            if threads is not None:
-                torch.set_num_threads(threads)
-            built = build_embedder(embedder, embedder_args)
-            if built.num_threads_per_worker is None:
-                built.num_threads_per_worker = threads
-            if only is not None:
-                # A file without a suffix has no key: its name may be the key of a sample that was embedded.
-                options["only"] = {sample.key for sample in read_ledger(only) if sample.kind != "bad_name"}
-                options["max_failed_fraction"] = 1.0  # all of them failed once: how many do so again says nothing
-            with show_progress(jobs) as progress:
-                for job, outcome in embed_shards(built, jobs, on_batch=progress, **options):
-                    if not isinstance(outcome, TarquetError):
-                        if finished is not None:
-                            store.keep(job)
-                        continue
-                    failed.append(outcome)
-                    if also:
-                        log.error("failed: %s", outcome)
-        if failed and also:
-            raise ShardError(f"{len(failed)} of {len(jobs)} shards failed, each with a line above; see these")
-        if failed:
-            raise failed[0]
+        work = shard + (f" and {len(also)} more" if also else "")
+        leased = pin_device(work, device, gpu_wait_timeout_s, gpu_max_used_mb, gpu_max_processes, jobs_per_gpu)
+        run_job(jobs, embedder, embedder_args, leased, **options)
 
 
 @main.command(short_help="Show the GPUs of this node, and who leases them.")
@@ -380,16 +355,3 @@ def report(folder, output) -> None:
         path = output or str(Path(folder, "report.html"))
         write_report(folder, path)
         click.echo(f"{path}: {Path(path).stat().st_size / 1e6:.1f} MB, opens in any browser")
-
-
-def check_before_lease(shard: str, output: str, embedder: str, embedder_args: object) -> None:
-    """Refuse in a moment what would fail anyway, before a job waits for a GPU."""
-    from embedders.job.locate import split_class_path
-    from embedders.output.files import check_writable
-    from embedders.reading.samples import check_exists
-
-    check_exists(shard)
-    split_class_path(embedder)
-    if not isinstance(embedder_args, dict):
-        raise ConfigError(f'embedder args {embedder_args!r}: expected an object, as {{}} or {{"batch_size": 64}}')
-    check_writable(Path(output))

@@ -17,17 +17,6 @@ from embedders.output.columns import Columns
 from embedders.output.timings import describe_duration
 from embedders.reading.samples import check_suffix
 
-FIXES = {
-    "no_single_image": "give each sample one image, and no second dot to its name (0001.jpg); or set image_suffix",
-    "repeated_key": "put the members of each key side by side (tar --sort=name), and give no two samples one key",
-    "repeated_member": "remove one of the two",
-    "bad_name": "rename or remove the member: a name needs a key, a dot and a suffix",
-    "not_a_file": "put the file itself into the tar",
-    "undecodable": "make the image again, or leave it out",
-    "bad_metadata": "mend the .json or .txt",
-    "too_large": "leave the member out, or split it",
-    "damaged_tar": "copy or make the tar again, or set accept_damaged_shards: true",
-}
 # Sizes that are looked up, of shards that lie evenly among all: on a network file system each may take a while.
 SIZED_SHARDS = 1000
 
@@ -103,7 +92,7 @@ def check_before_run(
         ShardError: The first shard cannot be read.
     """
     columns, image_suffix = Columns(id_col, metadata_columns), check_suffix(image_suffix)
-    survey = survey_shard(tar_paths[0], columns.needed, image_suffix)
+    survey = survey_shard(tar_paths[0], columns.needed, image_suffix, id_col)
     speeds: list[Speed] = []
     build = partial(build_embedder, class_path, args)
     findings = list(check_embedder(build, tar_paths[0], device, id_col, speeds.append, image_suffix))
@@ -158,7 +147,7 @@ def describe_survey(survey: Survey) -> list[Finding]:
     findings = [Finding("shard", f"{survey.tar_path}: {survey.describe()}")]
     for kind, count in survey.problems.most_common():
         message = (
-            f"{count} of {survey.samples} samples will fail, {kind}, as {survey.first_problems[kind]}; {FIXES[kind]}"
+            f"{count} of {survey.samples} samples will fail, {kind}, as {survey.first_problems[kind]}; {kind.fix}"
         )
         findings.append(Finding("shard", message, is_wrong=True))
     return findings

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
+from embedders.output.failed import FailureKind, SampleError
 from embedders.reading.headers import ends_in_zeros
 from embedders.reading.images import ImageError, convert_to_rgb, open_image
 from embedders.reading.metadata import read_metadata
@@ -44,8 +45,13 @@ class Survey:
     formats: Counter[str] = field(default_factory=Counter)
     image_bytes: list[int] = field(default_factory=list)
     sides: list[tuple[int, int]] = field(default_factory=list)
-    problems: Counter[str] = field(default_factory=Counter)
-    first_problems: dict[str, str] = field(default_factory=dict)
+    problems: Counter[FailureKind] = field(default_factory=Counter)
+    first_problems: dict[FailureKind, str] = field(default_factory=dict)
+
+    def add_problem(self, kind: FailureKind, message: str) -> None:
+        """Count a sample that will fail."""
+        self.problems[kind] += 1
+        self.first_problems.setdefault(kind, message)
 
     def describe(self) -> str:
         """Say it in a line."""
@@ -64,13 +70,16 @@ class Survey:
         return "; ".join(parts)
 
 
-def survey_shard(tar_path: str, fields: Mapping[str, str] | None = None, image_suffix: str = "") -> Survey:
+def survey_shard(
+    tar_path: str, fields: Mapping[str, str] | None = None, image_suffix: str = "", id_col: str = "__key__"
+) -> Survey:
     """Read a shard once, or the first part of a large one, and see whether a large one has its end.
 
     Args:
         tar_path: The shard.
         fields: As in `metadata.read_metadata`.
         image_suffix: As in `samples.select_image`.
+        id_col: The metadata field that identifies a sample.
 
     Raises:
         ShardError: It is missing or cannot be read; damage in it is a problem among the others.
@@ -80,27 +89,25 @@ def survey_shard(tar_path: str, fields: Mapping[str, str] | None = None, image_s
         if survey.samples >= MAX_SAMPLES or sample.offset >= MAX_BYTES:
             survey.read_bytes = sample.offset
             if ends_in_zeros(tar_path):
-                survey.problems["damaged_tar"] += 1
-                survey.first_problems["damaged_tar"] = "its end: zeros, more than a program writes"
+                survey.add_problem(FailureKind.DAMAGED_TAR, "its end: zeros, more than a program writes")
             break
         survey.samples += 1
         survey.suffixes.update(sample.members.keys())
-        problem = sample.problem or _find_problem(sample, survey, fields, image_suffix)
-        if problem is not None:
-            kind, message = problem
-            survey.problems[kind] += 1
-            survey.first_problems.setdefault(kind, f"{sample.account!r}: {message}")
+        try:
+            if sample.problem is not None:
+                raise SampleError(*sample.problem)
+            _survey_sample(sample, survey, fields, image_suffix, id_col)
+        except SampleError as error:
+            survey.add_problem(error.kind, f"{sample.account!r}: {error}")
     survey.total_bytes = Path(tar_path).stat().st_size
     survey.read_bytes = survey.read_bytes or survey.total_bytes
     return survey
 
 
-def _find_problem(
-    sample: Sample, survey: Survey, fields: Mapping[str, str] | None, image_suffix: str
-) -> tuple[str, str] | None:
+def _survey_sample(
+    sample: Sample, survey: Survey, fields: Mapping[str, str] | None, image_suffix: str, id_col: str
+) -> None:
     suffix, encoded = select_image(sample, image_suffix)
-    if suffix is None:
-        return "no_single_image", encoded
     survey.image_bytes.append(len(encoded))
     try:
         image = open_image(encoded)
@@ -109,10 +116,8 @@ def _find_problem(
         if len(survey.sides) <= DECODED_IMAGES:
             convert_to_rgb(image)
     except ImageError as error:
-        return "undecodable", f".{suffix}: {error}"
-    try:
-        metadata = read_metadata(sample, fields)
-    except ValueError as error:
-        return "bad_metadata", str(error)
+        raise SampleError(error.kind, f".{suffix}: {error}") from error
+    metadata = read_metadata(sample, fields)
     survey.fields.update(name for name, value in metadata.items() if value is not None)
-    return None
+    if metadata.get(id_col) is None:
+        raise SampleError(FailureKind.BAD_METADATA, f"has no {id_col!r} (id_col), or null there")

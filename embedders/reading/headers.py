@@ -82,7 +82,7 @@ class HeaderStream:
 class Archive(tarfile.TarFile):
     """Reads member headers by tarfile's own code, without its loop, which takes a damaged header for the end.
 
-    Headers of plain files are alike but for name, size and time. Once tarfile has read one, the others like it are read
+    Headers of plain files are alike but for name, size and time. Once tarfile has read one, others like it are read
     here, in a tenth of the time.
 
     Attributes:

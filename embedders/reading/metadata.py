@@ -6,6 +6,7 @@ Owns what a field is and of which type; not which members form a sample (`sample
 import json
 from collections.abc import Mapping
 
+from embedders.output.failed import FailureKind, SampleError
 from embedders.reading.samples import IMAGE_SUFFIXES, Sample
 
 # Suffixes of short text, in webdataset's words. Any other is read too, where a field of its name is asked for.
@@ -36,7 +37,7 @@ def read_metadata(sample: Sample, fields: Mapping[str, str] | None = None) -> di
             a member is converted; `None` reads all, as text.
 
     Raises:
-        ValueError: A member that is needed cannot be read.
+        SampleError: A member that is needed cannot be read.
     """
     if fields is None:
         types = dict.fromkeys((suffix for suffix in sample.members if _is_text(suffix) and suffix != "txt"), "string")
@@ -74,14 +75,16 @@ def _read_text(members: Mapping[str, bytes | None], suffix: str) -> str:
     try:
         return members[suffix].decode("utf-8-sig").strip()
     except UnicodeDecodeError as error:
-        raise ValueError(f"its .{suffix} is not UTF-8: {error}") from error
+        raise _bad(f"its .{suffix} is not UTF-8: {error}") from error
 
 
 def _parse_text(suffix: str, text: str, type_name: str) -> str | int | float | bool:
     try:
         return _PARSERS[type_name](text)
     except (ValueError, KeyError):
-        raise ValueError(f"its .{suffix} is {text[:200]!r}; expected {type_name}") from None
+        raise SampleError(
+            FailureKind.BAD_METADATA, f"its .{suffix} is {text[:200]!r}; expected {type_name}"
+        ) from None
 
 
 def _read_json(members: Mapping[str, bytes | None]) -> dict:
@@ -93,20 +96,24 @@ def _read_json(members: Mapping[str, bytes | None]) -> dict:
         # Python reads NaN and Infinity, which are no JSON, and would write them into a column of JSON.
         metadata = json.loads(content, parse_constant=lambda name: None)
     except RecursionError:
-        raise ValueError("its .json is nested too deeply") from None
+        raise _bad("its .json is nested too deeply") from None
     except ValueError as error:
-        raise ValueError(f"its .json cannot be read: {error}") from error
+        raise _bad(f"its .json cannot be read: {error}") from error
     if not isinstance(metadata, dict):
-        raise ValueError(f"its .json holds a {type(metadata).__name__}, expected an object")
+        raise SampleError(
+            FailureKind.BAD_METADATA, f"its .json holds a {type(metadata).__name__}, expected an object"
+        )
     if content.count(b"{") + content.count(b"[") > MAX_JSON_DEPTH and _is_deep(metadata):
-        raise ValueError("its .json is nested too deeply")
+        raise _bad("its .json is nested too deeply")
     return metadata
 
 
 def _check_size(members: Mapping[str, bytes | None], suffix: str) -> None:
     size = len(members[suffix])
     if size > MAX_TEXT_BYTES:
-        raise ValueError(f"its .{suffix} has {size} bytes; expected at most {MAX_TEXT_BYTES}")
+        raise SampleError(
+            FailureKind.BAD_METADATA, f"its .{suffix} has {size} bytes; expected at most {MAX_TEXT_BYTES}"
+        )
 
 
 def _is_deep(metadata: dict) -> bool:
@@ -117,3 +124,7 @@ def _is_deep(metadata: dict) -> bool:
             return False
         level = [inner for value in nested for inner in (value.values() if isinstance(value, dict) else value)]
     return True
+
+
+def _bad(message: str) -> SampleError:
+    return SampleError(FailureKind.BAD_METADATA, message)

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from embedders.errors import ConfigError, ShardError
-from embedders.reading.no_tar import describe_start
+from embedders.output.failed import FailureKind, SampleError
+from embedders.reading.magic import describe_start
 from embedders.reading.remote import is_remote
-from embedders.reading.tar import MAX_MEMBER_BYTES, Member, read_members, read_start
+from embedders.reading.tar import MAX_MEMBER_BYTES, Member, read_members
 
 # fmt: off
 IMAGE_SUFFIXES = {
@@ -24,43 +25,6 @@ SHARD_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 MAX_NAME_LENGTH = 4096
 # What a member costs beside its content.
 _MEMBER_BYTES = 512
-
-
-@dataclass(frozen=True)
-class ShardJob:
-    """A shard, and where its results go.
-
-    Attributes:
-        tar_path: The shard.
-        parquet_path: The vectors; the file appears whole or not at all.
-        ledger_path: The samples that failed, one row each; `None` leaves them to the log and the ledger returned.
-        address: What `tar_path` is a passing copy of, as `s3://bucket/00000.tar`, for the footer to name; or `None`.
-    """
-
-    tar_path: str
-    parquet_path: str
-    ledger_path: str | None = None
-    address: str | None = None
-
-    @property
-    def outputs(self) -> list[str]:
-        """The paths of its results."""
-        return [path for path in (self.parquet_path, self.ledger_path) if path is not None]
-
-
-@dataclass(frozen=True, order=True)
-class SampleName:
-    """Where a sample of a run is found again.
-
-    Attributes:
-        shard: Name of its shard.
-        key: Its key.
-        offset: Position of its first member, for a failed sample, whose key another one may have; -1 for others.
-    """
-
-    shard: str
-    key: str
-    offset: int = -1
 
 
 @dataclass(slots=True)
@@ -79,12 +43,12 @@ class Sample:
     name: str
     offset: int
     members: dict[str, bytes] = field(default_factory=dict)
-    problem: tuple[str, str] | None = None
+    problem: tuple[FailureKind, str] | None = None
 
     @property
     def account(self) -> str:
         """The name by which it is counted: its key, which later members of an earlier key do not have."""
-        is_later = self.problem is not None and self.problem[0] == "repeated_key"
+        is_later = self.problem is not None and self.problem[0] is FailureKind.REPEATED_KEY
         return f"{self.key} (again at byte {self.offset})" if is_later else self.key
 
 
@@ -124,7 +88,7 @@ def read_samples(
             if fingerprint in seen_keys:
                 names = _name_some([f".{suffix}" for suffix in sample.members])
                 sample.problem = (
-                    "repeated_key",
+                    FailureKind.REPEATED_KEY,
                     f"members {names} of key {sample.key!r}, which came earlier in the tar, are left out; expected "
                     "the members of a key side by side, and no key twice; tar --sort=name puts them together",
                 )
@@ -158,8 +122,8 @@ def check_suffix(image_suffix: str) -> str:
     return image_suffix.lower()
 
 
-def select_image(sample: Sample, image_suffix: str = "") -> tuple[str, bytes] | tuple[None, str]:
-    """Find the one image of a sample.
+def select_image(sample: Sample, image_suffix: str = "") -> tuple[str, bytes]:
+    """Return the suffix and the encoded bytes of the one image of a sample.
 
     A plain suffix (`jpg`) goes before one with dots (`mask.png`), as in webdataset.
 
@@ -167,22 +131,26 @@ def select_image(sample: Sample, image_suffix: str = "") -> tuple[str, bytes] | 
         sample: The sample.
         image_suffix: The suffix of the image to take, of several or of a suffix that is none of `IMAGE_SUFFIXES`.
 
-    Returns:
-        The suffix and the encoded image; or `None` and the reason why there is not exactly one.
+    Raises:
+        SampleError: There is not exactly one.
     """
     if image_suffix:
         if image_suffix in sample.members:
             return image_suffix, sample.members[image_suffix]
-        return None, f"no .{image_suffix} (image_suffix) among its members ({_name_some(list(sample.members))})"
+        names = _name_some(list(sample.members))
+        message = f"no .{image_suffix} (image_suffix) among its members ({names})"
+        raise SampleError(FailureKind.NO_SINGLE_IMAGE, message)
     images = [suffix for suffix in sample.members if suffix.rpartition(".")[2] in IMAGE_SUFFIXES]
     plain = [suffix for suffix in images if "." not in suffix]
     candidates = plain or images
     if len(candidates) == 1:
         return candidates[0], sample.members[candidates[0]]
     if not candidates:
-        return None, f"no image among its members ({_name_some(list(sample.members))})"
+        names = _name_some(list(sample.members))
+        raise SampleError(FailureKind.NO_SINGLE_IMAGE, f"no image among its members ({names})")
     dots = "" if plain else "; a key ends at the first dot of the name, so dots in names merge samples"
-    return None, f"{len(candidates)} images under one key ({_name_some(candidates)}); image_suffix chooses one{dots}"
+    message = f"{len(candidates)} images under one key ({_name_some(candidates)}); image_suffix chooses one{dots}"
+    raise SampleError(FailureKind.NO_SINGLE_IMAGE, message)
 
 
 def _group_members(members: Iterator[Member], tar_path: str, accept_damage: bool) -> Iterator[Sample]:
@@ -191,28 +159,33 @@ def _group_members(members: Iterator[Member], tar_path: str, accept_damage: bool
         if member.damage is not None:
             reason = str(member.damage)
             if member.offset == 0:
-                what, fix = describe_start(read_start(tar_path))
-                reason = f"{reason}: {what}"
+                reason = f"{reason}; the file {describe_start(tar_path)}"
             if not accept_damage:
-                if member.offset == 0:
-                    raise ShardError(f"{tar_path!r}: damaged at byte 0: {reason}; expected a tar or .tar.gz; {fix}")
+                if member.offset == 0:  # there may be nothing in it to accept
+                    raise ShardError(
+                        f"{tar_path!r}: damaged at byte 0: {reason}; expected a tar, plain or compressed by gzip; "
+                        "fetch the file itself, or pack its images as a tar"
+                    )
                 after = f", after member {member.name!r}" if member.name else ""
                 raise ShardError(
                     f"{tar_path!r}: damaged at byte {member.offset}{after}: {reason}; expected a whole tar; "
                     "copy or make it again, or set accept_damaged_shards: true"
                 )
             if member.damage.may_hide_members:
-                after_damage = ("damaged_tar", f"members of it may be lost in the damage at byte {member.offset}")
+                after_damage = (
+                    FailureKind.DAMAGED_TAR,
+                    f"members of it may be lost in the damage at byte {member.offset}",
+                )
                 if sample is not None:
                     sample.problem = sample.problem or after_damage
             key = f"(damage at byte {member.offset})"
-            yield Sample(key, _escape(member.name), member.offset, problem=("damaged_tar", reason))
+            yield Sample(key, _escape(member.name), member.offset, problem=(FailureKind.DAMAGED_TAR, reason))
             continue
         dot = _find_dot(member.name)
         if dot < 0 or not _is_text(member.name):
             # No sample can take it: it becomes a sample of its own, so that it is counted and named.
             name = _escape(member.name)
-            problem = member.problem or ("bad_name", "expected a name in UTF-8 with a suffix, as 0001.jpg")
+            problem = member.problem or (FailureKind.BAD_NAME, "expected a name in UTF-8 with a suffix, as 0001.jpg")
             yield Sample(name, name, member.offset, problem=problem)
             continue
         key, suffix = member.name[:dot], member.name[dot + 1 :].lower()
@@ -223,10 +196,13 @@ def _group_members(members: Iterator[Member], tar_path: str, accept_damage: bool
             after_damage, held_bytes = None, 0
         held_bytes += _MEMBER_BYTES + len(member.content or b"")
         if held_bytes > MAX_MEMBER_BYTES:
-            sample.problem = sample.problem or ("too_large", f"more than {MAX_MEMBER_BYTES} bytes under one key")
+            sample.problem = sample.problem or (
+                FailureKind.TOO_LARGE,
+                f"more than {MAX_MEMBER_BYTES} bytes under one key",
+            )
             continue
         if suffix in sample.members:
-            sample.problem = ("repeated_member", f"member {member.name!r} is there twice")
+            sample.problem = (FailureKind.REPEATED_MEMBER, f"member {member.name!r} is there twice")
         sample.members[suffix] = member.content
         sample.problem = sample.problem or member.problem
     if sample is not None:

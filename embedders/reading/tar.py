@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from embedders.errors import ShardError
-from embedders.reading.headers import BLOCK, Archive, Damage, Header
+from embedders.output.failed import FailureKind
+from embedders.reading.headers import Archive, Damage, Header
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +42,7 @@ class Member:
     name: str
     offset: int
     content: bytes | None = None
-    problem: tuple[str, str] | None = None
+    problem: tuple[FailureKind, str] | None = None
     damage: Damage | None = None
 
 
@@ -58,15 +59,6 @@ def open_tar(tar_path: str) -> BinaryIO:
         return gzip.open(tar_path) if is_gzip else Path(tar_path).open("rb", _BUFFER_BYTES)
     except OSError as error:
         raise ShardError(f"{tar_path!r}: cannot be read ({error.strerror}); expected a .tar file") from error
-
-
-def read_start(tar_path: str) -> bytes:
-    """Return the first bytes of a file, decompressed where it is compressed by gzip and can be."""
-    with open_tar(tar_path) as stream:
-        try:
-            return stream.read(BLOCK)
-        except _GZIP_ERRORS:
-            return b"\x1f\x8b"
 
 
 def read_members(tar_path: str, wants: Callable[[str], bool]) -> Iterator[Member]:
@@ -119,13 +111,13 @@ def _is_hidden(name: str) -> bool:
 
 def _read_member(archive: Archive, header: Header, wants: Callable[[str], bool]) -> Member:
     if not header.is_file:
-        problem = ("not_a_file", "a link, device or sparse file; expected a regular file")
+        problem = (FailureKind.NOT_A_FILE, "a link, device or sparse file; expected a regular file")
         return Member(header.name, header.offset, problem=problem)
     if not wants(header.name):
         archive.pass_over(header)
         return Member(header.name, header.offset)
     if header.size > MAX_MEMBER_BYTES:
         archive.pass_over(header)
-        problem = ("too_large", f"{header.size} bytes; expected at most {MAX_MEMBER_BYTES}")
+        problem = (FailureKind.TOO_LARGE, f"{header.size} bytes; expected at most {MAX_MEMBER_BYTES}")
         return Member(header.name, header.offset, problem=problem)
     return Member(header.name, header.offset, archive.read_content(header))

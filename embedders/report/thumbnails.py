@@ -11,8 +11,10 @@ from collections.abc import Mapping
 from PIL import Image
 
 from embedders.errors import ShardError
+from embedders.output.failed import SampleError
 from embedders.reading.images import ImageError, convert_to_rgb, open_image
-from embedders.reading.samples import IMAGE_SUFFIXES, Sample, SampleName, read_chosen, select_image
+from embedders.reading.samples import IMAGE_SUFFIXES, Sample, read_chosen, select_image
+from embedders.report.subset import SampleName
 
 log = logging.getLogger(__name__)
 
@@ -27,18 +29,16 @@ class Thumbnails:
 
     Args:
         tar_paths: Path of each shard by name.
-        image_suffix: As the run had it.
 
     Attributes:
         lost_shards: Names of the shards that could not be read.
         is_full: Whether some small pictures were left out for want of room.
     """
 
-    def __init__(self, tar_paths: Mapping[str, str], image_suffix: str = ""):
+    def __init__(self, tar_paths: Mapping[str, str]):
         self.lost_shards: list[str] = []
         self.is_full = False
         self._tar_paths = tar_paths
-        self._image_suffix = image_suffix
         self._addresses: dict[SampleName, str] = {}
         self._total_bytes = 0
 
@@ -79,7 +79,7 @@ class Thumbnails:
         if self._total_bytes > MAX_TOTAL_BYTES and side <= SMALL_SIDE:
             self.is_full = True
             return
-        address = draw_sample(sample, side, self._image_suffix)
+        address = draw_sample(sample, side)
         if address is not None:
             self._total_bytes += len(address)
             self._addresses[wanted] = address
@@ -87,8 +87,10 @@ class Thumbnails:
 
 def draw_sample(sample: Sample, side: int, image_suffix: str = "") -> str | None:
     """Draw the image of a sample, or, where it has several, the first one that can be shown."""
-    suffix, _ = select_image(sample, image_suffix)
-    suffixes = [suffix] if suffix else [name for name in sample.members if name.rpartition(".")[2] in IMAGE_SUFFIXES]
+    try:
+        suffixes = [select_image(sample, image_suffix)[0]]
+    except SampleError:
+        suffixes = [name for name in sample.members if name.rpartition(".")[2] in IMAGE_SUFFIXES]
     for name in suffixes:
         try:
             return draw_thumbnail(sample.members[name] or b"", side)

@@ -142,7 +142,7 @@ WRONG = {
     "one row for all": (embedder_of(lambda batch: mean(batch)[0]), "gave shape (3,)", "expected (6, dimension)"),
     "a row too few": (embedder_of(lambda batch: mean(batch)[1:]), "gave shape (5, 3)", "expected (6, dimension)"),
     "two dimensions": (embedder_of(Growing()), "dimension 2, but 1 before", "expected one"),
-    "not finite": (embedder_of(lambda batch: mean(batch) / 0), "NaN", "check the weights"),
+    "not finite": (embedder_of(lambda batch: mean(batch) / 0), "6 of 6 images fail, bad_vector", "check the weights"),
     "integers": (embedder_of(lambda batch: (mean(batch) * 255).int()), "torch.int32", "expected floats"),
     "one vector": (
         embedder_of(lambda batch: torch.ones(len(batch), 3)),
@@ -170,7 +170,7 @@ WRONG = {
     ),
     "no id": (
         embedder_of(mean, load_dataset_shard=load_with_names),
-        "without '__key__', the id_col; expected it beside 'name'",
+        "without '__key__', the id_col, or null there; expected it beside 'name'",
         "set id_col",
     ),
     "a dict too few": (

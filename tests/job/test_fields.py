@@ -84,7 +84,7 @@ def test_the_image_is_chosen_by_its_suffix_and_the_file_says_so(tmp_path):
         table, failed = embed(path, tmp_path, image_suffix=suffix)
         assert failed == {}
         by_suffix[suffix] = table["image_embedding"].to_pylist()
-        assert describe_file(str(tmp_path / "s.parquet"))["image_suffix"] == suffix.lower()
+        assert describe_file(str(tmp_path / "s.parquet")).provenance.image_suffix == suffix.lower()
         assert by_suffix[suffix][0] == by_suffix["left.jpg"][seed] if seed < 3 else True
     assert embed(path, tmp_path, max_failed_fraction=1)[1] == dict.fromkeys("012", "no_single_image")
     assert embed(path, tmp_path, image_suffix="webp", max_failed_fraction=1)[1] == dict.fromkeys(

@@ -9,6 +9,7 @@ import webdataset
 from support.tools import make_image, make_tar
 
 from embedders.errors import ConfigError, ShardError
+from embedders.output.failed import FailureKind, SampleError
 from embedders.reading.samples import Sample, check_exists, check_suffix, read_samples, select_image
 
 LONG = "a" * 120 + "/" + "b" * 150
@@ -290,11 +291,17 @@ def test_the_image_is_the_one_with_a_plain_suffix():
     assert select_image(sample_of(webp=b"x", jpgx=b"y")) == ("webp", b"x")
 
 
+def find_reason(**members):
+    with pytest.raises(SampleError) as caught:
+        select_image(sample_of(**members))
+    assert caught.value.kind == FailureKind.NO_SINGLE_IMAGE
+    return str(caught.value)
+
+
 def test_none_or_several_images_are_told_with_the_reason():
-    assert select_image(sample_of(json=b"{}", txt=b"t")) == (None, "no image among its members (json, txt)")
-    reason = select_image(sample_of(jpg=b"x", png=b"y"))[1]
-    assert reason == "2 images under one key (jpg, png); image_suffix chooses one"
-    reason = select_image(sample_of(**{"2__jpg": b"x", "3__jpg": b"y"}))[1]
+    assert find_reason(json=b"{}", txt=b"t") == "no image among its members (json, txt)"
+    assert find_reason(jpg=b"x", png=b"y") == "2 images under one key (jpg, png); image_suffix chooses one"
+    reason = find_reason(**{"2__jpg": b"x", "3__jpg": b"y"})
     assert "dots in names merge samples" in reason
 
 
@@ -302,9 +309,8 @@ def test_image_suffix_chooses_one_image_of_several():
     several = sample_of(seg__png=b"s", image__jpg=b"i", jpg=b"x", json=b"{}", scan=b"y")
     for suffix, content in {"seg.png": b"s", "image.jpg": b"i", "jpg": b"x", "scan": b"y"}.items():
         assert select_image(several, suffix) == (suffix, content)
-    assert select_image(several, "png") == (
-        None, "no .png (image_suffix) among its members (seg.png, image.jpg, jpg, json, scan)"
-    )  # fmt: skip
+    with pytest.raises(SampleError, match=r"no \.png \(image_suffix\) .*\(seg.png, image.jpg, jpg, json, scan\)"):
+        select_image(several, "png")
     assert check_suffix("Left.PNG") == "left.png"
     with pytest.raises(ConfigError, match=r"image_suffix: '\.jpg'; expected a suffix without the dot"):
         check_suffix(".jpg")

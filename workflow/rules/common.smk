@@ -24,12 +24,12 @@ from embedders.planning.config import (
 )
 from embedders.planning.container import check_image, describe_container
 from embedders.errors import TarquetError
-from embedders.planning.failures import find_error
+from embedders.job.failures import find_error
 from embedders.job.finished import FinishedShards
 from embedders.output.files import write_whole
 from embedders.reading.remote import check_remote, is_remote
 from embedders.planning.progress import follow_run
-from embedders.reading.samples import ShardJob
+from embedders.job.shard_job import ShardJob
 from embedders.job.sources import fingerprint_file, fingerprint_sources
 
 try:
