@@ -48,8 +48,8 @@ class Check:
         """Say in a line how long all the shards take, and what they make."""
         said = self.estimate
         shards = f"{self.shards} shard{'s' * (self.shards > 1)} of about {said['images']:.0f} images in all"
-        size = said["output_bytes"]
-        size = f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
+        bytes_ = said["output_bytes"]
+        size = f"{bytes_ / 1e9:.1f} GB" if bytes_ >= 1e9 else f"{bytes_ / 1e6:.1f} MB"
         return (
             f"{shards}: {describe_duration(said['seconds'])} by one job at a time, at {said['images_per_s']:.0f} "
             f"images/s (the loader alone {said['loaded_per_s']:.0f}, the model alone "

@@ -1,6 +1,6 @@
 """Does an embedder keep the contract of `ImageEmbedder`? Tries it on a shard; `check` prints what it finds.
 
-In a test-suite of your own: `assert not [f for f in check_embedder(MyEmbedder, "some.tar") if f.is_wrong]`.
+`embedders.testing` is its public face.
 """
 
 import os
@@ -74,10 +74,11 @@ def check_embedder(
     """
     tar_path = str(tar_path)
     if not isinstance(embedder, ImageEmbedder):
-        embedder, findings = build_on_trial(embedder)
+        built, findings = build_on_trial(embedder)
         yield from findings
-    if embedder is None:
-        return
+        if built is None:
+            return
+        embedder = built
     if not hasattr(embedder, "classifiers"):
         name = type(embedder).__name__
         message = f"{name}.__init__ does not call super().__init__(...), which sets what a job needs; add the call"
@@ -110,7 +111,7 @@ def check_embedder(
         start = perf_counter()
         vectors = [embed_batch(model, batch, tar_path) for batch in batches]
         embedded_per_s = sum(map(len, vectors)) / (perf_counter() - start)
-        on_speed(Speed(loaded_per_s, embedded_per_s, model.dimension))
+        on_speed(Speed(loaded_per_s, embedded_per_s, vectors[0].shape[1]))
         yield from check_model(model, batches[0], first, vectors[0], tar_path)
     except TarquetError as error:
         yield Finding("model", str(error), is_wrong=True)

@@ -67,7 +67,7 @@ class RunProgress:
 
     def follow(self, say: Callable[[str], None]) -> None:
         """Look and say until all is finished."""
-        interval_s = LOOK_INTERVAL_S
+        interval_s: float = LOOK_INTERVAL_S
         while self.finished < self.shards:
             sleep(interval_s)
             start = monotonic()

@@ -7,8 +7,8 @@ from mean_color import MeanColor
 from support.tools import make_image, make_shard, make_tar, start_python
 
 from embedders import ImageEmbedder
-from embedders.checks.contract import check_embedder
 from embedders.checks.loader_contract import MAX_FAILED
+from embedders.testing import check_embedder
 
 
 @pytest.fixture(scope="module")
@@ -211,7 +211,7 @@ def test_an_embedder_that_breaks_the_contract_is_told_how(shard, kind):
 STARTS_CUDA = """
 import ctypes, sys
 from mean_color import MeanColor
-from embedders.checks.contract import check_embedder
+from embedders.testing import check_embedder
 class Eager(MeanColor):
     def __init__(self):
         super().__init__()

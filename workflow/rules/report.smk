@@ -9,6 +9,7 @@ localrules:
 
 
 rule write_report:
+    """Draw the page that shows what a run gave."""
     input:
         # The summary stands for all the vectors; it changes with each of them.
         f"{OUT}/summary.json",
@@ -20,9 +21,12 @@ rule write_report:
     log:
         f"{OUT}/logs/report.log",
     conda:
-        "../../envs/embed.yaml"
+        "../../envs/report.yaml"
+    # Outside, with Snakemake's own Python: the image is for jobs, and need not hold the report's libraries.
+    container:
+        None
     params:
-        folder=lambda wildcards, output: os.path.dirname(output[0]),
+        folder=subpath(output[0], parent=True),
     shell:
         """
         python -m embedders report {params.folder:q} --output {output:q} >{log:q} 2>&1
