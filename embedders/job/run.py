@@ -84,8 +84,7 @@ def run_job(
                 embedder.num_threads_per_worker = threads
         if only is not None:
             # A file without a suffix has no key: its name may be the key of a sample that was embedded.
-            failed_before = [sample for sample in read_ledger(only) if sample.kind != FailureKind.BAD_NAME]
-            options["only"] = {sample.key for sample in failed_before}
+            options["only"] = {sample.key for sample in read_ledger(only) if sample.kind != FailureKind.BAD_NAME}
             options["max_failed_fraction"] = 1.0  # all of them failed once: how many do so again says nothing
         options["on_batch"] = stack.enter_context(show_progress(todo))
         options["on_error"] = go_on if len(jobs) > 1 else None

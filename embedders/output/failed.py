@@ -28,7 +28,10 @@ class FailureKind(StrEnum):
     NOT_LOADED = "not_loaded", "yield every sample of the tar once from load_dataset_shard"
     BAD_VECTOR = "bad_vector", "check the weights, and whether the model divides by a norm of zero"
     BAD_SCORE = "bad_score", "check the weights of the classifier"
-    REPEATED_KEY = "repeated_key", "put the members of a key side by side (tar --sort=name); no key may come twice"
+    REPEATED_KEY = (
+        "repeated_key",
+        "put the members of a key side by side (tar --sort=name); use no key twice",
+    )
     REPEATED_MEMBER = "repeated_member", "remove one of the two members"
     BAD_NAME = "bad_name", "rename or remove the member; a name needs a key, a dot and a suffix"
     NOT_A_FILE = "not_a_file", "put the file itself into the tar"

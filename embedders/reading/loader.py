@@ -98,9 +98,9 @@ def _load(
 ) -> Iterator[tuple[torch.Tensor, list[dict]]]:
     tensors, metadata = [], []
 
-    def decode_timed(sample: Sample) -> tuple[torch.Tensor, dict] | FailedSample:
+    def decode_timed(samples: list[Sample]) -> list[tuple[torch.Tensor, dict] | FailedSample]:
         with load.timings.time("decoding"):
-            return decode_sample(decode, sample, load.fields, load.image_suffix)
+            return [decode_sample(decode, sample, load.fields, load.image_suffix) for sample in samples]
 
     pending = map_ordered(
         decode_timed,
@@ -187,19 +187,22 @@ def decode_sample(
 
 def stack_images(tensors: list[torch.Tensor], metadata: list[dict], tar_path: str) -> torch.Tensor:
     """Stack images of one shape to a batch."""
+    first = tensors[0]
     for tensor, sample in zip(tensors, metadata, strict=True):
-        where = f"{tar_path}: sample {sample['__key__']!r}"
         if not isinstance(tensor, torch.Tensor):
-            raise EmbedderError(f"{where}: preprocess gave a {type(tensor).__name__}; expected a torch.Tensor")
-        if tensor.shape != tensors[0].shape:
             raise EmbedderError(
-                f"{where}: preprocess gave shape {tuple(tensor.shape)}, but {tuple(tensors[0].shape)} before; "
-                "expected one shape for every image; resize or crop to a fixed size"
+                f"{tar_path}: sample {sample['__key__']!r}: preprocess gave a {type(tensor).__name__}; expected a "
+                "torch.Tensor"
             )
-    if tensors[0].dtype == torch.uint8 and tensors[0].ndim == 3 and tensors[0].stride(0) == 1:
+        if tensor.shape != first.shape:
+            raise EmbedderError(
+                f"{tar_path}: sample {sample['__key__']!r}: preprocess gave shape {tuple(tensor.shape)}, but "
+                f"{tuple(first.shape)} before; expected one shape for every image; resize or crop to a fixed size"
+            )
+    if first.dtype == torch.uint8 and first.ndim == 3 and first.stride(0) == 1:
         # As decoders lay pixels out: kept so, this takes a quarter of the time, and convolutions want channels_last.
         # `movedim` by hand: that gives Python's lock away, and has to wait for it behind the decoding threads.
-        channels, *sides = tensors[0].shape
+        channels, *sides = first.shape
         rows = [image.as_strided((*sides, channels), (*image.stride()[1:], image.stride(0))) for image in tensors]
         return torch.stack(rows).movedim(-1, 1)
     return torch.stack(tensors)
