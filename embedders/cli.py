@@ -345,8 +345,8 @@ def summarize(shards, output) -> None:
     Example: python -m embedders summarize results/run_shards.json results/summary.json
     """
     with one_line_errors():
-        from embedders.output.summary import summarize_run, write_summary
         from embedders.output.strays import find_strays
+        from embedders.output.summary import summarize_run, write_summary
         from embedders.planning.folder import read_run
 
         folder = Path(shards).parent
