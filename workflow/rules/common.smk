@@ -1,89 +1,106 @@
-# Checks the configuration and finds the shards; every other file builds on its two names.
-#
-# outputs: {output_dir}/run_config.yaml and run_shards.json, written when a run starts.
+# Checks the configuration and finds the shards; every other file builds on its names.
 
 import json
 import os
-import shlex
 import shutil
 import sys
 from functools import cache
 from itertools import filterfalse
-from urllib.parse import quote
 
 import yaml
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
-from snakemake.settings.types import DeploymentMethod
 
 # Snakemake runs outside the job's environment, where tarquet need not be installed. This file's folder and not
 # workflow.basedir, which is another's where this workflow is a module of another one.
 sys.path.insert(0, os.path.join(str(workflow.current_basedir), "../.."))
+from embedders.errors import TarquetError
+from embedders.output.files import write_whole
+from embedders.output.hashes import Hashes
+from embedders.output.record import RECORD
+from embedders.output.strays import describe_strays
+from embedders.planning import snakemake_insides
+from embedders.planning.commands import (
+    write_embed_options,
+    write_score_options,
+    write_shards,
+)
 from embedders.planning.config import (
     check_config,
-    find_shards,
     name_scores,
-    write_device_options,
+    require_clone,
+    require_output_dir,
+    take_command_line,
 )
 from embedders.planning.container import check_image, describe_container
-from embedders.errors import TarquetError
-from embedders.job.failures import find_error
+from embedders.planning.folder import (
+    Comparison,
+    check_times,
+    compare_folder,
+    shorten_path,
+)
 from embedders.planning.job_python import (
     check_job_python,
     check_report_python,
     prefer_own_python,
 )
-from embedders.output.files import write_whole
-from embedders.output.hashes import Hashes
-from embedders.output.record import RECORD
-from embedders.output.strays import describe_strays
-from embedders.reading.remote import check_remote, is_remote
-from embedders.planning.folder import (
-    Comparison,
-    compare_folder,
-    check_times,
-    shorten_path,
-)
 from embedders.planning.jobs import begin_jobs, load_jobs, plan_jobs
 from embedders.planning.progress import follow_run
+from embedders.planning.recipes import describe_recipes, find_files
 from embedders.planning.running import claim_folder
-from embedders.planning.recipes import DECIDING_KEYS, describe_recipes, find_files
+from embedders.planning.shard_names import require_distinct
+from embedders.planning.shards import find_shards
+from embedders.planning.unfinished import describe_failures
+from embedders.reading.remote import check_remote, is_remote
 
 os.environ["PATH"] = prefer_own_python(os.environ["PATH"])
 
+DEPLOYMENTS = snakemake_insides.list_deployments(workflow)
+config_files, config_args, config_given = snakemake_insides.read_command_line(workflow)
+
+# A --configfile takes the place of config.yaml. Snakemake would merge the two key by key, and so hand the arguments of
+# one embedder to another; its --replace-workflow-config does not reach the jobs that an executor submits.
+if not config_files:
+
+    configfile: "config.yaml"
+
+
 try:
-    config = check_config(config, workflow.source_path("../schemas/config.schema.yaml"))
+    require_clone(snakemake_insides.find_folder(workflow))
+    schema = workflow.source_path("../schemas/config.schema.yaml")
+    # Where this is a module, the command line is the other workflow's.
+    if snakemake_insides.is_main(workflow):
+        config = take_command_line(
+            config, config_files, config_args, config_given, schema
+        )
+    config = check_config(config, schema)
+    require_output_dir(config["output_dir"])
     SHARDS = find_shards(config["shards"])
+    require_distinct(SHARDS, config["output_dir"])
     check_remote(SHARDS.values(), config["shards_per_job"])
     SCORES = name_scores(config["scores"])
     # One spelling of the path, because Snakemake takes another one for another file.
     OUT = shorten_path(config["output_dir"])
     HASHES = Hashes(f"{OUT}/{RECORD}/hashes.json")
     RECIPES = describe_recipes(config, HASHES.find)
-    if workflow.is_main_process:
+    if snakemake_insides.is_planning(workflow):
         FOLDER = compare_folder(OUT, SHARDS, RECIPES, HASHES, logger.warning)
         JOBS = begin_jobs(SHARDS, config["shards_per_job"])
     else:  # one that an executor started for a job, which was planned before
         FOLDER, JOBS = Comparison(), load_jobs(OUT)
-    if DeploymentMethod.APPTAINER in workflow.deployment_settings.deployment_method:
+    if "apptainer" in DEPLOYMENTS:
         check_image(config["container"])
+        storage_copy = f"{snakemake_insides.find_storage_folder(workflow)}/copy.tar"
+        shown = [*SHARDS.values(), f"{OUT}/summary.json", storage_copy]
         os.environ.update(
-            describe_container(
-                [
-                    *SHARDS.values(),
-                    f"{OUT}/summary.json",
-                    f"{workflow.storage_settings.local_storage_prefix}/copy.tar",
-                ],
-                find_files(config),
-                config["gpu"] > 0,
-                os.environ,
-            )
+            describe_container(shown, find_files(config), config["gpu"] > 0, os.environ)
         )
 except TarquetError as error:
     raise WorkflowError(str(error))
 
 if FOLDER.strays:
     logger.warning(describe_strays(FOLDER.strays))
+<<<<<<< HEAD
 
 
 @cache
@@ -311,3 +328,5 @@ EMBED_COMMAND = """
         --threads {threads} \
         > {log:q} 2>&1
 """
+=======
+>>>>>>> main
