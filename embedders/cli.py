@@ -1,83 +1,22 @@
-"""The command line: `python -m embedders`. Options in, one call out; the only place that ends the process.
+"""The commands of `python -m embedders`: options in, one call out, and what it returned printed.
 
 Imports nothing heavy at the top: `--help` and a bad option answer at once, and torch comes only after the GPU is
 pinned.
 """
 
-import functools
 import json
 import logging
 import os
-import shutil
-import signal
 import sys
-import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import fields
 from pathlib import Path
 
 import click
 
 from embedders import __version__
-from embedders.errors import (
-    ConfigError,
-    EmbedderError,
-    GpuError,
-    ShardError,
-    TarquetError,
-    describe_error,
-    make_one_line,
-)
+from embedders.errors import ConfigError, EmbedderError, ShardError
 from embedders.gpu.device import pin_device
-from embedders.gpu.terms import Terms
-from embedders.job.failures import report_error
 from embedders.output.record import Addition, Record
-
-log = logging.getLogger("embedders")
-
-# SLURM and Docker end a job by SIGTERM; SIGUSR1 is what SLURM is often told to send some time before a limit.
-END_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
-
-
-class JsonValue(click.ParamType):
-    """An option that holds JSON, as the rule passes it on from config.yaml."""
-
-    name = "json"
-
-    def convert(self, value, param, ctx):
-        """Parse, or say which option is not JSON."""
-        if not isinstance(value, str):
-            return value
-        try:
-            return json.loads(value)
-        except ValueError as error:
-            self.fail(f"{value!r} is not JSON: {error}", param, ctx)
-
-
-# By the fields of `Terms`, which hold the defaults.
-TERMS_OPTIONS = {
-    "gpu_wait_timeout_s": (click.FloatRange(0), "Seconds to wait for a free GPU; 0 looks once."),
-    "gpu_max_used_mb": (click.IntRange(0), "A GPU with more memory in use is not free."),
-    "gpu_max_processes": (click.IntRange(0), "A GPU with more compute processes is not free."),
-    "jobs_per_gpu": (click.IntRange(1), "Jobs that share a GPU."),
-}
-
-
-def device_options(command: Callable) -> Callable:
-    """Add the options of `pin_device`, which the command gets as `device` and `terms`."""
-
-    @functools.wraps(command)
-    def take_terms(**options):
-        terms = Terms(**{field.name: options.pop(field.name) for field in fields(Terms)})
-        return command(terms=terms, **options)
-
-    for field in reversed(fields(Terms)):
-        kind, text = TERMS_OPTIONS[field.name]
-        name = f"--{field.name.replace('_', '-')}"
-        take_terms = click.option(name, type=kind, default=field.default, help=text)(take_terms)
-    devices = click.Choice(["auto", "gpu", "cpu"])
-    return click.option("--device", type=devices, default="auto", help="What to compute on.")(take_terms)
+from embedders.terminal import JsonValue, device_options, echo_marked, echo_verdict, errors_alone, one_line_errors
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
@@ -93,34 +32,6 @@ def main() -> None:
         datefmt="%Y-%m-%d %H:%M:%S",
     )
     logging.getLogger("timm").setLevel(logging.WARNING)  # it says twice what this log says once
-
-
-@contextmanager
-def one_line_errors() -> Iterator[None]:
-    """Turn an error that a user can mend into one line and exit code 1; a signal, into one and 128 + its number."""
-    # Each would otherwise end Python on the spot and leave a partial file.
-    for number in END_SIGNALS:
-        signal.signal(number, raise_interrupt)
-    try:
-        yield
-    except TarquetError as error:
-        report_error(str(error))
-        sys.exit(1)
-    except KeyboardInterrupt as interrupt:
-        number = interrupt.args[0] if interrupt.args else signal.SIGINT
-        report_error(f"stopped by {signal.Signals(number).name}; run it again")
-        sys.exit(128 + number)
-    except Exception as error:
-        traceback.print_exc()
-        report_error(f"{describe_error(error)}; please report this as a defect, with the lines above")
-        sys.exit(1)
-
-
-def raise_interrupt(number: int, _frame: object) -> None:
-    """Let a signal end the process as Ctrl-C does; unlike SystemExit, nobody catches that by accident."""
-    for ended_by in END_SIGNALS:  # SLURM sends SIGTERM twice, and the second would break off the clean-up
-        signal.signal(ended_by, signal.SIG_IGN)
-    raise KeyboardInterrupt(number)
 
 
 @main.command(short_help="Embed a shard, as the workflow does.")
@@ -231,27 +142,6 @@ def check(embedder, shards, embedder_args, id_col, as_json, device, terms) -> No
             raise EmbedderError(f"{report.wrong} of {len(report.findings)} findings are wrong; mend what they name")
 
 
-@contextmanager
-def errors_alone() -> Iterator[None]:
-    """Log nothing below an error while the block runs."""
-    level = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        log.setLevel(level)
-
-
-def echo_marked(mark: str, subject: str, message: str) -> None:
-    """Print a line with a mark that a terminal shows in colour, and wraps with an indent."""
-    indent, message = " " * 16, make_one_line(message)
-    if sys.stdout.isatty():
-        width = shutil.get_terminal_size().columns
-        message = click.wrap_text(message, width, subsequent_indent=indent, initial_indent=indent).lstrip()
-    color = {"wrong": "red", "ok": "green"}.get(mark)
-    click.echo(f"{click.style(f'{mark:7}', fg=color, bold=True)}{subject:9}{message}")
-
-
 @main.command(short_help="Compare outputs with their ledgers and shards.")
 @click.argument("files", nargs=-1, required=True, type=click.Path())
 @click.option("--shard", default=None, help="The shard, where it is not where it was; for one FILE.")
@@ -271,21 +161,11 @@ def verify(files, shard, ledger, sample, as_json, device, terms) -> None:
         if len(outputs) > 1 and (shard or ledger):
             raise ConfigError(f"--shard and --ledger go with one file; {len(outputs)} were given; name one")
         with pin_device(files[0], device, terms) as torch_device:
-            from embedders.checks.verify import find_shard, read_output, verify_output
+            from embedders.checks.verify import verify_file
 
             verdicts = []
             for file, its_ledger in outputs:
-                verdict: dict = {"file": file}
-                try:
-                    output = read_output(file, ledger or its_ledger)
-                    verdict |= {"rows": len(output.keys), "failed": len(output.failed_keys or [])}
-                    verdict["embedded_again"] = min(sample, len(output.keys))
-                    wrong = list(verify_output(output, find_shard(output, shard), sample, torch_device))
-                except GpuError:
-                    raise  # it says nothing about the file
-                except TarquetError as error:
-                    wrong = [str(error)]
-                verdicts.append(verdict | {"is_sound": not wrong, "wrong": wrong})
+                verdicts.append(verify_file(file, shard, ledger or its_ledger, sample, torch_device))
                 if not as_json:
                     echo_verdict(verdicts[-1])
         if as_json:
@@ -293,15 +173,6 @@ def verify(files, shard, ledger, sample, as_json, device, terms) -> None:
         unsound = sum(not verdict["is_sound"] for verdict in verdicts)
         if unsound:
             raise ShardError(f"{unsound} of {len(outputs)} files are not sound; expected none; make them again")
-
-
-def echo_verdict(verdict: dict) -> None:
-    """Print what `verify` says of one file."""
-    if verdict["is_sound"]:
-        counts = "{rows} rows, {failed} failed, {embedded_again} embedded again".format(**verdict)
-        click.echo(f"{click.style('sound', fg='green', bold=True)}: {verdict['file']}: {counts}")
-    for line in verdict["wrong"]:
-        click.echo(f"{click.style('wrong', fg='red', bold=True)}: {verdict['file']}: {make_one_line(line)}")
 
 
 @main.command(short_help="Score the vectors of an output, as the workflow does.")
@@ -356,7 +227,7 @@ def summarize(shards, output) -> None:
 
         folder = Path(shards).parent
         names, scores = read_run(folder)
-        summary = summarize_run(folder, names)
+        summary = summarize_run(folder, list(names))
         record = Record(folder)
         summary.strays = find_strays(folder, names, scores, record)
         summary.made_from = record.sign(names)

@@ -30,13 +30,14 @@ TOP = {
     "classifier": "contract",
     "testing": "checks",
     "cli": "cli",
+    "terminal": "cli",
     "__main__": "cli",
 }
 ONLY_IMPORTER = {
     "pyarrow.parquet": {"output.parquet", "output.writer"},
     "timm": {"builtin.timm_embedder"},
     "pynvml": {"gpu.nvml"},
-    "click": {"cli", "job.progress"},
+    "click": {"cli", "terminal", "job.progress"},
     "tarfile": {"reading.tar"},
     "bokeh": {"report.charts"},
     "sklearn": {"report.neighbours"},
@@ -46,6 +47,7 @@ LIGHT = {
     "__main__",
     "checks.outputs",
     "cli",
+    "terminal",
     "errors",
     "gpu.device",
     "gpu.lease",

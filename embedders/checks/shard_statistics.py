@@ -93,7 +93,7 @@ def _survey_sample(sample: Sample, survey: Survey, id_col: str) -> None:
     _, encoded = select_image(sample)
     survey.image_bytes.append(len(encoded))
     image = open_image(encoded)
-    survey.formats[image.format] += 1
+    survey.formats[image.format or "unknown"] += 1
     survey.sides.append(image.size)
     if len(survey.sides) <= DECODED_IMAGES:
         convert_to_rgb(image)

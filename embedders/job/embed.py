@@ -64,7 +64,7 @@ def embed_shard(
     """
     check_exists(str(tar_path))
     check_writable(Path(parquet_path))
-    job = ShardJob(str(tar_path), str(parquet_path), ledger_path and str(ledger_path))
+    job = ShardJob(str(tar_path), str(parquet_path), str(ledger_path) if ledger_path else None)
     ((_, ledger),) = embed_shards(embedder, [job], **options)
     return ledger
 

@@ -80,7 +80,7 @@ def _find_module(module: str, name: str, kind: str) -> tuple[list[Path], Path]:
         # Part by part: find_spec of the whole name would import the packages above the module.
         folders = spec and spec.submodule_search_locations
         spec = PathFinder.find_spec(".".join(parts[: depth + 1]), folders) if folders else None
-    if spec is None or not Path(spec.origin or "").is_file():
+    if spec is None or spec.origin is None or not Path(spec.origin).is_file():
         raise EmbedderError(f"{kind} class {module + ':' + name!r}: there is no module {module!r}; {EXPECTED}")
     origin = Path(spec.origin)
     if spec.submodule_search_locations is None:

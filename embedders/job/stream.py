@@ -109,10 +109,11 @@ class ShardReader:
         bad = np.zeros(len(keys), bool)
         for row, message in wrong.items():
             bad[row] = True
-            if keys[row] is None:
+            key = keys[row]
+            if key is None:
                 self.unnamed += 1
             else:
-                self.load.ledger.fail(FailedSample(keys[row], FailureKind.BAD_METADATA, message))
+                self.load.ledger.fail(FailedSample(key, FailureKind.BAD_METADATA, message))
         if torch.cuda.is_initialized() and isinstance(images, torch.Tensor) and images.device.type == "cpu":
             images = images.pin_memory()  # from there the GPU fetches it by itself, while it computes
         return Batch(images, keys, columns, bad)
@@ -136,7 +137,7 @@ def read_batches(
     """
     where = f"{tar_path}: {embedder.model_name}: load_dataset_shard"
     try:
-        batches = iter(load.run(embedder.load_dataset_shard, tar_path))
+        batches: Any = iter(load.run(embedder.load_dataset_shard, tar_path))
         with closing(batches) if hasattr(batches, "close") else nullcontext():
             while (pair := load.run(next, batches, _END)) is not _END:
                 images, metadata = pair
@@ -144,7 +145,7 @@ def read_batches(
                     raise TypeError(
                         f"its metadata is a {type(metadata).__name__}, not a list with one dict per image"
                     )
-                yield images, metadata
+                yield images, list(metadata)
                 del pair, images  # else they live on while the next ones are awaited
     except TarquetError:
         raise

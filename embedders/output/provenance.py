@@ -9,6 +9,7 @@ from typing import Any, Self
 SCHEMA_VERSION = 1
 
 
+@dataclass(frozen=True)
 class _Record:
     """A dataclass that is stored as a JSON object; `metadata={"key": ...}` where a field has another name there."""
 

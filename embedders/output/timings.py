@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from time import perf_counter
-from typing import TypeVar
+from typing import Any, TypeVar
 
 Item = TypeVar("Item")
 
@@ -70,7 +70,7 @@ class Timings:
         iterator = iter(items)
         while True:
             with self.time(spent_on):
-                item = next(iterator, _END)
+                item: Any = next(iterator, _END)
             if item is _END:
                 return
             yield item

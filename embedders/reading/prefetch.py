@@ -6,9 +6,9 @@ what was raised in a worker.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -18,7 +18,7 @@ ITEMS_PER_TASK = 8
 _END = object()
 
 
-def prefetch(streams: Iterable[Iterable[Item]], depth: int) -> Iterator[Iterator[Item]]:
+def prefetch(streams: Iterable[Iterable[Item]], depth: int) -> Generator[Iterator[Item], None, None]:
     """Draw several streams one after the other on a thread of their own, at most `depth` items ahead of the consumer.
 
     The thread goes on into the next stream while the consumer still works on the items of the one before.
@@ -36,8 +36,8 @@ def prefetch(streams: Iterable[Iterable[Item]], depth: int) -> Iterator[Iterator
     pending: deque[Future] = deque()
     is_over = False  # the consumer has seen the end of its stream
 
-    def draw() -> Item:
-        item = _END
+    def draw() -> Any:  # an item, or _END
+        item: Any = _END
         try:
             item = next(todo[0], _END) if todo else _END
         finally:

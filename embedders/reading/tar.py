@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 from embedders.errors import ShardError
 from embedders.output.failed import FailureKind
@@ -184,7 +184,7 @@ def open_tar(tar_path: str) -> BinaryIO:
         # By content, not by name: files are renamed more often than they are recompressed.
         with Path(tar_path).open("rb") as stream:
             is_gzip = stream.read(2) == b"\x1f\x8b"
-        return gzip.open(tar_path) if is_gzip else Path(tar_path).open("rb")
+        return cast(BinaryIO, gzip.open(tar_path)) if is_gzip else Path(tar_path).open("rb")
     except OSError as error:
         raise ShardError(f"{tar_path!r}: cannot be read ({error.strerror}); expected a .tar file") from error
 

@@ -74,9 +74,9 @@ def write_report(folder: str | Path, path: str | Path) -> None:
     """
     tar_paths = read_shards(Path(folder))
     run = read_run(Path(folder), list(tar_paths))
-    if not run.shards:
+    if run.first is None:
         raise ConfigError(f"{str(folder)!r}: none of its {len(tar_paths)} shards is finished; run snakemake first")
-    page = describe_run(Path(folder), run, tar_paths)
+    page = describe_run(Path(folder), run, run.first, tar_paths)
     # What comes from the tars is strangers' text: all of it is escaped, in the JSON of the charts too (`tojson`).
     templates = jinja2.Environment(loader=jinja2.PackageLoader("embedders.report", "."), autoescape=True)
     templates.policies["json.dumps_kwargs"] = {}  # else it sorts the keys, and Bokeh goes by their order
@@ -162,10 +162,10 @@ def choose_rows(vectors: np.ndarray) -> Choice:
     return replace(choice, points=sorted({*order[:MAP_POINTS], *choice.notes}))
 
 
-def describe_run(folder: Path, run: Run, tar_paths: Mapping[str, str]) -> dict[str, Any]:
+def describe_run(folder: Path, run: Run, first: VectorFile, tar_paths: Mapping[str, str]) -> dict[str, Any]:
     """Gather what the page shows."""
     rows = {shard["name"]: shard["rows"] for shard in run.shards}
-    everything = sample_vectors(folder / "embeddings", rows, run.first.dimension)
+    everything = sample_vectors(folder / "embeddings", rows, first.dimension)
     checks = check_vectors(everything.vectors)
     sample = everything.choose(find_sound(everything.vectors))
     vectors = scale_to_length_1(sample.vectors)
@@ -192,7 +192,7 @@ def describe_run(folder: Path, run: Run, tar_paths: Mapping[str, str]) -> dict[s
     return {
         "folder": str(folder),
         "run": run,
-        "arguments": json.dumps(run.first.provenance.embedder.args),
+        "arguments": json.dumps(first.provenance.embedder.args),
         "findings": sorted(findings, key=lambda finding: LEVELS.index(finding.level)),
         "checks": checks,
         "choice": choice,

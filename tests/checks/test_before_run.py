@@ -47,6 +47,7 @@ def test_the_same_for_a_program(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_a_terminal_gets_colours_unless_it_wants_none(tmp_path):
     make_shard(tmp_path / "s.tar", 2)
     command = f"{sys.executable} -m embedders check {MEAN_COLOR} --shard {tmp_path}/s.tar --device cpu"

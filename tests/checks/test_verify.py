@@ -162,6 +162,7 @@ def test_a_sound_output_is_called_sound(folder, dtype):
     assert said == f"sound: {folder}/s.parquet: 3 rows, 2 failed, 3 embedded again\n"
 
 
+@pytest.mark.slow
 def test_it_runs_as_a_process_and_takes_several_files(folder):
     shutil.copy(folder / "s.tar", folder / "t.tar")
     job = run_cli("verify", embed(folder), embed(folder, shard="t"), "--sample", 4, "--device", "cpu")
@@ -381,6 +382,7 @@ def test_a_flipped_byte_in_the_pages_is_found_without_embedding_again(folder):
     assert found > 40
 
 
+@pytest.mark.slow
 def test_a_program_gets_the_verdicts_as_json(tmp_path):
     make_shard(tmp_path / "s.tar", 3)
     assert run_cli("embed", tmp_path / "s.tar", tmp_path / "o.parquet", "--embedder", MEAN_COLOR).returncode == 0

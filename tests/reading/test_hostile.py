@@ -499,6 +499,7 @@ def run(tmp_path_factory):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_of_a_hostile_shard_comes_what_the_table_says(run, case):
     expected, found = CASES[case][1], run["found"][case]["strict"]
@@ -560,6 +561,7 @@ def test_no_log_line_holds_what_a_terminal_obeys(run):
     assert not [line for line in run["log"].splitlines() if "Traceback" in line]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["weights.pth", "weights.safetensors", "weights.tar"])
 def test_a_checkpoint_that_is_a_malicious_pickle_is_refused_and_never_run(tmp_path, name):
     (tmp_path / name).write_bytes(pickle.dumps({"state_dict": Touch(tmp_path / "pwned")}))
