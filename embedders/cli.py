@@ -190,7 +190,7 @@ def inspect(file) -> None:
         click.echo(json.dumps(inspect_file(file), indent=2))
 
 
-@main.command(short_help="Try an embedder on a few images of a shard.")
+@main.command(short_help="Try an embedder on a few images of a shard.", context_settings={"allow_extra_args": True})
 @click.argument("embedder")
 @click.option("--shard", "shards", required=True, help="A shard, or a pattern as in config.yaml; the first is tried.")
 @click.option("--embedder-args", type=JsonValue(), default="{}", help="Arguments of the class, as JSON.")
@@ -203,10 +203,15 @@ def check(embedder, shards, embedder_args, id_col, as_json, device, terms) -> No
     Example: python -m embedders check my_embedder.py:MyEmbedder --shard 'data/*.tar'
     """
     with one_line_errors():
-        from embedders.planning.config import find_shards
+        from embedders.planning.shards import find_shards
         from embedders.reading.remote import is_remote
         from embedders.reading.samples import check_exists
 
+        if words := click.get_current_context().args:
+            raise ConfigError(
+                f"--shard: expected one shard or pattern, and {len(words)} more words follow, as "
+                f"{words[0]!r}; quote a pattern, so that the shell does not expand it: --shard 'data/*.tar'"
+            )
         paths = list(find_shards(shards).values())
         for address in filter(is_remote, paths):
             check_exists(address)
@@ -255,24 +260,24 @@ def echo_marked(mark: str, subject: str, message: str) -> None:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per file, in a list.")
 @device_options
 def verify(files, shard, ledger, sample, as_json, device, terms) -> None:
-    """Compare FILES, outputs of `embed`, with their ledgers and shards, and embed random rows again.
+    """Compare FILES, outputs of `embed` or folders of runs, with ledgers and shards, and embed random rows again.
 
-    Example: python -m embedders verify results/embeddings/*.parquet --sample 8
+    Example: python -m embedders verify results --sample 8
     """
     with one_line_errors():
-        if len(files) > 1 and (shard or ledger):
-            raise ConfigError(f"--shard and --ledger go with one file; {len(files)} were given; name one")
-        for file in files:
-            if not Path(file).is_file():  # before it waits for a GPU
-                raise ConfigError(f"{file!r}: there is no such file; expected an output of `embed`; check the path")
+        from embedders.checks.outputs import find_outputs
+
+        outputs = [output for file in files for output in find_outputs(file)]  # before it waits for a GPU
+        if len(outputs) > 1 and (shard or ledger):
+            raise ConfigError(f"--shard and --ledger go with one file; {len(outputs)} were given; name one")
         with pin_device(files[0], device, terms) as torch_device:
             from embedders.checks.verify import find_shard, read_output, verify_output
 
             verdicts = []
-            for file in files:
-                verdict = {"file": file}
+            for file, its_ledger in outputs:
+                verdict: dict = {"file": file}
                 try:
-                    output = read_output(file, ledger)
+                    output = read_output(file, ledger or its_ledger)
                     verdict |= {"rows": len(output.keys), "failed": len(output.failed_keys or [])}
                     verdict["embedded_again"] = min(sample, len(output.keys))
                     wrong = list(verify_output(output, find_shard(output, shard), sample, torch_device))
@@ -287,7 +292,7 @@ def verify(files, shard, ledger, sample, as_json, device, terms) -> None:
             click.echo(json.dumps(verdicts, indent=2))
         unsound = sum(not verdict["is_sound"] for verdict in verdicts)
         if unsound:
-            raise ShardError(f"{unsound} of {len(files)} files are not sound; expected none; make them again")
+            raise ShardError(f"{unsound} of {len(outputs)} files are not sound; expected none; make them again")
 
 
 def echo_verdict(verdict: dict) -> None:
@@ -318,7 +323,7 @@ def score(embeddings, output, classifier, classifier_args, record, recipe, threa
         from embedders.output.files import check_writable
 
         if not Path(embeddings).is_file():
-            raise ConfigError(f"{embeddings!r}: there is no such file; expected an output of `embed`; check the path")
+            raise ConfigError(f"{embeddings!r} is no file; expected an output of `embed`; check the path")
         split_class_path(classifier, "classifier")
         if not isinstance(classifier_args, dict):
             raise ConfigError(f"classifier args {classifier_args!r}: expected an object, as {{}}")

@@ -44,6 +44,7 @@ ONLY_IMPORTER = {
 # The Snakefile imports these, and `--help` and a bad option must answer at once: no torch at the top of the file.
 LIGHT = {
     "__main__",
+    "checks.outputs",
     "cli",
     "errors",
     "gpu.device",
@@ -69,6 +70,8 @@ LIGHT = {
     "planning.progress",
     "planning.recipes",
     "planning.running",
+    "planning.shard_names",
+    "planning.shards",
     "reading.remote",
     "reading.samples",
     "reading.tar",

@@ -3,6 +3,7 @@
 It is kept in the output folder, for the processes that an executor starts for single jobs.
 """
 
+import hashlib
 import json
 import secrets
 import shutil
@@ -14,7 +15,7 @@ from pathlib import Path
 from embedders.errors import OutputError
 from embedders.output.files import write_whole
 from embedders.output.record import RECORD
-from embedders.planning.config import group_shards
+from embedders.planning.shards import group_shards
 from embedders.reading.remote import is_remote
 
 
@@ -43,6 +44,10 @@ class Jobs:
         Snakemake removes the outputs that it knows of a job that fails, so it does not know those of several shards.
         """
         return f"{folder}/{RECORD}/jobs/{self.run}/{job}" if self.is_grouped else f"{folder}/embeddings/{job}.parquet"
+
+    def name_part(self, job: str) -> str:
+        """Return the name of a job's part of the record, which is short, however long that of the job is."""
+        return f"{hashlib.sha256(job.encode()).hexdigest()[:16]}-{self.run}"
 
     def save(self, folder: str | Path) -> None:
         """Keep them in the record of a folder, in place of those of an earlier run."""

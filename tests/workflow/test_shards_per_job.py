@@ -12,7 +12,7 @@ import pytest
 import yaml
 from support.tools import MEAN_COLOR, ROOT, clean_environment, make_image, make_shard, make_tar, run_cli
 
-from embedders.planning.config import MIN_JOBS, group_shards
+from embedders.planning.shards import MIN_JOBS, group_shards
 
 SLOW = """
 import time
