@@ -52,6 +52,7 @@ def main() -> None:
 @click.option("--part", default=None, help="Name of this job's part of the record: what is in it was embedded.")
 @click.option("--id-col", default="__key__", help="Metadata field that identifies a sample.")
 @click.option("--metadata-columns", type=JsonValue(), default="[]", help="Fields to carry, as JSON; or '\"all\"'.")
+@click.option("--image-suffix", default="", help="Suffix of the images, where a sample has several: jpg.")
 @click.option("--embedding-dtype", type=click.Choice(["float32", "float16"]), default="float32")
 @click.option("--max-failed-fraction", type=click.FloatRange(0, 1), default=0.1)
 @click.option("--accept-damaged-shards", is_flag=True, help="Embed what is whole of a damaged tar.")
@@ -94,9 +95,11 @@ def gpus(as_json) -> None:
 @click.option("--shard", "shards", required=True, help="A shard, or a pattern as in config.yaml; the first is tried.")
 @click.option("--embedder-args", type=JsonValue(), default="{}", help="Arguments of the class, as JSON.")
 @click.option("--id-col", default="__key__", help="Metadata field that identifies a sample.")
+@click.option("--metadata-columns", type=JsonValue(), default="[]", help="Fields to carry, as JSON; or '\"all\"'.")
+@click.option("--image-suffix", default="", help="Suffix of the images, where a sample has several: jpg.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 @device_options
-def check(embedder, shards, embedder_args, id_col, as_json, device, terms) -> None:
+def check(embedder, shards, embedder_args, id_col, metadata_columns, image_suffix, as_json, device, terms) -> None:
     """Try EMBEDDER, "path/to/file.py:Class", on a few images: is it sound, and how long will all the shards take?
 
     Example: python -m embedders check my_embedder.py:MyEmbedder --shard 'data/*.tar'
@@ -118,7 +121,8 @@ def check(embedder, shards, embedder_args, id_col, as_json, device, terms) -> No
             from embedders.checks.before_run import check_before_run
 
             with errors_alone():  # the rest, the findings say
-                report = check_before_run(embedder, embedder_args, paths, torch_device, id_col)
+                columns = (id_col, metadata_columns, image_suffix)
+                report = check_before_run(embedder, embedder_args, paths, torch_device, *columns)
         if as_json:
             click.echo(json.dumps(report.as_json(), indent=2))
         else:

@@ -39,7 +39,7 @@ ONLY_IMPORTER = {
     "timm": {"builtin.timm_embedder"},
     "pynvml": {"gpu.nvml"},
     "click": {"cli", "cli_results", "terminal", "job.progress"},
-    "tarfile": {"reading.tar"},
+    "tarfile": {"reading.headers"},
     "bokeh": {"report.charts"},
     "sklearn": {"report.neighbours"},
 }
@@ -76,6 +76,9 @@ LIGHT = {
     "planning.running",
     "planning.shard_names",
     "planning.shards",
+    "reading.headers",
+    "reading.metadata",
+    "reading.no_tar",
     "reading.remote",
     "reading.samples",
     "reading.tar",

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from embedders.base import ImageEmbedder
+from embedders.base import ImageEmbedder, uses_default_loader
 from embedders.errors import GpuError, ShardError, TarquetError
 from embedders.job.locate import build_embedder
 from embedders.job.model import Model
@@ -107,7 +107,7 @@ def _compare_vectors(output: Output, keys: list[str], tar_path: str, sample_size
         yield f"the weights of {said.model_name} are not those that it was made with"
     rows = {key: row for row, key in enumerate(keys)}
     chosen = random.sample(sorted(rows), min(sample_size, len(rows)))
-    vectors = dict(embed_chosen(embedder, model, tar_path, output.provenance.id_col, chosen)) if chosen else {}
+    vectors = dict(embed_chosen(embedder, model, tar_path, output.provenance, chosen)) if chosen else {}
     limit = MIN_COSINE[output.provenance.embedding_dtype]
     if said.device != "cpu" or device != "cpu":
         limit = MIN_COSINE_OTHER_DEVICE
@@ -124,12 +124,14 @@ def _compare_vectors(output: Output, keys: list[str], tar_path: str, sample_size
 
 
 def embed_chosen(
-    embedder: ImageEmbedder, model: Model, tar_path: str, id_col: str, keys: list[str]
+    embedder: ImageEmbedder, model: Model, tar_path: str, provenance: Provenance, keys: list[str]
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Embed the samples of these keys again; a loader of the user's own reads the whole shard for it."""
+    columns = Columns(provenance.id_col)
+    fields = columns.needed if uses_default_loader(embedder) else None
     chosen = set(keys)
-    load = ShardLoad(Ledger(tar_path), accept_damage=True, only=chosen)
-    for batch in ShardReader(embedder, ShardJob(tar_path, ""), Columns(id_col), load, model.device).read():
+    load = ShardLoad(Ledger(tar_path), True, chosen, fields, provenance.image_suffix)
+    for batch in ShardReader(embedder, ShardJob(tar_path, ""), columns, load, model.device).read():
         for key, vector in zip(batch.keys, model.embed(batch.images, batch.keys, tar_path), strict=True):
             if key in chosen:
                 yield key, vector

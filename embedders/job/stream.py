@@ -21,7 +21,8 @@ from embedders.output.columns import Columns, read_key
 from embedders.output.failed import FailedSample, FailureKind, SampleError
 from embedders.output.ledger import Ledger
 from embedders.reading.loader import ShardLoad
-from embedders.reading.samples import check_exists, read_metadata, read_samples
+from embedders.reading.metadata import list_suffixes, read_metadata
+from embedders.reading.samples import check_exists, read_samples
 
 _END = object()
 
@@ -163,16 +164,15 @@ def count_samples(tar_path: str, id_col: str, ledger: Ledger, accept_damage: boo
     Returns:
         Key by id, for loaders whose metadata has no `__key__`; the keys of samples that have no id.
     """
-    needs_json = id_col != "__key__"
+    fields = Columns(id_col).needed
+    suffixes = list_suffixes(fields)
     ids, without_id = {}, set()
-    samples = read_samples(
-        tar_path, accept_damage=accept_damage, wants=lambda name: needs_json and name.lower().endswith(".json")
-    )
+    samples = read_samples(tar_path, accept_damage=accept_damage, wants=lambda name: name.lower().endswith(suffixes))
     for sample in samples:
-        ledger.open(sample.key)
-        if needs_json and sample.problem is None:
+        ledger.open(sample.account)
+        if fields and sample.problem is None:
             try:
-                sample_id = read_metadata(sample).get(id_col)
+                sample_id = read_metadata(sample, fields).get(id_col)
             except SampleError:
                 continue  # its id stays unknown; if the loader yields it, the loader could read it
             if sample_id is None:

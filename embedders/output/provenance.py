@@ -104,6 +104,7 @@ class Provenance(_Record):
         id_col: The metadata field that identifies a sample.
         shard: The shard.
         ledger: Path of the ledger, where there is one.
+        image_suffix: The suffix of the images, where one was chosen of several.
         is_retry: Whether only chosen samples were embedded.
         samples: Samples of the tar; equals `embedded` and all of `failed`.
         embedded: Rows of the file.
@@ -124,6 +125,7 @@ class Provenance(_Record):
     )
     max_batch_size: int | None = None
     ledger: str | None = None
+    image_suffix: str = ""
     is_retry: bool = False
     null_columns: list[str] = field(default_factory=list)
     schema_version: int = SCHEMA_VERSION

@@ -24,7 +24,7 @@ class Jobs:
     """The jobs of a run that embed.
 
     Attributes:
-        is_grouped: Whether jobs take several shards. Then there are jobs only for shards that are to be embedded.
+        is_grouped: Whether jobs take several shards.
         run: Tells this run from others.
         shards: Names of the shards by job; a job is named after its first shard, with the number of further ones.
     """
@@ -67,13 +67,11 @@ def plan_jobs(jobs: Jobs, shards: Mapping[str, str], unfinished: Collection[str]
     Args:
         jobs: The jobs.
         shards: Path by name.
-        unfinished: Names of those that are to be embedded.
+        unfinished: Names of those that are to be embedded. Whether one that has an address must be, Snakemake knows.
         shards_per_job: As in the configuration.
     """
-    if not jobs.is_grouped:
-        jobs.shards = {shard: [shard] for shard in shards}
-        return
-    groups = _group({shard: shards[shard] for shard in shards if shard in unfinished}, shards_per_job)
+    todo = {shard: path for shard, path in shards.items() if shard in unfinished or is_remote(path)}
+    groups = _group(todo, shards_per_job) if jobs.is_grouped else [[shard] for shard in todo]
     jobs.shards = {group[0] + (f"+{len(group) - 1}" if len(group) > 1 else ""): group for group in groups}
 
 

@@ -14,7 +14,8 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 # To hand an item to a thread costs as much as to decode a thumbnail, and only one thread at a time can do either.
-ITEMS_PER_TASK = 8
+# More than the least go together where each thread still has two tasks of what is read ahead.
+MIN_ITEMS_PER_TASK, MAX_ITEMS_PER_TASK = 8, 32
 _END = object()
 
 
@@ -91,7 +92,7 @@ def _close(stream: Iterator) -> None:
 
 
 def map_ordered(
-    function: Callable[[Item], Result],
+    function: Callable[[list[Item]], list[Result]],
     items: Iterable[Item],
     threads: int,
     ahead: int,
@@ -103,14 +104,16 @@ def map_ordered(
     """Apply `function` to `items` on `threads` threads, each of which begins with `initializer`.
 
     At most about `ahead` results wait for the consumer, and no more than come from items of `max_weight` together.
-    Light items go to a thread several at a time, until they weigh `task_weight`.
+    `function` takes a list and returns one result for each item: light items go to a thread several at a time, until
+    they weigh `task_weight`.
     """
     pool = ThreadPoolExecutor(threads, thread_name_prefix="decode", initializer=initializer)
     pending: deque[tuple[Future[list[Result]], int, int]] = deque()
+    most = min(MAX_ITEMS_PER_TASK, max(MIN_ITEMS_PER_TASK, ahead // (2 * threads)))
     try:
         number = total = 0
-        for task, weight in group_items(items, weigh, task_weight):
-            pending.append((pool.submit(_apply, function, task), len(task), weight))
+        for task, weight in group_items(items, weigh, task_weight, most):
+            pending.append((pool.submit(function, task), len(task), weight))
             number, total = number + len(task), total + weight
             while number > ahead or total > max_weight:
                 future, length, weight = pending.popleft()
@@ -122,18 +125,16 @@ def map_ordered(
         pool.shutdown(cancel_futures=True)
 
 
-def group_items(items: Iterable[Item], weigh: Callable[[Item], int], full: int) -> Iterator[tuple[list[Item], int]]:
-    """Put items together until they weigh `full` or are `ITEMS_PER_TASK`, and give them with their weight."""
+def group_items(
+    items: Iterable[Item], weigh: Callable[[Item], int], full: int, most: int
+) -> Iterator[tuple[list[Item], int]]:
+    """Put items together until they weigh `full` or are `most`, and yield them with their weight."""
     task, total = [], 0
     for item in items:
         task.append(item)
         total += weigh(item)
-        if total >= full or len(task) == ITEMS_PER_TASK:
+        if total >= full or len(task) == most:
             yield task, total
             task, total = [], 0
     if task:
         yield task, total
-
-
-def _apply(function: Callable[[Item], Result], task: list[Item]) -> list[Result]:
-    return [function(item) for item in task]

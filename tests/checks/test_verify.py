@@ -114,7 +114,8 @@ def test_inspect_shows_all_that_made_the_vectors(folder):
     assert said == {
         "file": f"{folder}/s.parquet", "rows": 3, "dimension": 5, "vectors": said["vectors"], "schema_version": 1,
         "vector_column": "image_embedding", "classifiers": [],
-        "max_batch_size": None, "embedding_dtype": "float32", "id_col": "__key__", "ledger": f"{folder}/s.ledger",
+        "max_batch_size": None, "embedding_dtype": "float32", "id_col": "__key__", "image_suffix": "",
+        "ledger": f"{folder}/s.ledger",
         "shard": {"path": f"{folder}/s.tar", "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()},
         "null_columns": [],
         "is_retry": False, "samples": 5, "embedded": 3, "failed": {"undecodable": 1, "bad_name": 1},

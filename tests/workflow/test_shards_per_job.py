@@ -90,7 +90,7 @@ def test_a_bad_shard_does_not_fail_its_neighbours_and_a_changed_one_runs_alone(t
     process = run()
     output = finish(process)
     assert process.returncode != 0
-    assert "ERROR failed: data/1.tar: 1 of 1 samples failed" in output
+    assert "failed: data/1.tar: 1 of 1 samples failed" in output
     (line,) = re.findall(r"^failed: .*", output, re.MULTILINE)
     assert line.startswith("failed: data/1.tar: 1 of 1 samples failed")
     assert line.endswith(" (log: results/logs/embed/0+2.log)")

@@ -17,13 +17,12 @@ def plan_embedding():
 
 
 def list_embedded(wildcards):
-    """Name what each job leaves, for the summary; of a shard that has lost only its ledger, that."""
+    """Name what each job leaves, for the summary; of a shard whose vectors are there, the ledger."""
     plan_embedding()
     for job in JOBS.shards:
-        if not JOBS.is_grouped and f"ledger/{job}" not in FOLDER.there:
-            yield f"{OUT}/ledger/{job}.parquet"
-        else:
-            yield JOBS.name_output(OUT, job)
+        output = JOBS.name_output(OUT, job)
+        is_there = not JOBS.is_grouped and os.path.exists(output)
+        yield f"{OUT}/ledger/{job}.parquet" if is_there else output
 
 
 @cache
