@@ -110,7 +110,7 @@ def describe_run(folder: Path, run: Run, first: VectorFile, tar_paths: Mapping[s
     sample = everything.choose(find_sound(everything.vectors))
     vectors = scale_to_length_1(sample.vectors)
     choice = choose_rows(vectors)
-    thumbnails = Thumbnails(tar_paths, run.first.provenance.image_suffix)
+    thumbnails = Thumbnails(tar_paths, first.provenance.image_suffix)
     thumbnails.read(size_pictures(sample, choice, run))
 
     sampled_shards = sorted({name.shard for name in everything.names})

@@ -29,16 +29,18 @@ class Thumbnails:
 
     Args:
         tar_paths: Path of each shard by name.
+        image_suffix: Suffix of the images, where a sample has several.
 
     Attributes:
         lost_shards: Names of the shards that could not be read.
         is_full: Whether some small pictures were left out for want of room.
     """
 
-    def __init__(self, tar_paths: Mapping[str, str]):
+    def __init__(self, tar_paths: Mapping[str, str], image_suffix: str = ""):
         self.lost_shards: list[str] = []
         self.is_full = False
         self._tar_paths = tar_paths
+        self._image_suffix = image_suffix
         self._addresses: dict[SampleName, str] = {}
         self._total_bytes = 0
 
@@ -79,7 +81,7 @@ class Thumbnails:
         if self._total_bytes > MAX_TOTAL_BYTES and side <= SMALL_SIDE:
             self.is_full = True
             return
-        address = draw_sample(sample, side)
+        address = draw_sample(sample, side, self._image_suffix)
         if address is not None:
             self._total_bytes += len(address)
             self._addresses[wanted] = address
