@@ -131,7 +131,7 @@ def check(embedder, shards, embedder_args, id_col, metadata_columns, image_suffi
             if report.estimate:
                 echo_marked("", "all", report.describe_estimate())
         if report.wrong:
-            raise EmbedderError(f"{report.wrong} of {len(report.findings)} findings are wrong; mend what they name")
+            raise EmbedderError(f"{report.wrong} of {len(report.findings)} findings are wrong; fix what they name")
 
 
 @main.command(short_help="Score the vectors of an output, as the workflow does.")

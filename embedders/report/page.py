@@ -28,7 +28,7 @@ from embedders.report.findings import (
     judge_run,
     judge_vectors,
 )
-from embedders.report.neighbours import draw_map, find_closest_pairs, find_nearest, find_outliers, scale_to_length_1
+from embedders.report.neighbours import draw_map, find_closest_pairs, find_nearest, find_outliers, normalize
 from embedders.report.run import Run, read_run, read_shards
 from embedders.report.subset import SampleName, VectorSample, sample_vectors
 from embedders.report.thumbnails import LARGE_SIDE, SMALL_SIDE, Thumbnails
@@ -87,7 +87,7 @@ class Choice:
 
 
 def choose_rows(vectors: np.ndarray) -> Choice:
-    """Choose what to show of vectors of length 1; the same rows for the same vectors."""
+    """Choose what to show of vectors of norm 1; the same rows for the same vectors."""
     near, cosines = find_nearest(vectors)
     order = np.random.default_rng(0).permutation(len(vectors)).tolist()
     choice = Choice(
@@ -108,7 +108,7 @@ def describe_run(folder: Path, run: Run, first: VectorFile, tar_paths: Mapping[s
     everything = sample_vectors(folder / "embeddings", rows, first.dimension)
     checks = check_vectors(everything.vectors)
     sample = everything.choose(find_sound(everything.vectors))
-    vectors = scale_to_length_1(sample.vectors)
+    vectors = normalize(sample.vectors)
     choice = choose_rows(vectors)
     thumbnails = Thumbnails(tar_paths, first.provenance.image_suffix)
     thumbnails.read(size_pictures(sample, choice, run))
@@ -165,8 +165,8 @@ def draw_charts(shards: list[dict], checks: VectorChecks, nearest: np.ndarray) -
         ]
         names, speeds = [shard["name"] for shard in shards], [shard["speed"] for shard in shards]
         charts["speed"] = draw_bars(names, speeds, notes, "images/s")
-    if not checks.have_one_length:
-        charts["lengths"] = draw_histogram(checks.lengths, "length")
+    if not checks.have_one_norm:
+        charts["norms"] = draw_histogram(checks.norms, "norm")
     if len(nearest):
         charts["nearest"] = draw_histogram(nearest, "cosine to the nearest neighbour")
     return charts
@@ -177,8 +177,8 @@ def describe_time(seconds: Mapping[str, float]) -> dict[str, Any]:
     parts = split_seconds(seconds)
     total = sum(parts.values())
     shares = [(phrase, spent, spent / total) for phrase, spent in parts.items()] if total else []
-    beside = {name: seconds[name] for name in ("reading", "decoding") if name in seconds}
-    return {"total": total, "shares": shares, "beside": describe_seconds(beside)}
+    meanwhile = {name: seconds[name] for name in ("reading", "decoding") if name in seconds}
+    return {"total": total, "shares": shares, "meanwhile": describe_seconds(meanwhile)}
 
 
 def gather_scores(folder: Path, shards: list[str], strays: Collection[str]) -> dict[str, np.ndarray]:

@@ -304,7 +304,7 @@ ALTERED = {
         lambda folder: rewrite(
             folder / "s.parquet", change_vectors(lambda vectors: vectors * np.array([[1], [1], [2]], "f"))
         ),
-        "sample '2': cosine 1.00000 between its vector and a new one, ratio of their lengths 0.50000",
+        "sample '2': cosine 1.00000 between its vector and a new one, ratio of their norms 0.50000",
     ),
     "a vector of NaN": (lambda folder: rewrite(folder / "s.parquet", put(1, np.nan)), "sample '1': cosine nan"),
     "a vector of zeros": (lambda folder: rewrite(folder / "s.parquet", put(1, 0)), "sample '1': cosine 0.0"),
