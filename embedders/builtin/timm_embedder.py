@@ -14,9 +14,9 @@ from torch.nn.functional import interpolate
 
 from embedders.base import ImageEmbedder
 from embedders.errors import EmbedderError
-from embedders.reading.images import ImageError, convert_to_rgb, open_image
+from embedders.reading import jpeg
+from embedders.reading.images import ImageError, decode_image
 from embedders.reading.light_torch import leave_out_compiler
-from embedders.reading.pixels import decode_to_tensor, find_jpeg_size
 
 with leave_out_compiler():
     import timm
@@ -128,13 +128,13 @@ class TimmImageEmbedder(ImageEmbedder):
         The common JPEG takes a third of the time of timm's own transform, and differs from it by 2 of 255 at most.
         Everything else is left to timm's own.
         """
-        size = self._short_side and find_jpeg_size(encoded)
+        size = self._short_side and jpeg.find_size(encoded)
         if size and size[1] <= _MAX_HEIGHT_BY_WIDTH * size[0]:
             self._check_growth(size)
-            return self._resize_tensor(decode_to_tensor(encoded))
-        image = open_image(encoded)
-        self._check_growth(image.size)
-        return torch.as_tensor(self._transform(convert_to_rgb(image, self.background)))
+            pixels = jpeg.decode(encoded)
+            if pixels is not None:
+                return self._resize_tensor(torch.from_numpy(pixels).permute(2, 0, 1))
+        return torch.as_tensor(self._transform(decode_image(encoded, self.background, self._check_growth)))
 
     def convert_state_dict(self, state_dict: dict, model: torch.nn.Module) -> dict:
         """Rename the keys of a checkpoint to those of timm's model; the hook for weights of another origin."""

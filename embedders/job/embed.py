@@ -188,6 +188,7 @@ def write_shard(
             "samples": ledger.seen,
             "embedded": ledger.embedded,
             "failed": ledger.count_kinds(),
+            "remarks": dict(sorted(ledger.remarks.items())),
         }
         with timings.time("writing"):
             writer.close(model.dimension or model.probe_dimension(job.tar_path), provenance)
@@ -198,7 +199,8 @@ def write_shard(
                 write_ledger(ledger_file, ledger.failed, provenance | {"seconds": timings.round()})
     total_s = perf_counter() - start
     log.info(
-        f"{job.tar_path}: {ledger.seen} samples, {ledger.embedded} embedded, {len(ledger.failed)} failed "
+        f"{job.tar_path}: {ledger.seen} samples, {ledger.embedded} embedded, {len(ledger.failed)} failed"
+        f"{''.join(f', {count} {kind}' for kind, count in sorted(ledger.remarks.items()))} "
         f"in {total_s:.1f} s ({ledger.embedded / total_s:.0f} images/s) on {model.device}: "
         f"{describe_seconds(timings.seconds)}"
     )

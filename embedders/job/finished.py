@@ -36,7 +36,7 @@ class FinishedShards:
     def __init__(self, folder: str | Path, class_path: str, args: Mapping[str, Any], **options: Any):
         self.folder = Path(folder)
         self._recipe = [class_path, args, fingerprint_sources(class_path, args), options]
-        self._versions = [__version__, *map(_find_version, ("torch", "torchvision", "timm"))]
+        self._versions = [__version__, *map(_find_version, ("torch", "simplejpeg", "torchvision", "timm"))]
 
     def keep(self, job: ShardJob) -> None:
         """Give the outputs of a shard their second names, and drop those of an earlier recipe."""

@@ -33,7 +33,8 @@ def describe_embedder(embedder: ImageEmbedder, weights: str | None, device: str)
     versions = {"tarquet": __version__, "python": platform.python_version()}
     # Pillow, because 13 resizes tall images otherwise than 12.
     versions |= {"torch": torch.__version__, "pillow": PIL.__version__}
-    versions |= {name: sys.modules[name].__version__ for name in ("torchvision", "timm") if name in sys.modules}
+    loaded = {name: sys.modules.get(name) for name in ("simplejpeg", "torchvision", "timm")}
+    versions |= {name: module.__version__ for name, module in loaded.items() if module}
     return {
         **recipe,
         "model_name": embedder.model_name,

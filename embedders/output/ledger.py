@@ -59,6 +59,7 @@ class Ledger:
         is_counted: Whether the accounts of all the samples are open before the loader starts.
         offset: How far the default loader has come in the uncompressed tar, in bytes.
         timings: Where the time went.
+        remarks: Number of samples of which something was said although they were embedded, by kind of remark.
     """
 
     def __init__(self, shard: str, accept_damage: bool = False, only: Collection[str] | None = None):
@@ -71,6 +72,7 @@ class Ledger:
         self.is_counted = False
         self.offset = 0
         self.timings = Timings()
+        self.remarks: Counter[str] = Counter()
         self._open: dict[str, int] = {}
         self._held_bytes = 0
         # The loader's thread opens accounts while the job's thread settles them.
@@ -100,6 +102,20 @@ class Ledger:
             log.warning(
                 "%s: more than %d samples failed; the others are not logged singly", self.shard, LOGGED_FAILURES
             )
+
+    def remark(self, key: str, remarks: Collection[tuple[str, str]]) -> None:
+        """Note what was said of a sample that is embedded all the same.
+
+        Args:
+            key: Its WebDataset key.
+            remarks: Kinds and texts.
+        """
+        with self._lock:
+            logged = self.remarks.total()
+            self.remarks.update({kind for kind, _ in remarks})
+        if logged < LOGGED_FAILURES:
+            for kind, text in remarks:
+                log.warning("%s: %r: %s: %s", self.shard, key, kind, make_one_line(text))
 
     def unsettled(self) -> list[str]:
         """Keys of the samples that are in the tar but neither embedded nor failed; one that is there twice, twice."""

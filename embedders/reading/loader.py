@@ -13,6 +13,7 @@ from embedders.errors import EmbedderError, describe_error
 from embedders.output.ledger import FailedSample, Ledger
 from embedders.reading.images import ImageError
 from embedders.reading.prefetch import map_ordered
+from embedders.reading.remarks import collect_remarks
 from embedders.reading.samples import IMAGE_SUFFIXES, Sample, read_metadata, read_samples, select_image
 
 # Encoded images that wait to be decoded; most shards never come near, and a hostile one must not fill the memory.
@@ -46,8 +47,12 @@ def load_batches(
     tensors, metadata = [], []
 
     def decode_timed(sample: Sample) -> tuple[torch.Tensor, dict] | FailedSample:
+        remarks = collect_remarks()
         with ledger.timings.time("decoding"):
-            return decode_sample(decode, sample)
+            outcome = decode_sample(decode, sample)
+        if remarks and not isinstance(outcome, FailedSample):
+            ledger.remark(sample.key, remarks)
+        return outcome
 
     pending = map_ordered(
         decode_timed,
