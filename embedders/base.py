@@ -31,6 +31,7 @@ class ImageEmbedder(ABC):
         num_threads_per_worker: Decoding threads of the default loader; `None` takes what the job was given.
         background: What transparency is laid on, any colour that Pillow knows by name or `#rrggbb`.
         ledger: Set by the job, per shard: the account in which the default loader names what failed.
+        notes: What a user should know of this model: said in the log and by `check`, and kept in the Parquet footer.
         recipe: Class path and arguments, where the embedder was built from these; kept in the Parquet footer.
     """
 
@@ -38,6 +39,7 @@ class ImageEmbedder(ABC):
     num_threads_per_worker: int | None = None
     background: str = "white"
     ledger: Ledger | None = None
+    notes: Sequence[str] = ()
     recipe: dict | None = None
 
     def __init__(

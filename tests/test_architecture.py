@@ -33,7 +33,7 @@ ROOMS = {
 TOP = {"errors": "errors", "base": "contract", "classifier": "contract", "cli": "cli", "__main__": "cli"}
 ONLY_IMPORTER = {
     "pyarrow.parquet": {"output.parquet"},
-    "timm": {"builtin.timm_embedder"},
+    "timm": {"builtin.timm_embedder", "builtin.timm_pixels", "builtin.timm_source", "builtin.timm_weights"},
     "pynvml": {"gpu.nvml"},
     "click": {"cli", "job.progress"},
     "tarfile": {"reading.tar"},

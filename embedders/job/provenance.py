@@ -41,6 +41,7 @@ def describe_embedder(embedder: ImageEmbedder, weights: str | None, device: str)
         "source_sha256": hash_source(type(embedder)),
         "weights_sha256": weights,
         "preprocessing": embedder.describe_preprocessing(),
+        "notes": list(embedder.notes),
         # an embedder need not use torch on the GPU; if it did, torch knows the name
         "device": torch.cuda.get_device_name() if device == "cuda" and torch.cuda.is_initialized() else device,
         "versions": versions,

@@ -151,9 +151,7 @@ def _refuse_truncated_images() -> None:
     """Undo what a user's file may have set: it would hold for some formats and sizes, and not for others."""
     if ImageFile.LOAD_TRUNCATED_IMAGES:
         ImageFile.LOAD_TRUNCATED_IMAGES = False
-        log.warning(
-            "ImageFile.LOAD_TRUNCATED_IMAGES is set, and unset again: an image that is cut short fails"
-        )
+        log.warning("ImageFile.LOAD_TRUNCATED_IMAGES is set, and unset again: an image that is cut short fails")
 
 
 def _lay_on(background: str, image: Image.Image) -> Image.Image:
