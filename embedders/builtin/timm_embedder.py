@@ -133,6 +133,9 @@ class TimmImageEmbedder(ImageEmbedder):
             )
         elif not self.pretrained:
             log.warning("%s has random weights; set pretrained: true or checkpoint_path", self.model_name)
+        if self.pool == "head" and getattr(model, "global_pool", None) == "":
+            others = "'cls', 'mean' or 'cls+mean'"
+            raise EmbedderError(f"pool 'head': {self.model_name!r} gives its tokens; expected {others}")
         if self.pool != "head":
             model = PooledModel(model, self.pool, self.model_name)
         model = model.eval().to(device, memory_format=torch.channels_last)
@@ -165,9 +168,7 @@ class TimmImageEmbedder(ImageEmbedder):
         if self.model_name.startswith(FOLDER):
             folder = Path(self.model_name.removeprefix(FOLDER))
             files = sorted(path for path in folder.iterdir() if path.suffix in _WEIGHT_SUFFIXES)
-            starts = (
-                "; ".join(f"{path.name} {describe_start(path)}" for path in files) or "no weights are there"
-            )
+            starts = "; ".join(f"{path.name} {describe_start(path)}" for path in files) or "no weights are there"
             advice = f"{starts}; expected weights that fit its config.json"
         else:
             name = self.model_name.partition(":")[2] or f"timm/{self._entry.architecture}.{self._entry.tag}"

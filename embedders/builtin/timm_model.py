@@ -41,7 +41,7 @@ class PooledModel(nn.Module):
         if isinstance(features, torch.Tensor) and features.ndim == 4 and self.pool == "mean":
             return features.mean(self._sides)
         if not isinstance(features, torch.Tensor) or features.ndim != 3 or self._prefix_tokens is None:
-            raise EmbedderError(f"pool {self.pool!r}: {self._name!r} has no tokens that it could be; expected 'head'")
+            raise EmbedderError(f"pool {self.pool!r}: {self._name!r} gives nothing that could be pooled; set 'head'")
         parts = {"cls": features[:, 0], "mean": features[:, self._prefix_tokens :].mean(1)}
         return torch.cat([parts[part] for part in self.pool.split("+")], dim=1)
 

@@ -36,9 +36,7 @@ def find_entry(model_name: str) -> tuple[PretrainedCfg, dict[str, Any]]:
         elif source == FOLDER[:-1]:
             fields, architecture, args = load_model_config_from_path(place)
         else:
-            raise EmbedderError(
-                f"model_name {model_name!r}: expected timm's name, {HUB}org/name or {FOLDER}/folder"
-            )
+            raise EmbedderError(f"model_name {model_name!r}: expected timm's name, {HUB}org/name or {FOLDER}/folder")
     except EmbedderError:
         raise
     except Exception as error:
@@ -79,7 +77,8 @@ def resolve_layers(args: Mapping[str, Any]) -> dict[str, Any]:
         if name.endswith("_layer") and isinstance(value, str):
             class_name = value.rpartition(".")[2]
             found = getattr(timm.layers, class_name, None) or getattr(torch.nn, class_name, None)
-            resolved[name] = found if isinstance(found, type) else value
+            # A partial of a class, as SwiGLUPacked is, has the name of one too.
+            resolved[name] = found if callable(found) and class_name[0].isupper() else value
     return resolved
 
 
@@ -125,9 +124,7 @@ def describe_library_error(error: Exception) -> str:
 def _find_registered(model_name: str) -> PretrainedCfg:
     name, _, tag = model_name.partition(".")
     if not timm.is_model(name):
-        hint = (
-            f"; of the hub: {HUB}{model_name}; a folder: {FOLDER}{model_name}" if "/" in model_name else ""
-        )
+        hint = f"; of the hub: {HUB}{model_name}; a folder: {FOLDER}{model_name}" if "/" in model_name else ""
         raise EmbedderError(f"timm has no model {name!r}; near names: {_list_near_names(name)}{hint}")
     try:
         # a few architectures have no weights, so no entry: they get timm's defaults

@@ -14,6 +14,7 @@ from typing import Any
 from embedders.errors import EmbedderError
 from embedders.job.locate import EXPECTED, add_working_folder, split_class_path
 
+_FOLDER = "local-dir:"  # as timm names the folder of a model
 _PACKAGE = Path(__file__).resolve().parents[1]
 
 
@@ -21,9 +22,10 @@ def fingerprint_sources(class_path: str, args: Mapping[str, Any], kind: str = "e
     """Fingerprint what decides the vectors beside the configuration's own text, so that a change reruns shards.
 
     That is the class's file, the files beside it that it imports (their imports included), and each file that an
-    argument names. Small files are hashed; large ones (weights) are told apart by size and time of change, since
-    every job of a cluster asks for it anew. Tarquet's own files, beside the class's, and installed packages do not
-    count: an upgrade does not rerun terabytes by itself (`snakemake -F` does).
+    argument names, or that lies in the folder of a model (`local-dir:`). Small files are hashed; large ones (weights)
+    are told apart by size and time of change, since every job of a cluster asks for it anew. Tarquet's own files,
+    beside the class's, and installed packages do not count: an upgrade does not rerun terabytes by itself
+    (`snakemake -F` does).
     """
     files = [*find_sources(class_path, kind), *_find_files(args)]
     return {str(path): fingerprint_file(path) for path in dict.fromkeys(files)}
@@ -100,7 +102,11 @@ def _find_files(value: Any) -> list[Path]:
         value = list(value.values())
     if isinstance(value, list | tuple):
         return [path for item in value for path in _find_files(item)]
-    return [Path(value)] if isinstance(value, str) and len(value) < 4096 and Path(value).is_file() else []
+    if not isinstance(value, str) or len(value) >= 4096:
+        return []
+    if value.startswith(_FOLDER) and Path(value.removeprefix(_FOLDER)).is_dir():
+        return sorted(path for path in Path(value.removeprefix(_FOLDER)).iterdir() if path.is_file())
+    return [Path(value)] if Path(value).is_file() else []
 
 
 def fingerprint_file(path: str | Path) -> str:

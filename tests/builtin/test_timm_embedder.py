@@ -297,8 +297,14 @@ def make_weights(tmp_path, change):
     ("change", "reason"),
     [
         (lambda weights: weights.pop("norm.bias"), "the file lacks 1 of the model's .* weights, as 'norm.bias'"),
-        (lambda weights: weights.update(extra=torch.ones(1)), "1 of the file's .* weights are unknown to the model, as 'extra'"),
-        (lambda weights: weights.update({"norm.bias": torch.ones(3)}), r"'norm.bias' has the shape \(3,\); the model's has \(64,\)"),
+        (
+            lambda weights: weights.update(extra=torch.ones(1)),
+            "1 of the file's .* weights are unknown to the model, as 'extra'",
+        ),
+        (
+            lambda weights: weights.update({"norm.bias": torch.ones(3)}),
+            r"'norm.bias' has the shape \(3,\); the model's has \(64,\)",
+        ),
         (lambda weights: weights.clear(), "the file lacks"),
     ],
 )
