@@ -138,7 +138,7 @@ class TimmImageEmbedder(ImageEmbedder):
             raise EmbedderError(f"pool 'head': {self.model_name!r} gives its tokens; expected {others}")
         if self.pool != "head":
             model = PooledModel(model, self.pool, self.model_name)
-        model = model.eval().to(device, memory_format=torch.channels_last)
+        model = model.eval().to(device).to(memory_format=torch.channels_last)
         if self.compile:
             model = PaddedModel(torch.compile(model, dynamic=False))
         return TimmModel(model, self._config, device, self.normalize_embeddings, self.autocast)

@@ -1,5 +1,6 @@
 """A model of timm as a job calls it: from a uint8 batch to float32 vectors. Owns the pooling and the precision."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -28,7 +29,7 @@ class PooledModel(nn.Module):
         has_token = getattr(model, "cls_token", None) is not None
         if "cls" in pool and not has_token:
             raise EmbedderError(f"pool {pool!r}: {name!r} has no class token; expected {'head'!r} or {'mean'!r}")
-        self.model = model
+        self.model: Any = model
         self.pool = pool
         self._name = name
         # The class token, and registers, of which no image shows anything: both stand before the patches.
@@ -49,9 +50,9 @@ class PooledModel(nn.Module):
 class PaddedModel(nn.Module):
     """A compiled model that is shown few sizes of batches, because each is compiled anew."""
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: Callable[[torch.Tensor], torch.Tensor]):
         super().__init__()
-        self.model = model
+        self.model: Any = model
         self._sizes: set[int] = set()
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -77,7 +78,7 @@ class TimmModel:
         self.mean = torch.tensor(config["mean"]).view(1, -1, 1, 1).mul(255).to(self.device)
         self.std = torch.tensor(config["std"]).view(1, -1, 1, 1).mul(255).to(self.device)
         self.normalize = normalize
-        self.autocast = autocast in AUTOCAST_TYPES or (autocast and self.device.type == "cuda")
+        self.autocast = autocast in AUTOCAST_TYPES or (bool(autocast) and self.device.type == "cuda")
         if autocast in AUTOCAST_TYPES:
             self.dtype = getattr(torch, autocast)
         else:

@@ -57,9 +57,9 @@ def find_entry(model_name: str) -> tuple[PretrainedCfg, dict[str, Any]]:
 
 def find_notes(entry: PretrainedCfg, model_name: str, args: Mapping[str, Any]) -> list[str]:
     """List what timm notes of a model and a user of this name should know."""
-    name = f"{entry.architecture}.{entry.tag}" if entry.tag else entry.architecture
-    registered = timm.get_pretrained_cfg(name) if timm.is_model_pretrained(name) else entry
-    notes = [note for note in registered.notes or () if not note.startswith("Converted from")]
+    name = f"{entry.architecture}.{entry.tag}" if entry.tag else str(entry.architecture)
+    registered = timm.get_pretrained_cfg(name) if timm.is_model_pretrained(name) else None
+    notes = [note for note in (registered or entry).notes or () if not note.startswith("Converted from")]
     if "quickgelu" in name or str(args.get("act_layer")).replace("_", "") == "quickgelu":
         notes = [note for note in notes if "quickgelu" not in note.lower()]
     other = name.replace("_clip_", "_clip_quickgelu_")

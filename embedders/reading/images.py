@@ -7,14 +7,14 @@ does not apply it either, and vectors are to equal timm's. A subclass can call `
 import ctypes
 import io
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from contextlib import suppress
 
 import numpy as np
 import PIL._imaging
 from PIL import Image, ImageFile, UnidentifiedImageError
 
-from embedders.reading import jpeg
+from embedders.output.failed import FailureKind, SampleError
 
 log = logging.getLogger(__name__)
 
@@ -23,24 +23,29 @@ Image.init()
 with suppress(OSError, AttributeError):  # a Pillow without libtiff, or with one that is part of its own file
     ctypes.CDLL(PIL._imaging.__file__).TIFFSetErrorHandler(None)
 # Named, so that no rarely used parser of Pillow (EPS starts Ghostscript) ever sees a stranger's bytes.
-FORMATS = [
+FORMATS: list[str] = [
     name
     for name in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "JPEG2000", "AVIF", "PPM")
     if name in Image.OPEN  # AVIF is not in every build of Pillow
 ]
 
-_JPEGS = ("JPEG", "MPO")  # MPO: with further pictures behind it
+# The most scans of a JPEG. Encoders write about ten; each costs a pass over all the pixels, and may have 10 bytes.
+MAX_SCANS = 100
+JPEGS = ("JPEG", "MPO")  # MPO: with further pictures behind it
 _PNG = b"\x89PNG\r\n\x1a\n"
 # What Pillow decompresses although no pixel depends on it, and refuses the image where it has more than 1 MB.
 _PNG_TEXTS, _PNG_PROFILE = (b"tEXt", b"zTXt", b"iTXt"), (b"iCCP",)
 _BAND = 1024  # rows
 
 
-class ImageError(Exception):
+class ImageError(SampleError):
     """One image cannot be turned into pixels: its sample fails, the shard goes on."""
 
+    def __init__(self, message: str):
+        super().__init__(FailureKind.UNDECODABLE, message)
 
-def open_image(encoded: bytes) -> Image.Image:
+
+def open_image(encoded: bytes) -> ImageFile.ImageFile:
     """Read the header of an encoded image; the pixels stay undecoded.
 
     Texts of a PNG are left out, and a colour profile of more than 1 MB is.
@@ -58,8 +63,8 @@ def open_image(encoded: bytes) -> Image.Image:
     except Exception as error:
         raise ImageError(f"bad image header: {describe_reason(error)}") from error
     # Pillow stops behind the first scan's marker; before it, an application's data may hold anything.
-    if image.format in _JPEGS and jpeg.count_scans(encoded, image.fp.tell()) > jpeg.MAX_SCANS:
-        raise ImageError(f"a JPEG of more than {jpeg.MAX_SCANS} scans")
+    if image.format in JPEGS and image.fp and count_scans(encoded, image.fp.tell()) > MAX_SCANS:
+        raise ImageError(f"a JPEG of more than {MAX_SCANS} scans")
     return image
 
 
@@ -85,24 +90,16 @@ def convert_to_rgb(image: Image.Image, background: str = "white") -> Image.Image
     return image.convert("RGB")
 
 
-def decode_image(
-    encoded: bytes, background: str = "white", check_size: Callable[[tuple[int, int]], None] = lambda size: None
-) -> Image.Image:
-    """Decode an image of any of `FORMATS` to 8-bit RGB.
+def count_scans(encoded: bytes, start: int = 0) -> int:
+    """Count the markers that start a scan, from a place in the file on; those of other pictures in it too."""
+    # By numpy, because bytes.count takes six times as long, and holds Python's lock meanwhile.
+    data = np.frombuffer(encoded, np.uint8)[start:]
+    return int(np.count_nonzero((data[:-1] == 0xFF) & (data[1:] == 0xDA)))
 
-    Args:
-        encoded: The file.
-        background: What transparency is laid on.
-        check_size: Called with width and height before the pixels are decoded; may raise `ImageError`.
-    """
-    image = open_image(encoded)
-    check_size(image.size)
-    pixels = jpeg.decode(encoded) if image.format in _JPEGS and jpeg.find_size(encoded) else None
-    if pixels is None:
-        return convert_to_rgb(image, background)
-    decoded = Image.fromarray(pixels)
-    decoded.info = image.info  # the EXIF data, for whoever applies the orientation
-    return decoded
+
+def is_bomb(pixels: int) -> bool:
+    """Whether an image has more pixels than Pillow's limit, which a user's file may have set, or removed."""
+    return Image.MAX_IMAGE_PIXELS is not None and pixels > Image.MAX_IMAGE_PIXELS
 
 
 def describe_reason(error: Exception) -> str:
@@ -111,11 +108,11 @@ def describe_reason(error: Exception) -> str:
     return text.splitlines()[0] if text else repr(error)
 
 
-def _open(encoded: bytes) -> Image.Image:
+def _open(encoded: bytes) -> ImageFile.ImageFile:
     return Image.open(io.BytesIO(encoded), formats=FORMATS)
 
 
-def _open_png(encoded: bytes) -> Image.Image:
+def _open_png(encoded: bytes) -> ImageFile.ImageFile:
     encoded = _leave_out(_PNG_TEXTS, encoded)
     try:
         return _open(encoded)

@@ -6,8 +6,8 @@ Owns which JPEGs are decoded so; everything else is left to Pillow, which says w
 import logging
 
 import numpy as np
-from PIL import Image
 
+from embedders.reading.images import MAX_SCANS, count_scans, is_bomb
 from embedders.reading.remarks import remark
 
 log = logging.getLogger(__name__)
@@ -18,8 +18,6 @@ except ImportError:
     simplejpeg = None
     log.warning("simplejpeg is not installed; Pillow decodes every JPEG, to the same pixels, in twice the time")
 
-# The most scans of a JPEG. Encoders write about ten; each costs a pass over all the pixels, and may have 10 bytes.
-MAX_SCANS = 100
 _START = b"\xff\xd8"
 _DAMAGE = "Corrupt JPEG data"
 _COLORS = ("YCbCr", "Gray", "RGB")  # CMYK and YCCK are converted otherwise by Pillow
@@ -33,7 +31,7 @@ def find_size(encoded: bytes) -> tuple[int, int] | None:
         height, width, colors, _ = simplejpeg.decode_jpeg_header(encoded)
     except ValueError:
         return None
-    if colors not in _COLORS or width * height > Image.MAX_IMAGE_PIXELS or count_scans(encoded) > MAX_SCANS:
+    if colors not in _COLORS or is_bomb(width * height) or count_scans(encoded) > MAX_SCANS:
         return None
     return width, height
 
@@ -51,10 +49,3 @@ def decode(encoded: bytes) -> np.ndarray | None:
         if str(error).startswith(_DAMAGE):
             remark("patched", f"a damaged JPEG, filled in by libjpeg: {error}")
         return None
-
-
-def count_scans(encoded: bytes, start: int = 0) -> int:
-    """Count the markers that start a scan, from a place in the file on; those of other pictures in it too."""
-    # By numpy, because bytes.count takes six times as long, and holds Python's lock meanwhile.
-    data = np.frombuffer(encoded, np.uint8)[start:]
-    return int(np.count_nonzero((data[:-1] == 0xFF) & (data[1:] == 0xDA)))

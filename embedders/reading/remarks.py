@@ -7,7 +7,7 @@ loader, which does know the sample, collects it on the same thread.
 import logging
 import threading
 import warnings
-from typing import Any
+from typing import TextIO
 
 from PIL.Image import DecompressionBombWarning
 
@@ -21,7 +21,8 @@ def collect_remarks() -> list[tuple[str, str]]:
     """Return a list to which all that is said on this thread is added from now on, as kind and text."""
     if warnings.showwarning is not _show:
         _take_over_warnings()
-    _thread.remarks = remarks = []
+    remarks: list[tuple[str, str]] = []
+    _thread.remarks = remarks
     return remarks
 
 
@@ -47,8 +48,15 @@ def _take_over_warnings() -> None:
     warnings.filterwarnings("always", module=r"PIL\.", append=True)
 
 
-def _show(message: Warning | str, category: type[Warning], filename: str, *rest: Any) -> None:
+def _show(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
     if getattr(_thread, "remarks", None) is None or "PIL" not in filename:
-        _show_warning(message, category, filename, *rest)
+        _show_warning(message, category, filename, lineno, file, line)
     elif not issubclass(category, DecompressionBombWarning):  # up to twice as many pixels as it warns of are allowed
         remark("warned", f"Pillow: {message}")

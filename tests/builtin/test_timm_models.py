@@ -109,7 +109,7 @@ def test_another_image_size_is_read_and_the_positions_are_resampled_as_timm_does
     assert TimmImageEmbedder(name).decode(IMAGES[0]).shape == (3, 518, 518)
     arguments = {"img_size": 112}
     ours = embed(tmp_path, IMAGES, model_name=name, model_args=arguments)
-    assert describe_file(str(tmp_path / "o.parquet"))["embedder"]["preprocessing"]["input_size"] == [3, 112, 112]
+    assert describe_file(str(tmp_path / "o.parquet")).provenance.embedder.preprocessing["input_size"] == [3, 112, 112]
     model = timm.create_model(name, pretrained=True, num_classes=0, **arguments)
     config = resolve_data_config(arguments, model.pretrained_cfg, use_test_size=True)
     assert cosines_with_timms_own(ours, IMAGES, model, config).min() >= 0.999
@@ -391,8 +391,8 @@ def test_notes_are_in_the_log_the_footer_and_the_check(tmp_path, caplog):
     embed_shard(TimmImageEmbedder(name, pretrained=True), path, tmp_path / "o.parquet", device="cpu")
     assert f"timm notes of {name}: natively QuickGELU" in caplog.text
     made = describe_file(str(tmp_path / "o.parquet"))
-    assert made["dimension"] == 32  # the projection is kept, by the name in config.json
-    assert len(made["embedder"]["notes"]) == 1
+    assert made.dimension == 32  # the projection is kept, by the name in config.json
+    assert len(made.provenance.embedder.notes) == 1
     findings = list(check_embedder(TimmImageEmbedder(name, pretrained=True), path))
     assert [finding for finding in findings if "natively QuickGELU" in finding.message]
     assert not [finding for finding in findings if finding.is_wrong]

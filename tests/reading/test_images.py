@@ -10,8 +10,8 @@ from PIL import Image, ImageFile, ImageOps
 from support.tools import encode, make_image, start_python
 
 from embedders.reading import jpeg
-from embedders.reading.images import FORMATS, ImageError, convert_to_rgb, decode_image, open_image
-from embedders.reading.pixels import decode_to_tensor
+from embedders.reading.images import FORMATS, MAX_SCANS, ImageError, convert_to_rgb, open_image
+from embedders.reading.pixels import decode_image, decode_to_tensor
 from embedders.reading.remarks import collect_remarks
 
 
@@ -51,8 +51,7 @@ def test_without_the_fast_decoder_pillow_decodes_to_the_same_pixels_and_that_is_
     code = """
 import sys
 sys.modules["simplejpeg"] = None
-from embedders.reading.pixels import decode_to_tensor
-from embedders.reading.images import decode_image
+from embedders.reading.pixels import decode_image, decode_to_tensor
 encoded = open(sys.argv[1], "rb").read()
 print(decode_to_tensor(encoded).permute(1, 2, 0).numpy().tobytes() == decode_image(encoded).tobytes())
 sys.stdout.buffer.write(decode_image(encoded).tobytes().hex().encode())
@@ -365,7 +364,7 @@ def test_pillow_is_asked_about_every_other_file():
         "a bomb": change(frame + 5, b"\xff\xff\xff\xff"),
         "a length that leads astray": change(common.index(b"\xff\xdb") + 2, b"\xff\xff"),
         "a side of more than 65,500": change(frame + 5, b"\xff\xff\0\1"),
-        "too many scans": make_image(0, progressive=True) + b"\xff\xda" * jpeg.MAX_SCANS,
+        "too many scans": make_image(0, progressive=True) + b"\xff\xda" * MAX_SCANS,
     }
     for what, encoded in others.items():
         assert jpeg.find_size(encoded) is None, what
