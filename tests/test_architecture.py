@@ -36,7 +36,7 @@ TOP = {
 }
 ONLY_IMPORTER = {
     "pyarrow.parquet": {"output.parquet", "output.writer"},
-    "timm": {"builtin.timm_embedder"},
+    "timm": {"builtin.timm_embedder", "builtin.timm_pixels", "builtin.timm_source", "builtin.timm_weights"},
     "pynvml": {"gpu.nvml"},
     "click": {"cli", "cli_results", "terminal", "job.progress"},
     "tarfile": {"reading.headers"},

@@ -60,3 +60,11 @@ def test_a_run_is_judged_by_its_failures_and_by_what_is_not_finished():
     unfinished, look = judge_run(failed, 3)
     assert (unfinished.level, look.level) == ("wrong", "look")
     assert "10 of 200 samples failed (5.00%); the most frequent reason is undecodable, 8 times" in look.text
+
+
+def test_images_that_were_embedded_although_a_decoder_said_something_are_shown():
+    (_, look) = judge_run(Summary(shards=1, samples=9, embedded=9, remarks={"patched": 2}), 0)
+    assert (look.level, look.text) == (
+        "look",
+        "Images embedded all the same: 2 patched; the logs of the shards name them.",
+    )
