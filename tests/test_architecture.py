@@ -76,6 +76,7 @@ LIGHT = {
     "planning.shards",
     "reading.headers",
     "reading.metadata",
+    "reading.magic",
     "reading.no_tar",
     "reading.remote",
     "reading.samples",

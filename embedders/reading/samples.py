@@ -11,7 +11,7 @@ from pathlib import Path
 
 from embedders.errors import ConfigError, ShardError
 from embedders.output.failed import FailureKind, SampleError
-from embedders.reading.no_tar import describe_start
+from embedders.reading.no_tar import describe_no_tar
 from embedders.reading.remote import is_remote
 from embedders.reading.tar import MAX_MEMBER_BYTES, Member, read_members, read_start
 
@@ -159,7 +159,7 @@ def _group_members(members: Iterator[Member], tar_path: str, accept_damage: bool
         if member.damage is not None:
             reason = str(member.damage)
             if member.offset == 0:
-                what, fix = describe_start(read_start(tar_path))
+                what, fix = describe_no_tar(read_start(tar_path))
                 reason = f"{reason}: {what}"
             if not accept_damage:
                 if member.offset == 0:
