@@ -124,7 +124,8 @@ def estimate_run(speed: Speed, images: float) -> dict[str, float]:
 def has_default_loader(class_path: str) -> bool:
     """Whether a class leaves `load_dataset_shard` as it is; so does one that cannot be located."""
     try:
-        return locate_class(class_path).load_dataset_shard is ImageEmbedder.load_dataset_shard
+        located: Any = locate_class(class_path)
+        return located.load_dataset_shard is ImageEmbedder.load_dataset_shard
     except EmbedderError:
         return True
 

@@ -111,7 +111,7 @@ def _survey_sample(
     survey.image_bytes.append(len(encoded))
     try:
         image = open_image(encoded)
-        survey.formats[image.format] += 1
+        survey.formats[image.format or "unknown"] += 1
         survey.sides.append(image.size)
         if len(survey.sides) <= DECODED_IMAGES:
             convert_to_rgb(image)

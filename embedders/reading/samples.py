@@ -33,7 +33,7 @@ class Sample:
 
     Attributes:
         key: The WebDataset key.
-        members: Content by suffix (lower case, without the leading dot), in tar order.
+        members: Content by suffix (lower case, without the leading dot), in tar order; `None` if not wanted.
         name: Name of the first member, for messages.
         offset: Position of the first member's header in the uncompressed tar, in bytes.
         problem: Kind and message of what makes this sample unusable, if anything does.
@@ -42,7 +42,7 @@ class Sample:
     key: str
     name: str
     offset: int
-    members: dict[str, bytes] = field(default_factory=dict)
+    members: dict[str, bytes | None] = field(default_factory=dict)
     problem: tuple[FailureKind, str] | None = None
 
     @property
@@ -136,7 +136,7 @@ def select_image(sample: Sample, image_suffix: str = "") -> tuple[str, bytes]:
     """
     if image_suffix:
         if image_suffix in sample.members:
-            return image_suffix, sample.members[image_suffix]
+            return image_suffix, sample.members[image_suffix] or b""
         names = _name_some(list(sample.members))
         message = f"no .{image_suffix} (image_suffix) among its members ({names})"
         raise SampleError(FailureKind.NO_SINGLE_IMAGE, message)
@@ -144,7 +144,7 @@ def select_image(sample: Sample, image_suffix: str = "") -> tuple[str, bytes]:
     plain = [suffix for suffix in images if "." not in suffix]
     candidates = plain or images
     if len(candidates) == 1:
-        return candidates[0], sample.members[candidates[0]]
+        return candidates[0], sample.members[candidates[0]] or b""
     if not candidates:
         names = _name_some(list(sample.members))
         raise SampleError(FailureKind.NO_SINGLE_IMAGE, f"no image among its members ({names})")
