@@ -94,9 +94,10 @@ def prune(folder, move) -> None:
         from embedders.planning.folder import read_run
         from embedders.planning.running import claim_folder
 
+        shards, scores = read_run(folder)
         if move:
             claim_folder(folder)
-        strays = find_strays(folder, *read_run(folder))
+        strays = find_strays(folder, shards, scores)
         for path, why in strays.items():
             click.echo(f"{path}: {why}")
         if not strays:

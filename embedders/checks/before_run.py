@@ -14,6 +14,7 @@ from embedders.checks.shard_statistics import Survey, survey_shard
 from embedders.errors import EmbedderError
 from embedders.job.locate import build_embedder, locate_class
 from embedders.output.columns import Columns
+from embedders.output.failed import FailureKind
 from embedders.output.timings import describe_duration
 from embedders.reading.samples import check_suffix
 
@@ -150,5 +151,7 @@ def describe_survey(survey: Survey) -> list[Finding]:
         message = (
             f"{count} of {survey.samples} samples will fail, {kind}, as {survey.first_problems[kind]}; {kind.fix}"
         )
+        if kind is FailureKind.DAMAGED_TAR and count < survey.samples:  # else there is nothing whole to embed
+            message += ", or set accept_damaged_shards: true"
         findings.append(Finding("shard", message, is_wrong=True))
     return findings

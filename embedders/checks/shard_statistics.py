@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import median
 
 from embedders.output.failed import FailureKind, SampleError
-from embedders.reading.headers import ends_in_zeros
+from embedders.reading.end import ends_in_zeros
 from embedders.reading.images import ImageError, convert_to_rgb, open_image
 from embedders.reading.metadata import read_metadata
 from embedders.reading.samples import Sample, read_samples, select_image

@@ -16,6 +16,9 @@ TEXT_SUFFIXES = {"txt", "text", "transcript", "caption", "cls", "cls2", "class",
 MAX_TEXT_BYTES = 1 << 20
 # So that what could be read can also be written: json.dumps raises RecursionError where the stack is deeper.
 MAX_JSON_DEPTH = 100
+# Python reads NaN and Infinity, which are no JSON, and would write them into a column of JSON. One decoder for all:
+# json.loads makes one for each call, which takes longer than a short .json.
+_JSON = json.JSONDecoder(parse_constant=lambda name: None)
 _BOOLS = {"true": True, "false": False, "1": True, "0": False}
 _PARSERS: dict[str, Callable[[str], Any]] = {
     "string": str,
@@ -98,8 +101,7 @@ def _read_json(members: Mapping[str, bytes | None]) -> dict:
         return {}
     _check_size(members, "json")
     try:
-        # Python reads NaN and Infinity, which are no JSON, and would write them into a column of JSON.
-        metadata = json.loads(content, parse_constant=lambda name: None)
+        metadata = _JSON.decode(content.decode(json.detect_encoding(content), "surrogatepass"))
     except RecursionError:
         raise _bad("its .json is nested too deeply") from None
     except ValueError as error:

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from embedders.errors import ConfigError, ShardError
 from embedders.output.failed import FailureKind, SampleError
-from embedders.reading.no_tar import describe_start
+from embedders.reading.magic import describe_start
 from embedders.reading.remote import is_remote
-from embedders.reading.tar import MAX_MEMBER_BYTES, Member, read_members, read_start
+from embedders.reading.tar import MAX_MEMBER_BYTES, Member, read_members
 
 # fmt: off
 IMAGE_SUFFIXES = {
@@ -48,7 +48,7 @@ class Sample:
     @property
     def account(self) -> str:
         """The name by which it is counted: its key, which later members of an earlier key do not have."""
-        is_later = self.problem is not None and self.problem[0] == FailureKind.REPEATED_KEY
+        is_later = self.problem is not None and self.problem[0] is FailureKind.REPEATED_KEY
         return f"{self.key} (again at byte {self.offset})" if is_later else self.key
 
 
@@ -159,11 +159,13 @@ def _group_members(members: Iterator[Member], tar_path: str, accept_damage: bool
         if member.damage is not None:
             reason = str(member.damage)
             if member.offset == 0:
-                what, fix = describe_start(read_start(tar_path))
-                reason = f"{reason}: {what}"
+                reason = f"{reason}; the file {describe_start(tar_path)}"
             if not accept_damage:
-                if member.offset == 0:
-                    raise ShardError(f"{tar_path!r}: damaged at byte 0: {reason}; expected a tar or .tar.gz; {fix}")
+                if member.offset == 0:  # there may be nothing in it to accept
+                    raise ShardError(
+                        f"{tar_path!r}: damaged at byte 0: {reason}; expected a tar, plain or compressed by gzip; "
+                        "fetch the file itself, or pack its images as a tar"
+                    )
                 after = f", after member {member.name!r}" if member.name else ""
                 raise ShardError(
                     f"{tar_path!r}: damaged at byte {member.offset}{after}: {reason}; expected a whole tar; "

@@ -11,7 +11,7 @@ import webdataset
 from support.tools import MEAN_COLOR, make_shard, make_tar, run_cli
 
 from embedders.errors import ShardError
-from embedders.reading.headers import is_end
+from embedders.reading.end import is_end
 from embedders.reading.samples import read_samples
 
 SIZES = {f"{number:03}.jpg": 100 + 137 * number % 5000 for number in range(60)}
