@@ -29,7 +29,7 @@ class Thumbnails:
 
     Args:
         tar_paths: Path of each shard by name.
-        image_suffix: As the run had it.
+        image_suffix: Suffix of the images, where a sample has several.
 
     Attributes:
         lost_shards: Names of the shards that could not be read.
@@ -107,9 +107,9 @@ def draw_thumbnail(encoded: bytes, side: int) -> str:
     Raises:
         ImageError: The image cannot be decoded.
     """
-    image = open_image(encoded)
-    image.draft("RGB", (side * 2, side * 2))  # a JPEG is then decoded at a fraction of its size
-    image = convert_to_rgb(image)
+    opened = open_image(encoded)
+    opened.draft("RGB", (side * 2, side * 2))  # a JPEG is then decoded at a fraction of its size
+    image = convert_to_rgb(opened)
     image.thumbnail((side, side), Image.Resampling.BICUBIC)
     buffer = io.BytesIO()
     image.save(buffer, "WEBP", quality=50 if side <= SMALL_SIDE else 70)
