@@ -53,7 +53,7 @@ from embedders.planning.shards import find_shards
 from embedders.planning.unfinished import describe_failures
 from embedders.reading.remote import check_remote, is_remote
 
-os.environ["PATH"] = prefer_own_python(os.environ["PATH"])
+os.environ.update(PATH=prefer_own_python(os.environ.get("PATH", os.defpath)))
 
 DEPLOYMENTS = snakemake_insides.list_deployments(workflow)
 config_files, config_args, config_given = snakemake_insides.read_command_line(workflow)
