@@ -18,6 +18,7 @@ import click
 
 from embedders import __version__
 from embedders.errors import ConfigError, EmbedderError, GpuError, ShardError, TarquetError, make_one_line
+from embedders.export.command import export
 from embedders.gpu.device import pin_device
 from embedders.job.finished import FinishedShards
 from embedders.reading.samples import ShardJob
@@ -59,7 +60,16 @@ def device_options(command: Callable) -> Callable:
     return command
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+class OneLineErrors(click.Group):
+    """A group whose commands, those of the rooms too, end with one line where a user can fix what is wrong."""
+
+    def invoke(self, ctx):
+        """Run the command."""
+        with one_line_errors():
+            return super().invoke(ctx)
+
+
+@click.group(cls=OneLineErrors, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.version_option(__version__, prog_name="tarquet")
 def main() -> None:
     """Turn WebDataset tar shards of images into Parquet files of embeddings."""
@@ -386,3 +396,6 @@ def check_before_lease(shard: str, output: str, embedder: str, embedder_args: ob
     if not isinstance(embedder_args, dict):
         raise ConfigError(f'embedder args {embedder_args!r}: expected an object, as {{}} or {{"batch_size": 64}}')
     check_writable(Path(output))
+
+
+main.add_command(export)

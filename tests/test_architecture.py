@@ -27,15 +27,17 @@ ROOMS = {
     "planning": {"errors", "gpu", "output", "reading", "job"},
     "checks": {"errors", "gpu", "output", "reading", "contract", "job"},
     "report": {"errors", "output", "reading"},
-    "cli": {"errors", "gpu", "output", "reading", "contract", "job", "planning", "checks", "report"},
+    "export": {"errors", "output"},
+    "cli": {"errors", "gpu", "output", "reading", "contract", "job", "planning", "checks", "report", "export"},
 }
 # Files at the top of the package: each is a room, or part of one.
 TOP = {"errors": "errors", "base": "contract", "classifier": "contract", "cli": "cli", "__main__": "cli"}
 ONLY_IMPORTER = {
-    "pyarrow.parquet": {"output.parquet"},
+    "pyarrow.parquet": {"output.parquet", "output.tables"},
     "timm": {"builtin.timm_embedder"},
     "pynvml": {"gpu.nvml"},
-    "click": {"cli", "job.progress"},
+    "click": {"cli", "export.command", "job.progress"},
+    "lancedb": {"export.lance"},
     "tarfile": {"reading.tar"},
     "bokeh": {"report.charts"},
     "sklearn": {"report.neighbours"},
@@ -45,6 +47,7 @@ LIGHT = {
     "__main__",
     "cli",
     "errors",
+    "export.command",
     "gpu.device",
     "gpu.lease",
     "gpu.lock_folder",

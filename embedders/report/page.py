@@ -18,6 +18,7 @@ from embedders.errors import ConfigError
 from embedders.output.files import write_whole
 from embedders.output.ledger import FailedSample
 from embedders.output.parquet import read_scores
+from embedders.output.run import read_shards
 from embedders.output.summary import Summary, read_accounts
 from embedders.output.timings import describe_seconds, split_seconds
 from embedders.reading.samples import SampleName
@@ -82,21 +83,6 @@ def write_report(folder: str | Path, path: str | Path) -> None:
     templates.policies["json.dumps_kwargs"] = {}  # else it sorts the keys, and Bokeh goes by their order
     with write_whole(path) as file:
         file.write(templates.get_template("page.html.jinja").render(page, script=read_script()).encode())
-
-
-def read_shards(folder: Path) -> dict[str, str]:
-    """Read the path of each shard of a run by name.
-
-    Raises:
-        ConfigError: The folder holds no run.
-    """
-    try:
-        return json.loads((folder / "run_shards.json").read_text())
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"{str(folder)!r}: it has no run_shards.json that can be read; expected the output_dir of a run; check "
-            "the path"
-        ) from error
 
 
 def read_run(folder: Path, shards: list[str]) -> Run:
