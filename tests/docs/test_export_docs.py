@@ -10,7 +10,10 @@ from support.results import make_run
 from support.tools import ROOT, run_cli
 
 PAGE = (ROOT / "docs/export.md").read_text()
-RECIPES = dict(re.findall(r"^## (.+?)\n[^#]*?^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL))
+SECTIONS = dict(re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL))
+RECIPES = {
+    name: code for name, text in SECTIONS.items() for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+}
 
 
 @pytest.fixture(scope="module", params=["float32", "float16"])
