@@ -17,6 +17,7 @@ from pathlib import Path
 import click
 
 from embedders import __version__
+from embedders.copies.command import near_copies
 from embedders.errors import ConfigError, EmbedderError, GpuError, ShardError, TarquetError, make_one_line
 from embedders.export.command import export
 from embedders.gpu.device import pin_device
@@ -399,3 +400,4 @@ def check_before_lease(shard: str, output: str, embedder: str, embedder_args: ob
 
 
 main.add_command(export)
+main.add_command(near_copies)

@@ -27,16 +27,30 @@ ROOMS = {
     "planning": {"errors", "gpu", "output", "reading", "job"},
     "checks": {"errors", "gpu", "output", "reading", "contract", "job"},
     "report": {"errors", "output", "reading"},
+    "copies": {"errors", "output"},
     "export": {"errors", "output"},
-    "cli": {"errors", "gpu", "output", "reading", "contract", "job", "planning", "checks", "report", "export"},
+    "cli": {
+        "errors",
+        "gpu",
+        "output",
+        "reading",
+        "contract",
+        "job",
+        "planning",
+        "checks",
+        "report",
+        "copies",
+        "export",
+    },
 }
 # Files at the top of the package: each is a room, or part of one.
 TOP = {"errors": "errors", "base": "contract", "classifier": "contract", "cli": "cli", "__main__": "cli"}
 ONLY_IMPORTER = {
-    "pyarrow.parquet": {"output.parquet", "output.tables"},
+    "pyarrow.parquet": {"output.near_copies", "output.parquet", "output.tables"},
     "timm": {"builtin.timm_embedder"},
     "pynvml": {"gpu.nvml"},
-    "click": {"cli", "export.command", "job.progress"},
+    "click": {"cli", "copies.command", "export.command", "job.progress"},
+    "faiss": {"copies.command", "copies.search"},
     "lancedb": {"export.lance"},
     "tarfile": {"reading.tar"},
     "bokeh": {"report.charts"},
@@ -46,6 +60,8 @@ ONLY_IMPORTER = {
 LIGHT = {
     "__main__",
     "cli",
+    "copies.command",
+    "copies.settings",
     "errors",
     "export.command",
     "gpu.device",

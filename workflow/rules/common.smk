@@ -16,7 +16,13 @@ from snakemake.settings.types import DeploymentMethod
 # Snakemake runs outside the job's environment, where tarquet need not be installed. This file's folder and not
 # workflow.basedir, which is another's where this workflow is a module of another one.
 sys.path.insert(0, os.path.join(str(workflow.current_basedir), "../.."))
-from embedders.planning.config import check_config, find_shards, group_shards, name_scores
+from embedders.planning.config import (
+    check_config,
+    find_shards,
+    group_shards,
+    name_scores,
+)
+from embedders.copies.settings import check_settings, choose_part, count_parts
 from embedders.planning.container import check_image, describe_container
 from embedders.errors import TarquetError
 from embedders.planning.failures import find_error
@@ -29,6 +35,7 @@ from embedders.job.sources import fingerprint_file, fingerprint_sources
 
 try:
     config = check_config(config, workflow.source_path("../schemas/config.schema.yaml"))
+    check_settings(config)
     SHARDS = find_shards(config["shards"])
     check_remote(SHARDS.values(), config["shards_per_job"])
     SOURCES = fingerprint_sources(
