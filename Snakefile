@@ -46,6 +46,7 @@ include: "workflow/rules/retry.smk"
 
 
 onstart:
+    require_python()
     describe_run()
     follow_run(OUT, SHARDS, logger.info)
 

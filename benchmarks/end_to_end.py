@@ -50,7 +50,7 @@ def make_tarquet():
     from embedders.gpu.device import keep_freed_memory
     from embedders.job.embed import embed_shards
     from embedders.job.locate import build_embedder
-    from embedders.reading.samples import ShardJob
+    from embedders.job.shard_job import ShardJob
 
     keep_freed_memory()
     embedder = build_embedder("examples/lite0.py:Lite0Embedder", {"num_threads_per_worker": CORES})
@@ -61,9 +61,8 @@ def make_tarquet():
             ShardJob(path, str(folder / f"{name}.parquet"), str(folder / f"{name}.ledger"))
             for path, name in zip(paths, names, strict=True)
         ]
-        for _, outcome in embed_shards(embedder, jobs, device="cpu"):
-            if isinstance(outcome, Exception):
-                raise outcome
+        for _ in embed_shards(embedder, jobs, device="cpu"):
+            pass
 
     def read(folder: Path) -> dict[str, np.ndarray]:
         files = [str(path) for path in folder.glob("*.parquet")]

@@ -28,7 +28,7 @@ from photographs import describe_shards, write_shards
 from embedders import TimmImageEmbedder
 from embedders.gpu.device import keep_freed_memory
 from embedders.job.embed import embed_shards
-from embedders.reading.samples import ShardJob
+from embedders.job.shard_job import ShardJob
 
 MODEL, READER, OURS = "model alone", "reader alone", "ours"
 
@@ -66,12 +66,7 @@ def make_contestants(embedder: TimmImageEmbedder, device: str, paths: list[str])
                 ShardJob(path, f"{folder}/{number}.parquet", f"{folder}/{number}.ledger.parquet")
                 for number, path in enumerate(paths)
             ]
-            images = 0
-            for _, outcome in embed_shards(embedder, jobs, device=device):
-                if isinstance(outcome, Exception):
-                    raise outcome
-                images += outcome.embedded
-            return images
+            return sum(ledger.embedded for _, ledger in embed_shards(embedder, jobs, device=device))
 
     return {MODEL: run_model, READER: run_reader, OURS: run_ours}
 

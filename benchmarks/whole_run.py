@@ -27,7 +27,7 @@ sys.path.insert(0, sys.argv[1])
 from embedders import TimmImageEmbedder
 from embedders.gpu.device import keep_freed_memory
 from embedders.job.embed import embed_shards
-from embedders.reading.samples import ShardJob
+from embedders.job.shard_job import ShardJob
 keep_freed_memory()
 torch.set_num_threads(int(sys.argv[2]))
 embedder = TimmImageEmbedder(sys.argv[3], num_threads_per_worker=int(sys.argv[2]))

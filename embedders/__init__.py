@@ -4,17 +4,16 @@ The names below are imported when they are first used, so that `python -m embedd
 """
 
 import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # what an editor and a type checker see
+    from embedders.base import ImageEmbedder
+    from embedders.builtin.laion import AestheticClassifier, NsfwClassifier
+    from embedders.builtin.timm_embedder import TimmImageEmbedder
+    from embedders.classifier import ImageClassifier
+    from embedders.job.embed import embed_shard
 
 __version__ = "0.1.0"
-
-_MODULES = {
-    "AestheticClassifier": "embedders.builtin.laion",
-    "ImageClassifier": "embedders.classifier",
-    "ImageEmbedder": "embedders.base",
-    "NsfwClassifier": "embedders.builtin.laion",
-    "TimmImageEmbedder": "embedders.builtin.timm_embedder",
-    "embed_shard": "embedders.job.embed",
-}
 __all__ = [
     "AestheticClassifier",
     "ImageClassifier",
@@ -23,9 +22,21 @@ __all__ = [
     "TimmImageEmbedder",
     "embed_shard",
 ]
+_MODULES = {
+    "AestheticClassifier": "embedders.builtin.laion",
+    "ImageClassifier": "embedders.classifier",
+    "ImageEmbedder": "embedders.base",
+    "NsfwClassifier": "embedders.builtin.laion",
+    "TimmImageEmbedder": "embedders.builtin.timm_embedder",
+    "embed_shard": "embedders.job.embed",
+}
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module 'embedders' has no attribute {name!r}")
     return getattr(importlib.import_module(_MODULES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

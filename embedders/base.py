@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-from embedders.output.ledger import Ledger
 from embedders.reading.images import decode_image
 from embedders.reading.loader import load_batches
 
@@ -30,14 +29,12 @@ class ImageEmbedder(ABC):
         batch_size: Images in a batch of the default loader; the last one of a shard may hold fewer.
         num_threads_per_worker: Decoding threads of the default loader; `None` takes what the job was given.
         background: What transparency is laid on, any colour that Pillow knows by name or `#rrggbb`.
-        ledger: Set by the job, per shard: the account in which the default loader names what failed.
         recipe: Class path and arguments, where the embedder was built from these; kept in the Parquet footer.
     """
 
     batch_size: int = 64
     num_threads_per_worker: int | None = None
     background: str = "white"
-    ledger: Ledger | None = None
     recipe: dict | None = None
 
     def __init__(
@@ -63,8 +60,7 @@ class ImageEmbedder(ABC):
             Pairs of a batch, which is handed to the model as it is, and a list with one dict per image, in the
             same order, each holding the data set's id column (and `__key__` where it is known).
         """
-        ledger = self.ledger or Ledger(tar_path)
-        return load_batches(tar_path, self.decode, self.batch_size, self.num_threads_per_worker, ledger)
+        return load_batches(tar_path, self.decode, self.batch_size, self.num_threads_per_worker)
 
     @abstractmethod
     def load_embedding_model(self, device: str) -> Callable[[Any], torch.Tensor]:

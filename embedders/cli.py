@@ -4,25 +4,36 @@ Imports nothing heavy at the top: `--help` and a bad option answer at once, and 
 pinned.
 """
 
+import functools
 import json
 import logging
 import os
 import shutil
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 
 import click
 
 from embedders import __version__
 from embedders.copies.command import near_copies
-from embedders.errors import ConfigError, EmbedderError, GpuError, ShardError, TarquetError, make_one_line
+from embedders.errors import (
+    ConfigError,
+    EmbedderError,
+    GpuError,
+    ShardError,
+    TarquetError,
+    describe_error,
+    make_one_line,
+)
 from embedders.export.command import export
 from embedders.gpu.device import pin_device
-from embedders.job.finished import FinishedShards
-from embedders.reading.samples import ShardJob
+from embedders.gpu.terms import Terms
+from embedders.job.failures import report_error
 
 log = logging.getLogger("embedders")
 
@@ -45,20 +56,29 @@ class JsonValue(click.ParamType):
             self.fail(f"{value!r} is not JSON: {error}", param, ctx)
 
 
-DEVICE_OPTIONS = [
-    click.option("--device", type=click.Choice(["auto", "gpu", "cpu"]), default="auto", help="What to compute on."),
-    click.option("--gpu-wait-timeout-s", type=click.FloatRange(0), default=3600, help="0 looks once."),
-    click.option("--gpu-max-used-mb", type=click.IntRange(0), default=1024, help="With more in use it is not free."),
-    click.option("--gpu-max-processes", type=click.IntRange(0), default=0, help="With more it is not free."),
-    click.option("--jobs-per-gpu", type=click.IntRange(1), default=1, help="Jobs that share a GPU."),
-]
+# By the fields of `Terms`, which hold the defaults.
+TERMS_OPTIONS = {
+    "gpu_wait_timeout_s": (click.FloatRange(0), "Seconds to wait for a free GPU; 0 looks once."),
+    "gpu_max_used_mb": (click.IntRange(0), "A GPU with more memory in use is not free."),
+    "gpu_max_processes": (click.IntRange(0), "A GPU with more compute processes is not free."),
+    "jobs_per_gpu": (click.IntRange(1), "Jobs that share a GPU."),
+}
 
 
 def device_options(command: Callable) -> Callable:
-    """Add the options that `pin_device` takes."""
-    for option in reversed(DEVICE_OPTIONS):
-        command = option(command)
-    return command
+    """Add the options of `pin_device`, which the command gets as `device` and `terms`."""
+
+    @functools.wraps(command)
+    def take_terms(**options):
+        terms = Terms(**{field.name: options.pop(field.name) for field in fields(Terms)})
+        return command(terms=terms, **options)
+
+    for field in reversed(fields(Terms)):
+        kind, text = TERMS_OPTIONS[field.name]
+        name = f"--{field.name.replace('_', '-')}"
+        take_terms = click.option(name, type=kind, default=field.default, help=text)(take_terms)
+    devices = click.Choice(["auto", "gpu", "cpu"])
+    return click.option("--device", type=devices, default="auto", help="What to compute on.")(take_terms)
 
 
 class OneLineErrors(click.Group):
@@ -94,12 +114,16 @@ def one_line_errors() -> Iterator[None]:
     try:
         yield
     except TarquetError as error:
-        click.echo(f"error: {make_one_line(str(error))}", err=True)
+        report_error(str(error))
         sys.exit(1)
     except KeyboardInterrupt as interrupt:
         number = interrupt.args[0] if interrupt.args else signal.SIGINT
-        click.echo(f"error: stopped by {signal.Signals(number).name}; run it again", err=True)
+        report_error(f"stopped by {signal.Signals(number).name}; run it again")
         sys.exit(128 + number)
+    except Exception as error:
+        traceback.print_exc()
+        report_error(f"{describe_error(error)}; please report this as a defect, with the lines above")
+        sys.exit(1)
 
 
 def raise_interrupt(number: int, _frame: object) -> None:
@@ -129,55 +153,19 @@ def raise_interrupt(number: int, _frame: object) -> None:
 @click.option("--threads", type=click.IntRange(1), default=None, help="Threads to compute and decode with.")
 @device_options
 def embed(
-    shard, output, embedder, embedder_args, address, ledger, also, finished, threads, only, device,
-    gpu_wait_timeout_s, gpu_max_used_mb, gpu_max_processes, jobs_per_gpu, **options,
+    shard, output, embedder, embedder_args, address, ledger, also, device, terms, **options,
 ) -> None:  # fmt: skip
     """Embed SHARD, a .tar or .tar.gz, into OUTPUT, a Parquet file that appears whole or not at all.
 
     Example: python -m embedders embed 00000.tar 00000.parquet --embedder my_embedder.py:MyEmbedder
     """
     with one_line_errors():
-        check_before_lease(shard, output, embedder, embedder_args)
+        from embedders.job.run import run_job
+        from embedders.job.shard_job import ShardJob
+
         jobs = [ShardJob(shard, output, ledger, address), *(ShardJob(*paths) for paths in also)]
-        if finished is not None:
-            deciding = {name: options[name] for name in ("id_col", "metadata_columns", "embedding_dtype")}
-            store = FinishedShards(finished, embedder, embedder_args, **deciding)
-            jobs = [job for job in jobs if not store.take(job)]
-            log.info("%d of %d shards were finished by an earlier job", len(also) + 1 - len(jobs), len(also) + 1)
-        if not jobs:
-            return
-        failed = []
-        work = jobs[0].tar_path + (f" and {len(jobs) - 1} more" if len(jobs) > 1 else "")
-        terms = (gpu_wait_timeout_s, gpu_max_used_mb, gpu_max_processes, jobs_per_gpu)
-        with pin_device(work, device, *terms) as options["device"]:
-            import torch
-
-            from embedders.job.embed import embed_shards
-            from embedders.job.locate import build_embedder
-            from embedders.job.progress import show_progress
-            from embedders.output.parquet import read_ledger
-
-            if threads is not None:
-                torch.set_num_threads(threads)
-            built = build_embedder(embedder, embedder_args)
-            if built.num_threads_per_worker is None:
-                built.num_threads_per_worker = threads
-            if only is not None:
-                options["only"] = {sample.key for sample in read_ledger(only)}
-                options["max_failed_fraction"] = 1.0  # all of them failed once: how many do so again says nothing
-            with show_progress(jobs) as progress:
-                for job, outcome in embed_shards(built, jobs, on_batch=progress, **options):
-                    if not isinstance(outcome, TarquetError):
-                        if finished is not None:
-                            store.keep(job)
-                        continue
-                    failed.append(outcome)
-                    if also:
-                        log.error("failed: %s", outcome)
-        if failed and also:
-            raise ShardError(f"{len(failed)} of {len(jobs)} shards failed, each with a line above; see these")
-        if failed:
-            raise failed[0]
+        work = shard + (f" and {len(also)} more" if also else "")
+        run_job(jobs, embedder, embedder_args, pin_device(work, device, terms), **options)
 
 
 @main.command(short_help="Show the GPUs of this node, and who leases them.")
@@ -214,7 +202,7 @@ def inspect(file) -> None:
 @click.option("--id-col", default="__key__", help="Metadata field that identifies a sample.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 @device_options
-def check(embedder, shards, embedder_args, id_col, as_json, **device) -> None:
+def check(embedder, shards, embedder_args, id_col, as_json, device, terms) -> None:
     """Try EMBEDDER, "path/to/file.py:Class", on a few images: is it sound, and how long will all the shards take?
 
     Example: python -m embedders check my_embedder.py:MyEmbedder --shard 'data/*.tar'
@@ -227,7 +215,7 @@ def check(embedder, shards, embedder_args, id_col, as_json, **device) -> None:
         paths = list(find_shards(shards).values())
         for address in filter(is_remote, paths):
             check_exists(address)
-        with pin_device(paths[0], **device) as torch_device:
+        with pin_device(paths[0], device, terms) as torch_device:
             from embedders.checks.before_run import check_before_run
 
             with errors_alone():  # the rest, the findings say
@@ -271,7 +259,7 @@ def echo_marked(mark: str, subject: str, message: str) -> None:
 @click.option("--sample", type=click.IntRange(0), default=32, help="Rows to embed again, per file.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per file, in a list.")
 @device_options
-def verify(files, shard, ledger, sample, as_json, **device) -> None:
+def verify(files, shard, ledger, sample, as_json, device, terms) -> None:
     """Compare FILES, outputs of `embed`, with their ledgers and shards, and embed random rows again.
 
     Example: python -m embedders verify results/embeddings/*.parquet --sample 8
@@ -282,7 +270,7 @@ def verify(files, shard, ledger, sample, as_json, **device) -> None:
         for file in files:
             if not Path(file).is_file():  # before it waits for a GPU
                 raise ConfigError(f"{file!r}: there is no such file; expected an output of `embed`; check the path")
-        with pin_device(files[0], **device) as torch_device:
+        with pin_device(files[0], device, terms) as torch_device:
             from embedders.checks.verify import find_shard, read_output, verify_output
 
             verdicts = []
@@ -323,7 +311,7 @@ def echo_verdict(verdict: dict) -> None:
 @click.option("--classifier-args", type=JsonValue(), default="{}", help="Arguments of the class, as JSON.")
 @click.option("--threads", type=click.IntRange(1), default=None, help="Threads to compute with.")
 @device_options
-def score(embeddings, output, classifier, classifier_args, threads, **device) -> None:
+def score(embeddings, output, classifier, classifier_args, threads, device, terms) -> None:
     """Score the vectors of EMBEDDINGS, an output of `embed`, into OUTPUT, a Parquet file of keys and scores.
 
     Example: python -m embedders score results/embeddings/00000.parquet scores.parquet --classifier my_head.py:MyHead
@@ -338,7 +326,7 @@ def score(embeddings, output, classifier, classifier_args, threads, **device) ->
         if not isinstance(classifier_args, dict):
             raise ConfigError(f"classifier args {classifier_args!r}: expected an object, as {{}}")
         check_writable(Path(output))
-        with pin_device(embeddings, **device) as torch_device:
+        with pin_device(embeddings, device, terms) as torch_device:
             import torch
 
             from embedders.job.locate import build_classifier
@@ -379,24 +367,14 @@ def report(folder, output) -> None:
     Example: python -m embedders report results
     """
     with one_line_errors():
+        from embedders.planning.job_python import check_report_python
+
+        check_report_python(sys.executable)
         from embedders.report.page import write_report
 
         path = output or str(Path(folder, "report.html"))
         write_report(folder, path)
         click.echo(f"{path}: {Path(path).stat().st_size / 1e6:.1f} MB, opens in any browser")
-
-
-def check_before_lease(shard: str, output: str, embedder: str, embedder_args: object) -> None:
-    """Refuse in a moment what would fail anyway, before a job waits for a GPU."""
-    from embedders.job.locate import split_class_path
-    from embedders.output.files import check_writable
-    from embedders.reading.samples import check_exists
-
-    check_exists(shard)
-    split_class_path(embedder)
-    if not isinstance(embedder_args, dict):
-        raise ConfigError(f'embedder args {embedder_args!r}: expected an object, as {{}} or {{"batch_size": 64}}')
-    check_writable(Path(output))
 
 
 main.add_command(export)

@@ -27,9 +27,10 @@ with atheris.instrument_imports(include=["embedders", "tarfile", "gzip", "json",
     from PIL import Image
 
     from embedders.errors import ShardError
-    from embedders.output.ledger import FailedSample, Ledger
+    from embedders.output.failed import FailedSample
+    from embedders.output.ledger import Ledger
     from embedders.output.parquet import write_ledger
-    from embedders.reading.loader import decode_sample, open_samples
+    from embedders.reading.loader import ShardLoad, decode_sample, open_samples
     from embedders.reading.samples import read_samples
 
 from support.tools import make_image, make_tar
@@ -97,15 +98,15 @@ def try_shard(content: bytes) -> None:
             pass
     except ShardError:
         is_refused = True
-    ledger = Ledger(str(path), accept_damage=True)
-    for sample in open_samples(str(path), ledger):
+    ledger = Ledger(str(path))
+    for sample in open_samples(str(path), ShardLoad(ledger, accept_damage=True)):
         outcome = decode_sample(EMBEDDER, sample)
         if isinstance(outcome, FailedSample):
             assert outcome.kind in ("undecodable", "no_single_image", "bad_metadata"), outcome
             ledger.fail(outcome)
         else:
             assert outcome[0].shape == (3, 224, 224)
-            ledger.settle(sample.key)
+            ledger.settle([sample.key])
     ledger.check(1)
     assert not ledger.unsettled()
     write_ledger(io.BytesIO(), ledger.failed, {})  # every text can be stored

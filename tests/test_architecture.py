@@ -6,14 +6,8 @@ from collections.abc import Iterator
 from graphlib import TopologicalSorter
 
 import pytest
+from support.imports import MODULES, PACKAGE, find_imports
 from support.tools import ROOT, start_python
-
-PACKAGE = ROOT / "embedders"
-MODULES = {
-    ".".join(path.relative_to(ROOT).with_suffix("").parts): path
-    for path in sorted(PACKAGE.rglob("*.py"))
-    if path.name != "__init__.py"
-}
 
 # Each room, and the rooms that it imports from. `contract` is base.py and classifier.py at the top.
 ROOMS = {
@@ -44,9 +38,16 @@ ROOMS = {
     },
 }
 # Files at the top of the package: each is a room, or part of one.
-TOP = {"errors": "errors", "base": "contract", "classifier": "contract", "cli": "cli", "__main__": "cli"}
+TOP = {
+    "errors": "errors",
+    "base": "contract",
+    "classifier": "contract",
+    "testing": "checks",
+    "cli": "cli",
+    "__main__": "cli",
+}
 ONLY_IMPORTER = {
-    "pyarrow.parquet": {"output.near_copies", "output.parquet", "output.tables"},
+    "pyarrow.parquet": {"output.near_copies", "output.parquet", "output.tables", "output.writer"},
     "timm": {"builtin.timm_embedder"},
     "pynvml": {"gpu.nvml"},
     "click": {"cli", "copies.command", "export.command", "job.progress"},
@@ -67,13 +68,19 @@ LIGHT = {
     "gpu.device",
     "gpu.lease",
     "gpu.lock_folder",
+    "gpu.terms",
+    "job.failures",
     "job.finished",
     "job.locate",
+    "job.run",
+    "job.shard_job",
     "job.sources",
+    "output.failed",
     "output.files",
+    "output.timings",
     "planning.config",
     "planning.container",
-    "planning.failures",
+    "planning.job_python",
     "planning.progress",
     "reading.remote",
     "reading.samples",
@@ -85,22 +92,6 @@ HEAVY = {"torch", "torchvision", "timm", "pyarrow", "numpy", "PIL", "webdataset"
 def find_room(module: str) -> str:
     parts = module.split(".")
     return TOP[parts[1]] if len(parts) == 2 else parts[1]
-
-
-def find_imports(path, at_top_only: bool = False) -> Iterator[tuple[str, int]]:
-    """Yield the dotted names that a file imports, those for the type checker included, and the line."""
-    tree = ast.parse(path.read_text())
-    for parent in ast.walk(tree):
-        is_for_types = isinstance(parent, ast.If) and getattr(parent.test, "id", "") == "TYPE_CHECKING"
-        if at_top_only and (parent is not tree or is_for_types):
-            continue
-        for node in ast.iter_child_nodes(parent):
-            if isinstance(node, ast.Import):
-                yield from ((alias.name, node.lineno) for alias in node.names)
-            elif isinstance(node, ast.ImportFrom):
-                assert node.level == 0, f"{path.name}, line {node.lineno}: a relative import"
-                yield node.module, node.lineno
-                yield from ((f"{node.module}.{alias.name}", node.lineno) for alias in node.names)
 
 
 def find_own_imports(module: str) -> Iterator[tuple[str, int]]:

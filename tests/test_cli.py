@@ -63,8 +63,8 @@ def test_the_options_reach_the_job(tmp_path, shard):
     broken = make_tar(tmp_path / "b.tar", {"1.jpg": make_image(), "2.jpg": b"broken"})
     assert embed(broken, tmp_path / "b.parquet").exit_code == 1
     assert embed(broken, tmp_path / "b.parquet", "--max-failed-fraction", 0.5).exit_code == 0
-    made_with = describe_file(str(tmp_path / "b.parquet"))["embedder"]
-    assert (made_with["class"], made_with["args"]) == (MEAN_COLOR, {})
+    made_with = describe_file(str(tmp_path / "b.parquet")).provenance.embedder
+    assert (made_with.class_path, made_with.args) == (MEAN_COLOR, {})
 
 
 # Bad input: one clear line, exit code 1 (2 for the command line itself), and nothing left behind.
@@ -83,9 +83,9 @@ BAD = {
         ["--embedder", TIMM, "--embedder-args", '{"model_name": "resnet18", "checkpoint_path": "none.pt"}'],
         "checkpoint_path 'none.pt': there is no such file",
     ),
-    "missing id": (["--id-col", "url"], "s.tar: sample '00000' has no 'url' (id_col)"),
+    "missing id": (["--id-col", "url"], "as '00000': has no 'url' (id_col)"),
     "wrong columns": (["--metadata-columns", "5"], "metadata_columns: 5; expected a list"),
-    "wrong type of a value": (["--metadata-columns", '{"id": "int64"}'], "has id = 'img-0'; expected int64"),
+    "wrong type of a value": (["--metadata-columns", '{"id": "int64"}'], "id is 'img-0'; expected int64"),
 }
 
 

@@ -78,7 +78,7 @@ class AestheticModel(nn.Module):
     def __init__(self):
         super().__init__()
         widths, dropouts = (WIDTH, 1024, 128, 64, 16, 1), (0.2, 0.2, 0.1)
-        layers = []
+        layers: list[nn.Module] = []
         for number, (before, after) in enumerate(pairwise(widths)):
             layers.append(nn.Linear(before, after))
             layers += map(nn.Dropout, dropouts[number : number + 1])
@@ -94,6 +94,8 @@ class Normalization(nn.Module):
 
     def __init__(self, width: int):
         super().__init__()
+        self.mean: torch.Tensor
+        self.variance: torch.Tensor
         self.register_buffer("mean", torch.zeros(width))
         self.register_buffer("variance", torch.ones(width))
 

@@ -12,17 +12,6 @@ from embedders.checks.shard_statistics import Survey, survey_shard
 from embedders.job.locate import build_embedder
 from embedders.output.timings import describe_duration
 
-FIXES = {
-    "no_single_image": "give each sample one image, and no second dot to its name (0001.jpg)",
-    "repeated_key": "rename the members: the key ends at the first dot of the name, and its members must be adjacent",
-    "repeated_member": "remove one of the two",
-    "bad_name": "rename or remove the member: a name needs a key, a dot and a suffix",
-    "not_a_file": "put the file itself into the tar",
-    "undecodable": "make the image again, or leave it out",
-    "bad_metadata": "mend the .json or .txt",
-    "too_large": "leave the member out, or split it",
-    "damaged_tar": "copy or make the tar again, or set accept_damaged_shards: true",
-}
 # Sizes that are looked up, of shards that lie evenly among all: on a network file system each may take a while.
 SIZED_SHARDS = 1000
 
@@ -53,8 +42,8 @@ class Check:
         """Say in a line how long all the shards take, and what they make."""
         said = self.estimate
         shards = f"{self.shards} shard{'s' * (self.shards > 1)} of about {said['images']:.0f} images in all"
-        size = said["output_bytes"]
-        size = f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
+        bytes_ = said["output_bytes"]
+        size = f"{bytes_ / 1e9:.1f} GB" if bytes_ >= 1e9 else f"{bytes_ / 1e6:.1f} MB"
         return (
             f"{shards}: {describe_duration(said['seconds'])} by one job at a time, at {said['images_per_s']:.0f} "
             f"images/s (the loader alone {said['loaded_per_s']:.0f}, the model alone "
@@ -88,7 +77,7 @@ def check_before_run(
     Raises:
         ShardError: The first shard cannot be read.
     """
-    survey = survey_shard(tar_paths[0])
+    survey = survey_shard(tar_paths[0], id_col)
     speeds: list[Speed] = []
     build = partial(build_embedder, class_path, args)
     findings = list(check_embedder(build, tar_paths[0], device, id_col, speeds.append))
@@ -118,7 +107,7 @@ def describe_survey(survey: Survey) -> list[Finding]:
     findings = [Finding("shard", f"{survey.tar_path}: {survey.describe()}")]
     for kind, count in survey.problems.most_common():
         message = (
-            f"{count} of {survey.samples} samples will fail, {kind}, as {survey.first_problems[kind]}; {FIXES[kind]}"
+            f"{count} of {survey.samples} samples will fail, {kind}, as {survey.first_problems[kind]}; {kind.fix}"
         )
         findings.append(Finding("shard", message, is_wrong=True))
     return findings

@@ -1,6 +1,6 @@
 """Does an embedder keep the contract of `ImageEmbedder`? Tries it on a shard; `check` prints what it finds.
 
-In a test-suite of your own: `assert not [f for f in check_embedder(MyEmbedder, "some.tar") if f.is_wrong]`.
+`embedders.testing` is its public face.
 """
 
 import os
@@ -26,6 +26,7 @@ from embedders.errors import EmbedderError, TarquetError, describe_error
 from embedders.gpu.visibility import is_cuda_running
 from embedders.job.model import Model
 from embedders.job.provenance import find_modules
+from embedders.output.failed import FailureKind
 
 # Images that are tried: enough for what is slow to show, few enough for seconds.
 IMAGES = {"cpu": 32, "cuda": 256}
@@ -71,10 +72,11 @@ def check_embedder(
     """
     tar_path = str(tar_path)
     if not isinstance(embedder, ImageEmbedder):
-        embedder, findings = build_on_trial(embedder)
+        built, findings = build_on_trial(embedder)
         yield from findings
-    if embedder is None:
-        return
+        if built is None:
+            return
+        embedder = built
     if not hasattr(embedder, "classifiers"):
         name = type(embedder).__name__
         message = f"{name}.__init__ does not call super().__init__(...), which sets what a job needs; add the call"
@@ -103,11 +105,11 @@ def check_embedder(
         yield Finding("loader", str(error), is_wrong=True)
         return
     try:
-        first = model.embed(*batches[0], tar_path)
+        first = embed_batch(model, batches[0], tar_path)
         start = perf_counter()
-        vectors = [model.embed(batch, metadata, tar_path) for batch, metadata in batches]
+        vectors = [embed_batch(model, batch, tar_path) for batch in batches]
         embedded_per_s = sum(map(len, vectors)) / (perf_counter() - start)
-        on_speed(Speed(loaded_per_s, embedded_per_s, model.dimension))
+        on_speed(Speed(loaded_per_s, embedded_per_s, vectors[0].shape[1]))
         yield from check_model(model, batches[0], first, vectors[0], tar_path)
     except TarquetError as error:
         yield Finding("model", str(error), is_wrong=True)
@@ -133,11 +135,24 @@ def build_on_trial(build: Callable[[], ImageEmbedder]) -> tuple[ImageEmbedder | 
     return embedder, findings
 
 
+def embed_batch(model: Model, batch: Batch, tar_path: str) -> np.ndarray:
+    """Embed what the loader yielded."""
+    images, metadata = batch
+    return model.embed(images, [sample.get("__key__", sample) for sample in metadata], tar_path)
+
+
 def check_model(
     model: Model, batch: Batch, vectors: np.ndarray, again: np.ndarray, tar_path: str
 ) -> Iterator[Finding]:
     """Look at what the model made of one batch, twice: floats, the same twice, the same alone."""
     images, metadata = batch
+    bad = np.flatnonzero(model.find_bad(vectors))
+    if len(bad):
+        key = metadata[bad[0]].get("__key__", metadata[bad[0]])
+        share = f"{len(bad)} of {len(vectors)} images fail, bad_vector, as {key!r}"
+        message = f"{share}: {model.explain_bad(vectors[bad[0]])}; {FailureKind.BAD_VECTOR.fix}"
+        yield Finding("model", message, is_wrong=True)
+        return
     norms = np.linalg.norm(vectors, axis=1)
     shape = f"{vectors.shape[1]} numbers per image, all finite, lengths {norms.min():.3g} to {norms.max():.3g}"
     yield Finding("model", shape)
@@ -164,7 +179,7 @@ def check_model(
     if last is None or len(vectors) < 2:
         yield Finding("model", f"an image alone was not tried: none can be taken out of a {type(images).__name__}")
         return
-    alone = min(compare_vectors(vectors[-1], model.embed(last, metadata[-1:], tar_path)[0]))
+    alone = min(compare_vectors(vectors[-1], embed_batch(model, (last, metadata[-1:]), tar_path)[0]))
     if alone < limit:
         message = f"an image alone and in a batch: cosine {alone:.5f}; expected {limit}; use no batch statistics"
         yield Finding("model", message, is_wrong=True)

@@ -15,7 +15,9 @@ import torch
 from embedders.base import ImageEmbedder
 from embedders.errors import TarquetError, make_one_line
 from embedders.job.stream import add_key, count_samples, read_batches
-from embedders.output.ledger import FailedSample, Ledger
+from embedders.output.failed import FailedSample, FailureKind
+from embedders.output.ledger import Ledger
+from embedders.reading.loader import ShardLoad
 
 # Images that are tried at once; a user's own loader has batches of its own.
 MAX_BATCH_SIZE = {"cpu": 16, "cuda": 256}
@@ -71,22 +73,22 @@ def load_batches(
         EmbedderError: The loader raised, or yields something else than it should.
     """
     embedder = copy.copy(embedder)
-    embedder.ledger = TrialLedger(tar_path, accept_damage=True)
+    load = ShardLoad(TrialLedger(tar_path), accept_damage=True)
     embedder.batch_size = min(embedder.batch_size, MAX_BATCH_SIZE[device])
     batches = []
     with suppress(TrialEnd):
-        for batch, metadata in read_batches(embedder, tar_path, device):
+        for batch, metadata in read_batches(embedder, tar_path, device, load):
             batches.append((batch, [add_key(sample, id_col, {}) for sample in metadata]))
             images -= len(metadata)
             if images <= 0:
                 break
-    return batches, embedder.ledger.failed
+    return batches, load.ledger.failed
 
 
 def check_batches(batches: list[Batch], failed: list[FailedSample], id_col: str) -> Iterator[Finding]:
     """Look at what the loader yielded, and at what it could not prepare."""
     images = sum(len(metadata) for _, metadata in batches)
-    unprepared = [sample for sample in failed if sample.kind == "preprocess_error"]
+    unprepared = [sample for sample in failed if sample.kind == FailureKind.PREPROCESS_ERROR]
     if unprepared:
         share = f"preprocess fails on {len(unprepared)} of the first {images + len(failed)} images"
         message = f"{share}, as on {unprepared[0].key!r}: {unprepared[0].message}; expected a tensor; mend it"
@@ -103,10 +105,13 @@ def check_batches(batches: list[Batch], failed: list[FailedSample], id_col: str)
             message = f"a batch of {len(batch)} images came with {len(metadata)} dicts; expected one dict per image"
             yield Finding("loader", message, is_wrong=True)
             return
-        without = [sample for sample in metadata if id_col not in sample]
+        without = [sample for sample in metadata if sample.get(id_col) is None]
         if without:
             named = ", ".join(map(repr, sorted(map(str, without[0]))))
-            message = f"metadata without {id_col!r}, the id_col; expected it beside {named}; set id_col, or add it"
+            message = (
+                f"{len(without)} of {len(metadata)} metadata without {id_col!r}, the id_col, or null there; expected "
+                f"it beside {named}; set id_col, or add it"
+            )
             yield Finding("loader", message, is_wrong=True)
             return
     shape = f", {tuple(batches[0][0].shape)} {batches[0][0].dtype}" if isinstance(batches[0][0], torch.Tensor) else ""
@@ -124,9 +129,10 @@ def check_ids(batches: list[Batch], id_col: str, tar_path: str) -> Iterator[Find
         return
     if os.path.getsize(tar_path) > MAX_COUNTED_BYTES:
         return
-    ledger = Ledger(tar_path, accept_damage=True)
-    ids = count_samples(tar_path, id_col, ledger)
-    foreign = [name for name in names if name not in ids and name not in ledger.unsettled()]
+    ledger = Ledger(tar_path)
+    ids, _ = count_samples(tar_path, id_col, ledger, accept_damage=True)
+    known = {*ids, *ledger.unsettled()}
+    foreign = [name for name in names if name not in known]
     if foreign:
         message = f"load_dataset_shard yields {foreign[0]!r}, which is no {id_col} of the tar; expected its samples "
         yield Finding("loader", f"{message}only; take the name from the tar", is_wrong=True)

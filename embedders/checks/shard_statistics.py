@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
-from embedders.reading.images import ImageError, convert_to_rgb, open_image
+from embedders.output.failed import FailureKind, SampleError
+from embedders.reading.images import convert_to_rgb, open_image
 from embedders.reading.samples import Sample, read_metadata, read_samples, select_image
 
 # A huge shard is not read whole: whichever of the two comes first.
@@ -39,8 +40,8 @@ class Survey:
     formats: Counter[str] = field(default_factory=Counter)
     image_bytes: list[int] = field(default_factory=list)
     sides: list[tuple[int, int]] = field(default_factory=list)
-    problems: Counter[str] = field(default_factory=Counter)
-    first_problems: dict[str, str] = field(default_factory=dict)
+    problems: Counter[FailureKind] = field(default_factory=Counter)
+    first_problems: dict[FailureKind, str] = field(default_factory=dict)
 
     def describe(self) -> str:
         """Say it in a line."""
@@ -59,8 +60,12 @@ class Survey:
         return "; ".join(parts)
 
 
-def survey_shard(tar_path: str) -> Survey:
+def survey_shard(tar_path: str, id_col: str = "__key__") -> Survey:
     """Read a shard once, or the first part of a large one.
+
+    Args:
+        tar_path: The shard.
+        id_col: The metadata field that identifies a sample.
 
     Raises:
         ShardError: It is missing or cannot be read; damage in it is a problem among the others.
@@ -72,31 +77,25 @@ def survey_shard(tar_path: str) -> Survey:
             break
         survey.samples += 1
         survey.suffixes.update(sample.members.keys())
-        problem = sample.problem or _find_problem(sample, survey)
-        if problem is not None:
-            kind, message = problem
-            survey.problems[kind] += 1
-            survey.first_problems.setdefault(kind, f"{sample.key!r}: {message}")
+        try:
+            if sample.problem is not None:
+                raise SampleError(*sample.problem)
+            _survey_sample(sample, survey, id_col)
+        except SampleError as error:
+            survey.problems[error.kind] += 1
+            survey.first_problems.setdefault(error.kind, f"{sample.key!r}: {error}")
     survey.total_bytes = Path(tar_path).stat().st_size
     survey.read_bytes = survey.read_bytes or survey.total_bytes
     return survey
 
 
-def _find_problem(sample: Sample, survey: Survey) -> tuple[str, str] | None:
-    suffix, encoded = select_image(sample)
-    if suffix is None:
-        return "no_single_image", encoded
+def _survey_sample(sample: Sample, survey: Survey, id_col: str) -> None:
+    _, encoded = select_image(sample)
     survey.image_bytes.append(len(encoded))
-    try:
-        image = open_image(encoded)
-        survey.formats[image.format] += 1
-        survey.sides.append(image.size)
-        if len(survey.sides) <= DECODED_IMAGES:
-            convert_to_rgb(image)
-    except ImageError as error:
-        return "undecodable", f".{suffix}: {error}"
-    try:
-        read_metadata(sample)
-    except ValueError as error:
-        return "bad_metadata", str(error)
-    return None
+    image = open_image(encoded)
+    survey.formats[image.format] += 1
+    survey.sides.append(image.size)
+    if len(survey.sides) <= DECODED_IMAGES:
+        convert_to_rgb(image)
+    if read_metadata(sample).get(id_col) is None:
+        raise SampleError(FailureKind.BAD_METADATA, f"has no {id_col!r} (id_col), or null there")

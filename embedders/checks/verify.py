@@ -15,13 +15,15 @@ from embedders.base import ImageEmbedder
 from embedders.errors import ShardError
 from embedders.job.locate import build_embedder
 from embedders.job.model import Model
-from embedders.job.provenance import SCHEMA_VERSION, describe_embedder, describe_shard
+from embedders.job.provenance import describe_embedder, describe_shard
+from embedders.job.shard_job import ShardJob
 from embedders.job.stream import ShardReader, count_samples
-from embedders.output.columns import KEY
+from embedders.output.columns import KEY, Columns
 from embedders.output.ledger import Ledger
 from embedders.output.parquet import read_ledger, read_vectors
+from embedders.output.provenance import Provenance
+from embedders.reading.loader import ShardLoad
 from embedders.reading.remote import is_remote
-from embedders.reading.samples import ShardJob
 
 # Least cosine between a stored and a new vector. Of the stored type, if the device is the same; else two devices
 # round differently, and a GPU computes in half precision.
@@ -34,7 +36,7 @@ class Output:
     """One finished output, read whole; `failed_keys` is `None` where it was made without a ledger."""
 
     path: str
-    provenance: dict
+    provenance: Provenance
     keys: list[str]
     vectors: np.ndarray
     failed_keys: list[str] | None
@@ -46,15 +48,10 @@ def read_output(parquet_path: str, ledger_path: str | None) -> Output:
     Raises:
         ShardError: One of them is missing, cut short, or not ours.
     """
-    table, vectors, provenance = read_vectors(parquet_path)
-    if provenance.get("schema_version") != SCHEMA_VERSION:
-        raise ShardError(
-            f"{parquet_path!r}: its footer is of version {provenance.get('schema_version')!r}; expected "
-            f"{SCHEMA_VERSION}; verify it with the version of tarquet that wrote it"
-        )
-    ledger_path = ledger_path or provenance.get("ledger")
+    table, vectors, described = read_vectors(parquet_path)
+    ledger_path = ledger_path or described.provenance.ledger
     failed_keys = [sample.key for sample in read_ledger(ledger_path)] if ledger_path else None
-    return Output(parquet_path, provenance, table[KEY].to_pylist(), vectors, failed_keys)
+    return Output(parquet_path, described.provenance, table[KEY].to_pylist(), vectors, failed_keys)
 
 
 def verify_output(output: Output, tar_path: str, sample_size: int, device: str) -> Iterator[str]:
@@ -70,18 +67,18 @@ def verify_output(output: Output, tar_path: str, sample_size: int, device: str) 
         One line for each thing that is wrong; none for a sound output.
     """
     said = output.provenance
-    if len(output.keys) != said["embedded"]:
-        yield f"{len(output.keys)} rows, but its footer says {said['embedded']}"
-    if output.failed_keys is not None and len(output.failed_keys) != sum(said["failed"].values()):
-        yield f"{len(output.failed_keys)} samples in its ledger, but its footer says {sum(said['failed'].values())}"
+    if len(output.keys) != said.embedded:
+        yield f"{len(output.keys)} rows, but its footer says {said.embedded}"
+    if output.failed_keys is not None and len(output.failed_keys) != sum(said.failed.values()):
+        yield f"{len(output.failed_keys)} samples in its ledger, but its footer says {sum(said.failed.values())}"
     shard = describe_shard(tar_path)
-    if shard["sha256"] != said["shard"]["sha256"]:
-        yield f"{tar_path!r} is not the shard that it was made from ({shard['bytes']} bytes, other content)"
+    if shard.sha256 != said.shard.sha256:
+        yield f"{tar_path!r} is not the shard that it was made from ({shard.bytes} bytes, other content)"
         return
-    ledger = Ledger(tar_path, accept_damage=True)
-    ids = count_samples(tar_path, said["id_col"], ledger)
+    ledger = Ledger(tar_path)
+    ids, _ = count_samples(tar_path, said.id_col, ledger, accept_damage=True)
     # With this one id_col the column holds the data set's own key, else WebDataset's.
-    keys = [ids.get(key, key) for key in output.keys] if said["id_col"] == KEY else output.keys
+    keys = [ids.get(key, key) for key in output.keys] if said.id_col == KEY else output.keys
     yield from _compare_keys(output, keys, Counter(ledger.unsettled()))
     yield from _compare_vectors(output, keys, tar_path, sample_size, device)
 
@@ -90,28 +87,28 @@ def _compare_keys(output: Output, keys: list[str], expected: Counter[str]) -> It
     found = Counter([*keys, *(output.failed_keys or [])])
     lost, foreign = expected - found, found - expected
     # A retry holds the samples that it was given, and without a ledger nothing says which ones failed.
-    if lost and output.failed_keys is not None and not output.provenance["is_retry"]:
+    if lost and output.failed_keys is not None and not output.provenance.is_retry:
         yield f"{lost.total()} samples of the tar are neither embedded nor failed, as {next(iter(lost))!r}"
     if foreign:
         yield f"{foreign.total()} samples are not in the tar, or there twice, as {next(iter(foreign))!r}"
 
 
 def _compare_vectors(output: Output, keys: list[str], tar_path: str, sample_size: int, device: str) -> Iterator[str]:
-    said = output.provenance["embedder"]
-    if said["args"] is None:
-        yield f"cannot embed again: {said['class']} was built in Python, and its arguments are not in the footer"
+    said = output.provenance.embedder
+    if said.args is None:
+        yield f"cannot embed again: {said.class_path} was built in Python, and its arguments are not in the footer"
         return
-    embedder = build_embedder(said["class"], said["args"])
-    model = Model(embedder, device, output.provenance["embedding_dtype"])
-    now = describe_embedder(embedder, model.weights, device)
-    changed = ", ".join(name for name in said if now.get(name) != said[name]) or "nothing that the footer names"
-    if model.weights != said["weights_sha256"]:
-        yield f"the weights of {said['model_name']} are not those that it was made with"
+    embedder = build_embedder(said.class_path, said.args)
+    model = Model(embedder, device, output.provenance.embedding_dtype)
+    then, now = said.as_json(), describe_embedder(embedder, model.weights, device).as_json()
+    changed = ", ".join(name for name in then if now[name] != then[name]) or "nothing that the footer names"
+    if model.weights != said.weights_sha256:
+        yield f"the weights of {said.model_name} are not those that it was made with"
     rows = {key: row for row, key in enumerate(keys)}
     chosen = random.sample(sorted(rows), min(sample_size, len(rows)))
-    vectors = dict(embed_chosen(embedder, model, tar_path, output.provenance["id_col"], chosen)) if chosen else {}
-    limit = MIN_COSINE[output.provenance["embedding_dtype"]]
-    if said["device"] != "cpu" or device != "cpu":
+    vectors = dict(embed_chosen(embedder, model, tar_path, output.provenance.id_col, chosen)) if chosen else {}
+    limit = MIN_COSINE[output.provenance.embedding_dtype]
+    if said.device != "cpu" or device != "cpu":
         limit = MIN_COSINE_OTHER_DEVICE
     for key in chosen:
         if key not in vectors:
@@ -129,11 +126,11 @@ def embed_chosen(
     embedder: ImageEmbedder, model: Model, tar_path: str, id_col: str, keys: list[str]
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Embed the samples of these keys again; a loader of the user's own reads the whole shard for it."""
-    ledger = Ledger(tar_path, accept_damage=True, only=set(keys))
-    for batch, metadata in ShardReader(embedder, ShardJob(tar_path, ""), id_col, ledger, model.device).read():
-        for sample, vector in zip(metadata, model.embed(batch, metadata, tar_path), strict=True):
-            if sample["__key__"] in ledger.only:
-                yield sample["__key__"], vector
+    load = ShardLoad(Ledger(tar_path), accept_damage=True, only=set(keys))
+    for batch in ShardReader(embedder, ShardJob(tar_path, ""), Columns(id_col), load, model.device).read():
+        for key, vector in zip(batch.keys, model.embed(batch.images, batch.keys, tar_path), strict=True):
+            if key in load.only:
+                yield key, vector
 
 
 def compare_vectors(one: np.ndarray, other: np.ndarray) -> tuple[float, float]:
@@ -151,7 +148,7 @@ def compare_vectors(one: np.ndarray, other: np.ndarray) -> tuple[float, float]:
 
 def find_shard(output: Output, tar_path: str | None) -> str:
     """Tell which shard an output is to be compared with: the one given, or the one its footer names."""
-    tar_path = tar_path or output.provenance["shard"]["path"]
+    tar_path = tar_path or output.provenance.shard.path
     if not Path(tar_path).is_file():
         mend = "fetch it and name the copy" if is_remote(tar_path) else "name it"
         raise ShardError(f"{output.path!r}: its shard {tar_path!r} is not there; {mend} with --shard")

@@ -1,6 +1,6 @@
-"""What a process computes on: a leased GPU, or the CPU if that is a choice. Never the one for lack of the other.
+"""What a process computes on: a leased GPU, or the CPU where that is a choice. Never the CPU for lack of a GPU.
 
-Owns the choice; `gpus` owns the lease.
+Owns the choice; `lease.py` owns the lease.
 """
 
 import ctypes
@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 
 from embedders.gpu.lease import lease_gpu
 from embedders.gpu.nvml import has_driver
+from embedders.gpu.terms import Terms
 
 log = logging.getLogger(__name__)
 
@@ -19,10 +20,13 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
 @contextmanager
-def pin_device(
-    work: str, device: str, gpu_wait_timeout_s: float, gpu_max_used_mb: int, gpu_max_processes: int, jobs_per_gpu: int
-) -> Iterator[str]:
-    """Choose what to compute on, and lease it for the length of the block; `work` is shown beside the lease.
+def pin_device(work: str, device: str, terms: Terms) -> Iterator[str]:
+    """Choose what to compute on, and lease it for the length of the block.
+
+    Args:
+        work: What the job works on; it is shown to whoever looks at the leases.
+        device: `"auto"` (a GPU where there is a driver, otherwise the CPU), `"gpu"` or `"cpu"`.
+        terms: What counts as a free GPU, and how long to wait for one.
 
     Yields:
         `"cuda"`, with `CUDA_VISIBLE_DEVICES` set to the one GPU that is leased; or `"cpu"`.
@@ -37,7 +41,7 @@ def pin_device(
         keep_freed_memory()
         yield "cpu"
         return
-    with lease_gpu(work, gpu_wait_timeout_s, gpu_max_used_mb * 2**20, gpu_max_processes, jobs_per_gpu):
+    with lease_gpu(work, terms):
         yield "cuda"
 
 
@@ -45,7 +49,7 @@ def keep_freed_memory() -> None:
     """Tell glibc to keep what a layer frees for the next one, instead of giving it back to the kernel each time.
 
     A network on the CPU otherwise spends half of its time in page faults: EfficientNet-Lite0 takes 5.4 CPU seconds
-    for 96 images without this, 2.7 with it (`benchmarks/malloc.py`).
+    for 96 images without this, 2.7 with it (benchmarks/README.md).
     """
     with suppress(OSError, AttributeError):  # not glibc
         libc = ctypes.CDLL("libc.so.6")

@@ -11,46 +11,26 @@ import random
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
-from embedders.errors import ConfigError, GpuError, GpuLostError
+from embedders.errors import GpuError, GpuLostError
 from embedders.gpu import locks, nvml
 from embedders.gpu.lock_folder import open_folder
 from embedders.gpu.locks import NotFree
 from embedders.gpu.nvml import Gpu
+from embedders.gpu.terms import Terms
 from embedders.gpu.visibility import check_unpinned, pinned, select_visible, warn_of_order
 
 log = logging.getLogger(__name__)
 
-GIB = 1 << 30
+GIB, MIB = 1 << 30, 1 << 20
 _PAUSE_S = (0.2, 0.6)  # drawn anew each time, or jobs that started together would stay in step
 _NOTICE_S = 60.0
 
 
-@dataclass(frozen=True)
-class Terms:
-    """What counts as a free device.
-
-    Attributes:
-        max_used_bytes: Memory that may be in use already. The default lets the windows of a desktop pass.
-        max_processes: Compute processes that may run already; MPS, for one, keeps a server of its own on
-            each card.
-        jobs_per_gpu: How many jobs may share a card. Jobs with unlike numbers never exceed the largest of
-            them, and one that says 1 shares with nobody.
-    """
-
-    max_used_bytes: int = GIB
-    max_processes: int = 0
-    jobs_per_gpu: int = 1
-
-    def __post_init__(self):
-        if self.jobs_per_gpu < 1:
-            raise ConfigError(f"jobs_per_gpu={self.jobs_per_gpu!r}: expected 1 (a GPU for each job) or more")
-
-    def count_slots(self, gpu: Gpu) -> int:
-        """Return how many jobs fit on a device: one where its compute mode lets in one process only."""
-        return 1 if gpu.compute_mode == "exclusive" else self.jobs_per_gpu
+def count_slots(gpu: Gpu, terms: Terms) -> int:
+    """Return how many jobs fit on a device: one where its compute mode lets in one process only."""
+    return 1 if gpu.compute_mode == "exclusive" else terms.jobs_per_gpu
 
 
 def why_busy(gpu: Gpu, terms: Terms, siblings: int = 0) -> str | None:
@@ -67,18 +47,18 @@ def why_busy(gpu: Gpu, terms: Terms, siblings: int = 0) -> str | None:
         terms: What counts as free.
         siblings: How many jobs hold a slot of the device.
     """
-    slots = terms.count_slots(gpu)
+    slots = count_slots(gpu, terms)
     if gpu.problem:
         return gpu.problem
     if siblings >= slots:
         return f"leased by jobs that share it: {siblings}"
     if gpu.process_count is None and gpu.used_bytes is None:
         return "the driver tells neither its processes nor its memory, so nobody knows whether it is free"
-    most = terms.max_processes + siblings
+    most = terms.gpu_max_processes + siblings
     if gpu.process_count is not None and gpu.process_count > most:
         return f"compute processes: {gpu.process_count} (at most {most} expected)"
     if gpu.used_bytes is not None:
-        most_bytes = terms.max_used_bytes + gpu.total_bytes * siblings // slots
+        most_bytes = terms.gpu_max_used_mb * MIB + (gpu.total_bytes or 0) * siblings // slots
         if gpu.used_bytes > most_bytes:
             return f"{gpu.used_bytes / GIB:.2f} GiB in use (at most {most_bytes / GIB:.2f} expected)"
     return None
@@ -105,23 +85,14 @@ def rank_gpus(gpus: list[Gpu], siblings: Mapping[str, int]) -> list[Gpu]:
 
 
 @contextmanager
-def lease_gpu(
-    shard: str = "",
-    timeout_s: float = 3600.0,
-    max_used_bytes: int = GIB,
-    max_processes: int = 0,
-    jobs_per_gpu: int = 1,
-) -> Iterator[Gpu]:
+def lease_gpu(shard: str = "", terms: Terms = Terms()) -> Iterator[Gpu]:  # noqa: B008 (it is frozen)
     """Hold a GPU for the time of a job, and let CUDA see no other one.
 
     Enter it before anything starts CUDA in this process. At the end the environment is as it was before.
 
     Args:
         shard: What the job works on; it is shown to whoever looks at the leases.
-        timeout_s: How long to wait for a device; 0 looks once.
-        max_used_bytes: As in `Terms`.
-        max_processes: As in `Terms`.
-        jobs_per_gpu: As in `Terms`.
+        terms: What counts as free, and how long to wait.
 
     Yields:
         The device as it was when the lease began.
@@ -130,13 +101,12 @@ def lease_gpu(
         NoDriverError: There is no driver on this machine.
         GpuError: No device became free in time, none ever can, or this process cannot be pinned.
     """
-    terms = Terms(max_used_bytes, max_processes, jobs_per_gpu)
     if locks.is_holding():
         raise GpuError("this process holds a GPU already: expected one lease at a time; leave the first one")
     check_unpinned()
     folder = open_folder()
     with ExitStack() as lease:
-        gpu, held = _wait_for_gpu(folder, shard, timeout_s, terms)
+        gpu, held = _wait_for_gpu(folder, shard, terms)
         lease.enter_context(held)
         lease.enter_context(pinned(gpu.uuid))
         log.info("leased %s (%s)", gpu.label, gpu.name)
@@ -147,7 +117,7 @@ def lease_gpu(
             raise
 
 
-def _wait_for_gpu(folder: Path, shard: str, timeout_s: float, terms: Terms) -> tuple[Gpu, ExitStack]:
+def _wait_for_gpu(folder: Path, shard: str, terms: Terms) -> tuple[Gpu, ExitStack]:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     start_s = notice_s = time.monotonic()
     with nvml.connect():
@@ -172,12 +142,12 @@ def _wait_for_gpu(folder: Path, shard: str, timeout_s: float, terms: Terms) -> t
                     reasons[gpu.label] = str(reason)
             now_s = time.monotonic()
             # Waiting helps while a device is busy, not where none is admitted or each has a problem.
-            if not usable or now_s - start_s >= timeout_s:
+            if not usable or now_s - start_s >= terms.gpu_wait_timeout_s:
                 raise _no_gpu(reasons, now_s - start_s)
             if now_s >= notice_s:
                 log.warning("waiting for a GPU since %.0f s: %s", now_s - start_s, _join(reasons))
                 notice_s += _NOTICE_S
-            time.sleep(min(random.uniform(*_PAUSE_S), start_s + timeout_s - now_s))
+            time.sleep(min(random.uniform(*_PAUSE_S), start_s + terms.gpu_wait_timeout_s - now_s))
             gpus = nvml.read_gpus()
 
 
@@ -195,9 +165,11 @@ def _claim(gpu: Gpu, folder: Path, shard: str, terms: Terms, siblings: int) -> t
         if len(locks.find_leased_slots(folder, gpu.uuid)) > siblings:
             raise NotFree("another job took a slot just now")
         now = next((other for other in nvml.read_gpus() if other.uuid == gpu.uuid), None)
-        if reason := "it is gone" if now is None else why_busy(now, terms, siblings):
+        if now is None:
+            raise NotFree("it is gone")
+        if reason := why_busy(now, terms, siblings):
             raise NotFree(reason)
-        if terms.count_slots(gpu) > 1:
+        if count_slots(gpu, terms) > 1:
             with held.pop_all():
                 lock = _lock_slot(held, folder, gpu, terms.jobs_per_gpu)
         locks.write_holder(lock, shard)

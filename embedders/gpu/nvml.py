@@ -1,7 +1,7 @@
 """What the NVIDIA driver says about the GPUs of this node, as frozen snapshots.
 
 Owns every call of NVML (by nvidia-ml-py) and hides how drivers differ. It decides nothing: which device
-may be used is the business of `gpus.py`.
+may be used, `lease.py` decides.
 """
 
 from collections.abc import Callable, Iterator
@@ -45,7 +45,7 @@ class Gpu:
         index: Place in PCI bus order among the cards that this process may open, which is what nvidia-smi
             prints and what CUDA counts under `CUDA_DEVICE_ORDER=PCI_BUS_ID`. None for a card that it may
             not open. A MIG instance has its card's.
-        uuid: `GPU-...`, or `MIG-...` for an instance.
+        uuid: `GPU-...`, or `MIG-...` for an instance; empty where the driver reports none.
         name: The product's name.
         total_bytes: Size of the memory.
         free_bytes: Memory that nobody uses.
@@ -60,7 +60,7 @@ class Gpu:
     """
 
     index: int | None = None
-    uuid: str | None = None
+    uuid: str = ""
     name: str | None = None
     total_bytes: int | None = None
     free_bytes: int | None = None
@@ -184,7 +184,7 @@ def _read_device(handle: Any, **known: Any) -> Gpu:
     """Asks one question after the other; when the device itself fails, keeps what was answered by then."""
     fields = dict(known)
     try:
-        fields["uuid"] = _text(_ask(pynvml.nvmlDeviceGetUUID, handle))
+        fields["uuid"] = _text(_ask(pynvml.nvmlDeviceGetUUID, handle)) or ""
         fields["name"] = _text(_ask(pynvml.nvmlDeviceGetName, handle))
         # The second version leaves out of `used` what the driver reserves for itself: some 600 MB on a
         # large card.
@@ -203,7 +203,7 @@ def _read_device(handle: Any, **known: Any) -> Gpu:
     except pynvml.NVMLError as error:
         fields["problem"] = f"NVML cannot query it ({error})"
     gpu = Gpu(**fields)
-    if gpu.problem is None and gpu.uuid is None:
+    if gpu.problem is None and not gpu.uuid:
         return replace(gpu, problem="it reports no UUID to pin it by")
     if gpu.problem is None and gpu.compute_mode == "prohibited":
         return replace(gpu, problem="compute mode 'prohibited' (nvidia-smi --compute-mode=0 allows compute)")

@@ -21,7 +21,7 @@ def describe_gpus() -> list[dict[str, Any]]:
     - `leases`: what each holder wrote down (`pid`, `host`, `shard`, `since`), or a `problem` of the lock
       file.
     - `foreign_process_count`: compute processes beyond one for each lease. PIDs are not compared (see
-      `gpus.why_busy`), so a lease whose job has not begun to compute hides one.
+      `lease.why_busy`), so a lease whose job has not begun to compute hides one.
 
     Raises:
         NoDriverError: There is no driver on this machine.
@@ -32,7 +32,7 @@ def describe_gpus() -> list[dict[str, Any]]:
     for gpu in nvml.read_gpus():
         leases = read_leases(folder, gpu.uuid) if gpu.uuid else []
         foreign = None if gpu.process_count is None else max(0, gpu.process_count - len(leases))
-        rows.append(asdict(gpu) | {"foreign_process_count": foreign, "leases": leases})
+        rows.append(asdict(gpu) | {"uuid": gpu.uuid or None, "foreign_process_count": foreign, "leases": leases})
     return rows
 
 

@@ -1,33 +1,37 @@
-"""`embed_shards`: the loop from shards to their Parquet files. Owns the order of things and each shard's account.
+"""`embed_shards`: the loop from shards to their Parquet files. Owns the order of things.
 
 The model runs in the caller's thread while `load_dataset_shard` reads ahead in another, beyond the end of a shard.
 """
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from itertools import groupby
-from operator import itemgetter
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import pyarrow as pa
 import torch
 
 from embedders.base import ImageEmbedder, uses_default_loader
 from embedders.errors import EmbedderError, GpuLostError, TarquetError
-from embedders.job.head import Head, add_scores
+from embedders.job.batch import Batch
+from embedders.job.head import Head
 from embedders.job.model import Model
-from embedders.job.provenance import SCHEMA_VERSION, describe_embedder, describe_shard
-from embedders.job.stream import ShardReader, read_shards, settle_sample
+from embedders.job.provenance import describe_embedder, describe_shard
+from embedders.job.shard_job import ShardJob
+from embedders.job.stream import ShardReader
 from embedders.output.columns import Columns
+from embedders.output.failed import FailedSample, FailureKind
 from embedders.output.files import check_writable, write_whole
-from embedders.output.ledger import FailedSample, Ledger
-from embedders.output.parquet import EmbeddingWriter, write_ledger
-from embedders.output.timings import describe_seconds
+from embedders.output.ledger import Ledger
+from embedders.output.provenance import FileRecord, Provenance
+from embedders.output.timings import Timings, describe_seconds
+from embedders.output.writer import EmbeddingWriter, write_ledger
+from embedders.reading.loader import ShardLoad
 from embedders.reading.prefetch import prefetch
-from embedders.reading.samples import ShardJob, check_exists
+from embedders.reading.samples import check_exists
 
 log = logging.getLogger(__name__)
 
@@ -61,10 +65,8 @@ def embed_shard(
     check_exists(str(tar_path))
     check_writable(Path(parquet_path))
     job = ShardJob(str(tar_path), str(parquet_path), ledger_path and str(ledger_path))
-    for _, outcome in embed_shards(embedder, [job], **options):
-        if isinstance(outcome, TarquetError):
-            raise outcome
-    return outcome
+    ((_, ledger),) = embed_shards(embedder, [job], **options)
+    return ledger
 
 
 def embed_shards(
@@ -78,8 +80,10 @@ def embed_shards(
     accept_damaged_shards: bool = False,
     only: Collection[str] | None = None,
     device: str | None = None,
-    on_batch: Callable[[Ledger], None] = lambda ledger: None,
-) -> Iterator[tuple[ShardJob, Ledger | TarquetError]]:
+    startup: Timings | None = None,
+    on_batch: Callable[[ShardJob, ShardLoad], None] = lambda job, load: None,
+    on_error: Callable[[ShardJob, TarquetError], None] | None = None,
+) -> Iterator[tuple[ShardJob, Ledger]]:
     """Embed shards one after the other with one model; the next one is read while the last of one is computed.
 
     Args:
@@ -92,34 +96,41 @@ def embed_shards(
         accept_damaged_shards: Whether to embed what is whole of a damaged tar, and name the rest in the ledger.
         only: Keys of the samples to embed, for instance those that failed before; `None` embeds all.
         device: `"cuda"` or `"cpu"`; `None` takes CUDA where torch sees it.
-        on_batch: Called with the shard's ledger after each batch, to show progress.
+        startup: What the process spent before; it counts with the first shard.
+        on_batch: Called after each batch, to show progress.
+        on_error: Called with a shard and the error that it failed with; the others go on. `None` raises the error.
 
     Yields:
-        Each job, when it is done, with its ledger or with the error that it failed with: one shard that fails does
-        not stop the others.
+        Each shard that is done, with its ledger.
 
     Raises:
         EmbedderError: The model cannot be loaded.
         GpuLostError: The GPU was lost, which the other shards need too.
+        TarquetError: The error of a shard, without `on_error`.
     """
     check_embedder(embedder, only)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     columns = Columns(id_col, metadata_columns)
-    model = Model(embedder, device, embedding_dtype)
-    heads = [Head(classifier, device) for classifier in embedder.classifiers or ()]
-    ledgers = [Ledger(job.tar_path, accept_damaged_shards, only) for job in jobs]
-    readers = [ShardReader(embedder, job, id_col, ledger, device) for job, ledger in zip(jobs, ledgers, strict=True)]
+    timings = [startup or Timings(), *(Timings() for _ in jobs[1:])]
+    with timings[0].time("starting"):
+        model = Model(embedder, device, embedding_dtype)
+        heads = [Head(classifier, device) for classifier in embedder.classifiers or ()]
+    loads = [
+        ShardLoad(Ledger(job.tar_path), accept_damaged_shards, only, timings=timed)
+        for job, timed in zip(jobs, timings, strict=True)
+    ]
+    readers = [ShardReader(embedder, job, columns, load, device) for job, load in zip(jobs, loads, strict=True)]
     torch.get_num_threads()  # settles this thread's number, before the loader's lower the one for new threads
-    with closing(prefetch(read_shards(readers), depth=2)) as stream:
-        for reader, items in groupby(stream, key=itemgetter(0)):
+    with closing(prefetch([reader.read() for reader in readers], depth=2)) as streams:
+        for reader, batches in zip(readers, streams, strict=True):
             try:
-                write_shard(reader, (item for _, item in items), model, heads, columns, max_failed_fraction, on_batch)
-                yield reader.job, reader.ledger
-            except GpuLostError:
-                raise
+                write_shard(reader, batches, model, heads, max_failed_fraction, on_batch)
             except TarquetError as error:
-                reader.given_up = True
-                yield reader.job, error
+                if on_error is None or isinstance(error, GpuLostError):
+                    raise
+                on_error(reader.job, error)
+            else:
+                yield reader.job, reader.load.ledger
 
 
 def check_embedder(embedder: ImageEmbedder, only: Collection[str] | None) -> None:
@@ -136,66 +147,63 @@ def check_embedder(embedder: ImageEmbedder, only: Collection[str] | None) -> Non
 
 def write_shard(
     reader: ShardReader,
-    items: Iterator[Any],
+    batches: Iterator[Batch],
     model: Model,
     heads: Sequence[Head],
-    columns: Columns,
     max_failed_fraction: float,
-    on_batch: Callable[[Ledger], None],
+    on_batch: Callable[[ShardJob, ShardLoad], None],
 ) -> None:
     """Embed what a reader brings, settle the account of every sample, and write both files."""
-    job, ledger, embedder = reader.job, reader.ledger, reader.embedder
-    timings = ledger.timings
+    job, load, embedder = reader.job, reader.load, reader.embedder
+    ledger, timings = load.ledger, load.timings
     start = perf_counter()
+    schema = pa.schema([*reader.columns.schema, *(head.field for head in heads)])
     with (
         write_whole(job.parquet_path) as file,
-        EmbeddingWriter(
-            file, columns, embedder.image_embedding_column, model.dtype, [head.field for head in heads]
-        ) as writer,
+        EmbeddingWriter(file, schema, embedder.image_embedding_column, model.dtype) as writer,
         ThreadPoolExecutor(1, thread_name_prefix="hash") as hashing,
     ):
         # Runs beside the reader, and so brings the shard into memory for it.
         hashed = hashing.submit(describe_shard, job.tar_path)
-        batches = take_batches(timings.time_items(items, "waiting_for_images"))
-        for vectors, metadata in model.embed_batches(batches, job.tar_path, timings):
+        batches = timings.time_items(batches, "waiting_for_images")
+        for batch, vectors in model.embed_batches(batches, job.tar_path, timings):
             with timings.time("writing"):
-                rows = [columns.read(sample, job.tar_path) for sample in metadata]
-                vectors = vectors.astype(model.dtype, copy=False)
+                vectors = drop_bad_vectors(batch, vectors, model, ledger)
             if heads:
                 with timings.time("scoring"):
-                    add_scores(heads, rows, vectors, job.tar_path)
+                    vectors = add_scores(batch, vectors, heads, ledger)
             with timings.time("writing"):
-                writer.write(rows, vectors)
-                for sample in metadata:
-                    settle_sample(ledger, str(sample["__key__"]))
-            on_batch(ledger)
-        for key in ledger.unsettled():
-            ledger.fail(FailedSample(key, "not_loaded", "load_dataset_shard did not yield it"))
+                writer.write(batch.columns, vectors)
+                ledger.settle(batch.keys)
+            on_batch(job, load)
+        reader.fail_unread()
         ledger.check(max_failed_fraction)
         with timings.time("hashing"):
             shard = hashed.result()
         reader.check_unchanged()
-        provenance = {
-            "schema_version": SCHEMA_VERSION,
-            "embedder": describe_embedder(embedder, model.weights, model.device),
-            "classifiers": [head.describe() for head in heads],
-            "max_batch_size": model.max_batch_size,
-            "embedding_dtype": model.dtype,
-            "id_col": columns.id_col,
-            "shard": shard | {"path": job.address or job.tar_path},
-            "ledger": job.ledger_path,
-            "is_retry": ledger.only is not None,
-            "samples": ledger.seen,
-            "embedded": ledger.embedded,
-            "failed": ledger.count_kinds(),
-        }
+        provenance = Provenance(
+            embedder=describe_embedder(embedder, model.weights, model.device),
+            classifiers=[head.describe() for head in heads],
+            max_batch_size=model.max_batch_size,
+            embedding_dtype=model.dtype,
+            id_col=reader.columns.id_col,
+            shard=FileRecord(job.address or job.tar_path, shard.sha256, shard.bytes),
+            ledger=job.ledger_path,
+            is_retry=load.only is not None,
+            samples=ledger.seen,
+            embedded=ledger.embedded,
+            failed=ledger.count_kinds(),
+            null_columns=writer.null_columns,
+        )
         with timings.time("writing"):
             writer.close(model.dimension or model.probe_dimension(job.tar_path), provenance)
         if job.ledger_path is not None:
-            # First, so that vectors never stand without the account of what is not among them. The times are here
-            # and not in the other footer: the same run twice leaves the same bytes of vectors.
+            # First, so that vectors never stand without the account of what is not among them.
             with write_whole(job.ledger_path) as ledger_file:
-                write_ledger(ledger_file, ledger.failed, provenance | {"seconds": timings.round()})
+                write_ledger(ledger_file, ledger.failed, provenance, timings.round())
+    if provenance.null_columns:
+        names = ", ".join(map(repr, provenance.null_columns))
+        log.warning("%s: null in every row: %s; check the names in metadata_columns", job.tar_path, names)
     total_s = perf_counter() - start
     log.info(
         f"{job.tar_path}: {ledger.seen} samples, {ledger.embedded} embedded, {len(ledger.failed)} failed "
@@ -204,15 +212,22 @@ def write_shard(
     )
 
 
-def take_batches(items: Iterable[Any]) -> Iterator[tuple[Any, list[dict]]]:
-    """Take the batches of one shard from what `read_shards` yields.
+def drop_bad_vectors(batch: Batch, vectors: Any, model: Model, ledger: Ledger) -> Any:
+    """Fail the samples whose vectors cannot be stored, and drop their rows; return the other vectors."""
+    for row in (model.find_bad(vectors) & ~batch.bad).nonzero()[0]:
+        batch.bad[row] = True
+        ledger.fail(FailedSample(batch.keys[row], FailureKind.BAD_VECTOR, model.explain_bad(vectors[row])))
+    return batch.drop_bad(vectors).astype(model.dtype, copy=False)
 
-    Raises:
-        TarquetError: The reader's error.
-    """
-    for item in items:
-        if isinstance(item, TarquetError):
-            raise item
-        if item is not None:
-            yield item
-        del item  # else it lives on while the next one is awaited
+
+def add_scores(batch: Batch, vectors: Any, heads: Sequence[Head], ledger: Ledger) -> Any:
+    """Add the columns of scores; fail the samples that have none, and drop their rows; return the other vectors."""
+    for head in heads:
+        scores = head.score(vectors, ledger.shard)
+        batch.columns = batch.columns.append_column(head.field, scores)
+        for row in scores.is_null().to_numpy(zero_copy_only=False).nonzero()[0]:
+            batch.bad[row] = True
+            message = f"{head.field.name}: the score is NaN or infinite; expected a finite one"
+            ledger.fail(FailedSample(batch.keys[row], FailureKind.BAD_SCORE, message))
+        vectors = batch.drop_bad(vectors)
+    return vectors

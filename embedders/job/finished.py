@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from embedders import __version__
+from embedders.job.shard_job import ShardJob
 from embedders.job.sources import fingerprint_sources
 from embedders.output.files import write_whole
-from embedders.reading.samples import ShardJob
 
 
 class FinishedShards:

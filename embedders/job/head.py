@@ -1,8 +1,5 @@
 """A classifier's model on its device: loading it, running it, and the checks of the scores that it gives back."""
 
-from collections.abc import Sequence
-from typing import Any
-
 import numpy as np
 import pyarrow as pa
 import torch
@@ -10,7 +7,8 @@ import torch
 from embedders.classifier import ImageClassifier, Scores
 from embedders.errors import EmbedderError, TarquetError, describe_error
 from embedders.job.model import explain_failure, load_model
-from embedders.job.provenance import hash_source
+from embedders.job.provenance import describe_classifier
+from embedders.output.provenance import ClassifierRecord
 
 
 class Head:
@@ -39,7 +37,7 @@ class Head:
         # Of its own: in the model's, the scores of one batch would wait for the vectors of the next.
         self._stream = torch.cuda.Stream() if device == "cuda" else None
 
-    def score(self, vectors: np.ndarray, where: str) -> list[Any]:
+    def score(self, vectors: np.ndarray, where: str) -> pa.Array:
         """Score vectors.
 
         Args:
@@ -47,10 +45,10 @@ class Head:
             where: Where they are from, for messages.
 
         Returns:
-            One value per vector, of the column's type.
+            One value per vector, of the column's type; null where the model gave NaN or infinity.
 
         Raises:
-            EmbedderError: The vectors are not as long as the model wants, or anything but finite scores came back.
+            EmbedderError: The vectors are not as long as the model wants, or something else than scores came back.
             GpuError: The GPU was lost, or is too small.
         """
         name, wanted = self.classifier.model_name, self.classifier.embedding_size
@@ -60,29 +58,28 @@ class Head:
                 "(embedding_size); take the classifier that was made for this model"
             )
         if not len(vectors):
-            return []
+            return pa.nulls(0, self.field.type)
         try:
             raw = self._run(vectors)
         except TarquetError:
             raise
         except Exception as error:
             raise explain_failure(error, f"{where}: {name}", self.device) from error
-        if not np.isfinite(raw).all():
-            raise EmbedderError(
-                f"{where}: {name} gave a score that is NaN or infinite; expected none; check its weights"
-            )
+        good = np.isfinite(raw)
+        if not good.any():
+            return pa.nulls(len(vectors), self.field.type)
         try:
-            scores = pa.array(np.asarray(self.classifier.postprocess(raw.view(Scores)))).cast(self.field.type)
+            scores = pa.array(np.asarray(self.classifier.postprocess(raw[good].view(Scores)))).cast(self.field.type)
         except Exception as error:
             raise EmbedderError(
                 f"{where}: {name}: postprocess for a column of {self.field.type} (pred_type): {describe_error(error)}"
             ) from error
-        if len(scores) != len(vectors) or scores.null_count:
+        if len(scores) != good.sum() or scores.null_count:
             raise EmbedderError(
                 f"{where}: {name}: postprocess gave {len(scores)} values, {scores.null_count} of them null; expected "
-                f"{len(vectors)} and none"
+                f"{good.sum()} and none"
             )
-        return scores.to_pylist()
+        return scores if good.all() else scores.take(pa.array(np.cumsum(good) - 1, mask=~good))
 
     def _run(self, vectors: np.ndarray) -> np.ndarray:
         size = self.classifier.batch_size
@@ -100,17 +97,9 @@ class Head:
                 parts.append(scores.reshape(-1).cpu())
         return torch.cat(parts).numpy()
 
-    def describe(self) -> dict[str, Any]:
-        """Say how the scores are made, for the footer of their file."""
-        classifier = self.classifier
-        path = f"{type(classifier).__module__}:{type(classifier).__qualname__}"
-        return {
-            **(classifier.recipe or {"class": path, "args": None}),
-            "model_name": classifier.model_name,
-            "pred_column": classifier.pred_column,
-            "source_sha256": hash_source(type(classifier)),
-            "weights_sha256": self.weights,
-        }
+    def describe(self) -> ClassifierRecord:
+        """Return how the scores are made, for the footer of their file."""
+        return describe_classifier(self.classifier, self.weights)
 
 
 def find_type(classifier: ImageClassifier) -> pa.DataType:
@@ -129,15 +118,3 @@ def find_type(classifier: ImageClassifier) -> pa.DataType:
             f"{classifier.model_name}: pred_type is {classifier.pred_type!r}; expected float, int, bool, str, or a "
             'name such as "float64"'
         ) from error
-
-
-def add_scores(heads: Sequence[Head], rows: Sequence[dict], vectors: np.ndarray, where: str) -> None:
-    """Write the scores of all heads into the rows of a batch.
-
-    Raises:
-        EmbedderError: As `Head.score`.
-        GpuError: As `Head.score`.
-    """
-    for head in heads:
-        for row, score in zip(rows, head.score(vectors, where), strict=True):
-            row[head.field.name] = score

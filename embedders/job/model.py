@@ -5,7 +5,7 @@ import io
 import logging
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from time import perf_counter
 from typing import Any
 
@@ -15,6 +15,7 @@ from PIL import Image
 
 from embedders.base import ImageEmbedder, uses_default_loader
 from embedders.errors import EmbedderError, GpuError, GpuLostError, ShardError, TarquetError, describe_error
+from embedders.job.batch import Batch
 from embedders.job.provenance import hash_weights
 from embedders.output.timings import Timings
 
@@ -54,73 +55,78 @@ class Model:
         self.max_batch_size: int | None = None
         self.forward, self.weights = load_model(embedder, "load_embedding_model", device)
 
-    def embed(self, batch: Any, metadata: list[dict], tar_path: str) -> np.ndarray:
-        """Embed one batch, as `embed_batches` does."""
-        return self._fetch(self._start(batch, metadata, tar_path), metadata, tar_path)
+    def embed(self, images: Any, keys: Sequence[Any], tar_path: str) -> np.ndarray:
+        """Embed one batch, as `embed_batches` does; `keys` name its images in messages."""
+        return self._fetch(self._start(images, keys, tar_path), keys, tar_path)
 
     def embed_batches(
-        self, batches: Iterable[tuple[Any, list[dict]]], tar_path: str, timings: Timings
-    ) -> Iterator[tuple[np.ndarray, list[dict]]]:
+        self, batches: Iterable[Batch], tar_path: str, timings: Timings
+    ) -> Iterator[tuple[Batch, np.ndarray]]:
         """Embed batches, each fetched after the next one was started: a GPU has work while the last one is written.
 
         Args:
-            batches: As `load_dataset_shard` yields them.
+            batches: What the loader yielded; the images of each go to the model as they are, and are let go.
             tar_path: The shard, for messages.
             timings: Where the time is put down.
 
         Yields:
-            float32 of shape (len(metadata), dimension), all finite; and the metadata.
+            Each batch with its vectors: float32 of shape (images, dimension). A vector may hold NaN or infinity.
 
         Raises:
-            EmbedderError: Anything else came back; names the shard and the first sample concerned.
+            EmbedderError: Something else came back; names the shard and the first sample concerned.
             GpuError: The GPU was lost, or is too small for one image.
         """
         last = None
-        for batch, metadata in batches:
+        for batch in batches:
             with timings.time("model"):
-                started = self._start(batch, metadata, tar_path)
-                del batch
-                vectors = last and self._fetch(*last, tar_path)
+                started = self._start(batch.images, batch.keys, tar_path)
+                batch.images = None
+                vectors = last and self._fetch(last[0], last[1].keys, tar_path)
             if last:
-                yield vectors, last[1]
-            last = started, metadata
+                yield last[1], vectors
+            last = started, batch
         if last:
             with timings.time("model"):
-                vectors = self._fetch(*last, tar_path)
-            yield vectors, last[1]
+                vectors = self._fetch(last[0], last[1].keys, tar_path)
+            yield last[1], vectors
 
-    def _start(self, batch: Any, metadata: list[dict], tar_path: str) -> Started:
-        where = self._describe_place(metadata, tar_path)
+    def _start(self, images: Any, keys: Sequence[Any], tar_path: str) -> Started:
+        where = self._describe_place(keys, tar_path)
         # What else a loader yields, a dict of tensors say, has no length that means images.
-        if isinstance(batch, torch.Tensor | np.ndarray | list) and len(batch) != len(metadata):
+        if isinstance(images, torch.Tensor | np.ndarray | list) and len(images) != len(keys):
             raise EmbedderError(
-                f"{where}: load_dataset_shard gave {len(batch)} images with {len(metadata)} dicts of metadata; "
+                f"{where}: load_dataset_shard gave {len(images)} images with {len(keys)} dicts of metadata; "
                 "expected one dict per image"
             )
-        return self._run(batch, where)
+        return self._run(images, where)
 
-    def _fetch(self, started: Started, metadata: list[dict], tar_path: str) -> np.ndarray:
-        where = self._describe_place(metadata, tar_path)
+    def _fetch(self, started: Started, keys: Sequence[Any], tar_path: str) -> np.ndarray:
+        where = self._describe_place(keys, tar_path)
         vectors = self._wait(started, where)
-        if vectors.ndim != 2 or len(vectors) != len(metadata):
+        if vectors.ndim != 2 or len(vectors) != len(keys):
             raise EmbedderError(
-                f"{where}: the model gave shape {vectors.shape}; expected ({len(metadata)}, dimension): one vector "
+                f"{where}: the model gave shape {vectors.shape}; expected ({len(keys)}, dimension): one vector "
                 "per image"
             )
         if self.dimension not in (None, vectors.shape[1]):
             raise EmbedderError(
                 f"{where}: the model gave dimension {vectors.shape[1]}, but {self.dimension} before; expected one"
             )
-        limit = np.finfo(self.dtype).max
-        bad = np.flatnonzero(~(np.abs(vectors) <= limit).all(axis=1))  # NaN compares false, so it counts as bad
-        if len(bad):
-            sample = metadata[bad[0]]
-            raise EmbedderError(
-                f"{where}: the vector of sample {sample.get('__key__', sample)!r} holds NaN, or numbers beyond "
-                f"{self.dtype}; expected finite vectors; check the weights, or set autocast: false"
-            )
         self.dimension = vectors.shape[1]
         return vectors
+
+    def find_bad(self, vectors: np.ndarray) -> np.ndarray:
+        """Return for each vector whether it cannot be stored: it holds NaN, or numbers beyond the stored type."""
+        limit = np.finfo(self.dtype).max
+        return ~(np.abs(vectors) <= limit).all(axis=1)  # NaN compares false, so it counts as bad
+
+    def explain_bad(self, vector: np.ndarray) -> str:
+        """Say what is wrong with a vector that `find_bad` found, and what may help where the class has it."""
+        reason = "NaN" if np.isnan(vector).any() else "infinity" if np.isinf(vector).any() else None
+        if reason is None:
+            return f"its vector holds numbers beyond {self.dtype}; expected less; set embedding_dtype: float32"
+        hint = "; set autocast: false" if getattr(self.embedder, "autocast", False) else ""
+        return f"its vector holds {reason}; expected finite numbers{hint}"
 
     def probe_dimension(self, tar_path: str) -> int:
         """Learn the dimension from a blank image, for a shard that holds none: its schema must be the others'."""
@@ -138,8 +144,8 @@ class Model:
             raise EmbedderError(f"{where}: preprocess raised {describe_error(error)}") from error
         return self._wait(self._run(image.unsqueeze(0), where), where).shape[1]
 
-    def _describe_place(self, metadata: list[dict], tar_path: str) -> str:
-        first = metadata[0].get("__key__", metadata[0]) if metadata else "none"
+    def _describe_place(self, keys: Sequence[Any], tar_path: str) -> str:
+        first = keys[0] if keys else "none"
         return f"{tar_path}: batch that starts at sample {first!r}: {self.embedder.model_name}"
 
     def _run(self, batch: Any, where: str) -> Started:

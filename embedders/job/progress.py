@@ -10,8 +10,8 @@ from time import monotonic
 
 import click
 
-from embedders.output.ledger import Ledger
-from embedders.reading.samples import ShardJob
+from embedders.job.shard_job import ShardJob
+from embedders.reading.loader import ShardLoad
 
 log = logging.getLogger(__name__)
 
@@ -19,7 +19,7 @@ LINE_INTERVAL_S = 60
 
 
 class Progress:
-    """Counts the images of a job, and how much of its shards they are. Call it with the ledger after each batch.
+    """Counts the images of a job, and how much of its shards they are. Call it after each batch.
 
     Attributes:
         images: Images embedded so far.
@@ -30,20 +30,17 @@ class Progress:
         self._bar = bar
         self._bytes = {job.tar_path: _read_size(job.tar_path) for job in jobs}
         self._bytes_before = dict(zip(self._bytes, accumulate(self._bytes.values(), initial=0), strict=False))
-        self._ledger: Ledger | None = None
-        self._images_before = 0
+        self._embedded: dict[str, int] = {}
         self._start = self._said = monotonic()
         self.images = 0
         self.fraction = 0.0
 
-    def __call__(self, ledger: Ledger) -> None:
+    def __call__(self, job: ShardJob, load: ShardLoad) -> None:
         """Take note of a batch that was embedded."""
-        if self._ledger is not None and ledger is not self._ledger:
-            self._images_before += self._ledger.embedded
-        self._ledger = ledger
-        self.images = self._images_before + ledger.embedded
-        size = self._bytes[ledger.shard]
-        done_bytes = self._bytes_before[ledger.shard] + size * find_fraction(ledger, size)
+        self._embedded[job.tar_path] = load.ledger.embedded
+        self.images = sum(self._embedded.values())
+        size = self._bytes[job.tar_path]
+        done_bytes = self._bytes_before[job.tar_path] + size * find_fraction(load, job.tar_path, size)
         self.fraction = done_bytes / (sum(self._bytes.values()) or 1)
         if self._bar is not None:
             self._bar.update(int(done_bytes) - self._bar.pos, self)
@@ -51,7 +48,7 @@ class Progress:
             self._said = monotonic()
             left_s = (self._said - self._start) * (1 / self.fraction - 1) if self.fraction else None
             left = "" if left_s is None else f", {self.fraction:.0%} of the job, about {left_s / 60:.0f} min to go"
-            log.info("%s: %s%s", ledger.shard, self.describe(), left)
+            log.info("%s: %s%s", job.tar_path, self.describe(), left)
 
     def describe(self) -> str:
         """Say how many images there were, and how fast."""
@@ -71,17 +68,18 @@ def show_progress(jobs: Sequence[ShardJob]) -> Iterator[Progress]:
         yield Progress(jobs, bar)
 
 
-def find_fraction(ledger: Ledger, size_bytes: int) -> float:
+def find_fraction(load: ShardLoad, tar_path: str, size_bytes: int) -> float:
     """Find how much of a shard is done, from 0 to 1.
 
     By samples, where they were counted first; else by how far the reader, a batch or two ahead, is in the tar. In a
     compressed one that is not known: it is 0 until the shard is done.
     """
-    if ledger.is_counted:
+    ledger = load.ledger
+    if load.is_counted:
         return (ledger.embedded + len(ledger.failed)) / max(ledger.seen, 1)
-    if not ledger.shard.endswith(".tar") or not size_bytes:
+    if not tar_path.endswith(".tar") or not size_bytes:
         return 0.0
-    return min(ledger.offset / size_bytes, 1.0)
+    return min(load.offset / size_bytes, 1.0)
 
 
 def _read_size(path: str) -> int:

@@ -1,7 +1,4 @@
-"""How vectors were made, for the footer of their Parquet file: what `inspect` shows and `verify` compares.
-
-No times and no host: the same run twice leaves the same bytes.
-"""
+"""What made the vectors: an embedder, its weights and a shard, described for the footer of their Parquet file."""
 
 import hashlib
 import inspect
@@ -16,12 +13,12 @@ import torch
 
 from embedders import __version__
 from embedders.base import ImageEmbedder
+from embedders.classifier import ImageClassifier
 from embedders.errors import ShardError
+from embedders.output.provenance import ClassifierRecord, EmbedderRecord, FileRecord
 
-SCHEMA_VERSION = 1
 
-
-def describe_embedder(embedder: ImageEmbedder, weights: str | None, device: str) -> dict[str, Any]:
+def describe_embedder(embedder: ImageEmbedder, weights: str | None, device: str) -> EmbedderRecord:
     """Describe an embedder with its model loaded.
 
     Args:
@@ -29,31 +26,46 @@ def describe_embedder(embedder: ImageEmbedder, weights: str | None, device: str)
         weights: Fingerprint of the model's weights, from `hash_weights`.
         device: `"cuda"` or `"cpu"`.
     """
-    recipe = embedder.recipe or {"class": f"{type(embedder).__module__}:{type(embedder).__qualname__}", "args": None}
     versions = {"tarquet": __version__, "python": platform.python_version()}
     # Pillow, because 13 resizes tall images otherwise than 12.
     versions |= {"torch": torch.__version__, "pillow": PIL.__version__}
     versions |= {name: sys.modules[name].__version__ for name in ("torchvision", "timm") if name in sys.modules}
-    return {
-        **recipe,
-        "model_name": embedder.model_name,
-        "source_sha256": hash_source(type(embedder)),
-        "weights_sha256": weights,
-        "preprocessing": embedder.describe_preprocessing(),
+    return EmbedderRecord(
+        **_describe_recipe(embedder),
+        model_name=embedder.model_name,
+        source_sha256=hash_source(type(embedder)),
+        weights_sha256=weights,
+        preprocessing=embedder.describe_preprocessing(),
         # an embedder need not use torch on the GPU; if it did, torch knows the name
-        "device": torch.cuda.get_device_name() if device == "cuda" and torch.cuda.is_initialized() else device,
-        "versions": versions,
-    }
+        device=torch.cuda.get_device_name() if device == "cuda" and torch.cuda.is_initialized() else device,
+        versions=versions,
+    )
 
 
-def describe_shard(tar_path: str) -> dict[str, Any]:
-    """Say which bytes a shard holds: path, size, and SHA-256 as `sha256sum` prints it.
+def describe_classifier(classifier: ImageClassifier, weights: str | None) -> ClassifierRecord:
+    """Describe a classifier with its model loaded; `weights` are from `hash_weights`."""
+    return ClassifierRecord(
+        **_describe_recipe(classifier),
+        model_name=classifier.model_name,
+        pred_column=classifier.pred_column,
+        source_sha256=hash_source(type(classifier)),
+        weights_sha256=weights,
+    )
+
+
+def _describe_recipe(owner: ImageEmbedder | ImageClassifier) -> dict[str, Any]:
+    recipe = owner.recipe or {"class": f"{type(owner).__module__}:{type(owner).__qualname__}", "args": None}
+    return {"class_path": recipe["class"], "args": recipe["args"]}
+
+
+def describe_shard(tar_path: str) -> FileRecord:
+    """Return which bytes a shard holds.
 
     Raises:
         ShardError: The shard cannot be read.
     """
     try:
-        return {"path": tar_path, "bytes": Path(tar_path).stat().st_size, "sha256": hash_file(tar_path)}
+        return FileRecord(tar_path, hash_file(tar_path), Path(tar_path).stat().st_size)
     except OSError as error:
         raise ShardError(f"{tar_path!r}: cannot be read ({error.strerror}); expected a .tar file") from error
 

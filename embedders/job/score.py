@@ -8,10 +8,12 @@ import pyarrow as pa
 from embedders.classifier import ImageClassifier
 from embedders.errors import EmbedderError
 from embedders.job.head import Head
-from embedders.job.provenance import SCHEMA_VERSION, hash_file
+from embedders.job.provenance import hash_file
 from embedders.output.columns import KEY
 from embedders.output.files import write_whole
-from embedders.output.parquet import describe_file, read_groups, write_table
+from embedders.output.parquet import describe_file, read_groups
+from embedders.output.provenance import FileRecord, ScoreProvenance
+from embedders.output.writer import write_scores
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +39,7 @@ def score_file(parquet_path: str | Path, output_path: str | Path, classifier: Im
     path = str(parquet_path)
     description = describe_file(path)
     head = Head(classifier, device)
-    column = description["vector_column"]
+    column = description.vector_column
     if classifier.embedding_column != column:
         raise EmbedderError(
             f"{path!r}: its vectors are in column {column!r}, and {classifier.model_name} wants "
@@ -45,18 +47,20 @@ def score_file(parquet_path: str | Path, output_path: str | Path, classifier: Im
         )
     if head.field.name == KEY:
         raise EmbedderError(f"{classifier.model_name}: column {KEY!r} would be there twice; rename pred_column")
-    keys, scores = [], []
-    for group, vectors in read_groups(path):
-        keys += group
-        scores += head.score(vectors, path)
     schema = pa.schema([pa.field(KEY, pa.string()), head.field])
-    table = pa.Table.from_arrays([pa.array(keys, pa.string()), pa.array(scores, head.field.type)], schema=schema)
-    provenance = {
-        "schema_version": SCHEMA_VERSION,
-        "classifier": head.describe(),
-        "embeddings": {"path": path, "sha256": hash_file(path)},
-    }
+    groups = []
+    for keys, vectors in read_groups(path):
+        scores = head.score(vectors, path)
+        if scores.null_count:
+            key = keys[scores.is_null().index(True).as_py()]
+            raise EmbedderError(
+                f"{path!r}: {classifier.model_name} gave a score that is NaN or infinite for {key!r}; expected none; "
+                "check its weights and this vector"
+            )
+        groups.append(pa.RecordBatch.from_arrays([pa.array(keys, pa.string()), scores], schema=schema))
+    table = pa.Table.from_batches(groups, schema)
+    provenance = ScoreProvenance(head.describe(), FileRecord(path, hash_file(path), Path(path).stat().st_size))
     with write_whole(output_path) as file:
-        write_table(file, table, provenance)
-    log.info("%s: %d vectors scored by %s on %s", path, len(keys), classifier.model_name, device)
-    return len(keys)
+        write_scores(file, table, provenance)
+    log.info("%s: %d vectors scored by %s on %s", path, len(table), classifier.model_name, device)
+    return len(table)

@@ -1,69 +1,84 @@
 """A shard on its way through an embedder's loader, with the account of its samples.
 
-Owns how a loader, the project's or a user's own, is drawn from and held to what the tar itself holds; not what
-becomes of the batches (`job`).
+Owns how a loader, the default one or a user's own, is drawn from and compared with what the tar itself holds; not
+what becomes of the batches (`embed`).
 """
 
-import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from embedders.base import ImageEmbedder, uses_default_loader
 from embedders.errors import EmbedderError, ShardError, TarquetError, describe_error
+from embedders.job.batch import Batch
 from embedders.job.model import explain_gpu_failure
+from embedders.job.shard_job import ShardJob
+from embedders.output.columns import Columns, read_key
+from embedders.output.failed import FailedSample, FailureKind, SampleError
 from embedders.output.ledger import Ledger
-from embedders.reading.samples import ShardJob, check_exists, read_metadata, read_samples
+from embedders.reading.loader import ShardLoad
+from embedders.reading.samples import check_exists, read_metadata, read_samples
+
+_END = object()
 
 
 class ShardReader:
     """One shard on its way through the embedder's loader, with its account.
 
-    Attributes:
+    Args:
+        embedder: The embedder.
         job: The shard.
-        ledger: Its account.
-        ids: Key by id, for loaders whose metadata has no `__key__`.
-        given_up: Whether the shard has failed, and the rest of it is not worth reading.
+        columns: The columns beside the vectors.
+        load: What is asked of the loader, and the account.
+        device: `"cuda"` or `"cpu"`.
+
+    Attributes:
+        unnamed: Images that the loader yielded without a key or an id.
     """
 
-    def __init__(self, embedder: ImageEmbedder, job: ShardJob, id_col: str, ledger: Ledger, device: str):
-        # A copy: while one shard is computed the next one is read already, and each has a ledger of its own.
-        self.embedder = copy.copy(embedder)
-        self.embedder.ledger = ledger
+    def __init__(self, embedder: ImageEmbedder, job: ShardJob, columns: Columns, load: ShardLoad, device: str):
+        self.embedder = embedder
         self.job = job
-        self.id_col = id_col
-        self.ledger = ledger
+        self.columns = columns
+        self.load = load
         self.device = device
-        self.ids: dict[str, str] = {}
-        self.given_up = False
+        self.unnamed = 0
+        self._ids: dict[str, str] = {}  # key by id, for loaders whose metadata has no `__key__`
+        self._without_id: set[str] = set()
         self._state: tuple[int, ...] | None = None
 
-    def read(self) -> Iterator[tuple[Any, list[dict]]]:
+    def read(self) -> Iterator[Batch]:
         """Read the shard's batches; every sample's account is open by the time it comes.
+
+        A sample whose metadata cannot be stored fails here. A batch of such samples alone is not yielded.
 
         Raises:
             ShardError: The shard is missing or damaged.
             EmbedderError: A loader of the user's own raised, or yields something else than it should.
             GpuError: Such a loader decodes on the GPU, which has no room or is lost.
         """
-        timings = self.ledger.timings
+        load, timings = self.load, self.load.timings
         check_exists(self.job.tar_path)
         self._state = self._read_state()
         if not uses_default_loader(self.embedder):
             with timings.time("loading"):
-                self.ids = count_samples(self.job.tar_path, self.id_col, self.ledger)
-        batches = read_batches(self.embedder, self.job.tar_path, self.device)
-        for batch, metadata in timings.time_items(batches, "loading"):
-            metadata = [add_key(sample, self.id_col, self.ids) for sample in metadata]
-            if torch.cuda.is_initialized() and isinstance(batch, torch.Tensor) and batch.device.type == "cpu":
-                batch = batch.pin_memory()  # from there the GPU fetches it by itself, while it computes
+                self._ids, self._without_id = count_samples(
+                    self.job.tar_path, self.columns.id_col, load.ledger, load.accept_damage
+                )
+                load.is_counted = True
+        loaded = read_batches(self.embedder, self.job.tar_path, self.device, load)
+        for batch in timings.time_items((self._make_batch(*pair) for pair in loaded), "loading"):
+            if batch.bad.all():
+                continue
             with timings.time("waiting_for_model"):
-                yield batch, metadata
+                yield batch
 
     def check_unchanged(self) -> None:
-        """See that the shard is the file that was read: else its hash, taken meanwhile, may be another file's.
+        """Check that the shard is the file that was read: else its hash, taken meanwhile, may be another file's.
 
         Raises:
             ShardError: It is not.
@@ -73,6 +88,35 @@ class ShardReader:
                 f"{self.job.tar_path!r}: changed or vanished while it was read; expected a finished .tar; run again"
             )
 
+    def fail_unread(self) -> None:
+        """Fail the samples of the tar that the loader did not yield."""
+        id_col = self.columns.id_col
+        message = "load_dataset_shard did not yield it"
+        if self.unnamed:
+            message += (
+                f"; it yielded {self.unnamed} images whose metadata has no '__key__' and no {id_col!r} (id_col)"
+            )
+        for key in self.load.ledger.unsettled():
+            failed = FailedSample(key, FailureKind.NOT_LOADED, message)
+            if self.unnamed and key in self._without_id:
+                failed = FailedSample(key, FailureKind.BAD_METADATA, f"has no {id_col!r} (id_col), or null there")
+            self.load.ledger.fail(failed)
+
+    def _make_batch(self, images: Any, metadata: list[dict]) -> Batch:
+        metadata = [add_key(sample, self.columns.id_col, self._ids) for sample in metadata]
+        columns, wrong = self.columns.read(metadata)
+        keys = [None if (key := read_key(sample)) is None else str(key) for sample in metadata]
+        bad = np.zeros(len(keys), bool)
+        for row, message in wrong.items():
+            bad[row] = True
+            if keys[row] is None:
+                self.unnamed += 1
+            else:
+                self.load.ledger.fail(FailedSample(keys[row], FailureKind.BAD_METADATA, message))
+        if torch.cuda.is_initialized() and isinstance(images, torch.Tensor) and images.device.type == "cpu":
+            images = images.pin_memory()  # from there the GPU fetches it by itself, while it computes
+        return Batch(images, keys, columns, bad)
+
     def _read_state(self) -> tuple[int, ...] | None:
         try:
             stat = Path(self.job.tar_path).stat()
@@ -81,24 +125,9 @@ class ShardReader:
         return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
-def read_shards(readers: Sequence[ShardReader]) -> Iterator[tuple[ShardReader, Any]]:
-    """Read shards one after the other.
-
-    Yields:
-        A reader with `None` when it begins, then with each of its batches, then with its error if it has one.
-    """
-    for reader in readers:
-        yield reader, None  # so that a shard without a batch is seen as well
-        try:
-            for batch in reader.read():
-                if reader.given_up:
-                    break
-                yield reader, batch
-        except TarquetError as error:
-            yield reader, error
-
-
-def read_batches(embedder: ImageEmbedder, tar_path: str, device: str) -> Iterator[tuple[Any, list[dict]]]:
+def read_batches(
+    embedder: ImageEmbedder, tar_path: str, device: str, load: ShardLoad
+) -> Iterator[tuple[Any, list[dict]]]:
     """Draw the batches from an embedder's loader.
 
     Raises:
@@ -107,10 +136,16 @@ def read_batches(embedder: ImageEmbedder, tar_path: str, device: str) -> Iterato
     """
     where = f"{tar_path}: {embedder.model_name}: load_dataset_shard"
     try:
-        for batch, metadata in embedder.load_dataset_shard(tar_path):
-            if not isinstance(metadata, list | tuple) or not all(isinstance(sample, dict) for sample in metadata):
-                raise TypeError(f"its metadata is a {type(metadata).__name__}, not a list with one dict per image")
-            yield batch, metadata
+        batches = iter(load.run(embedder.load_dataset_shard, tar_path))
+        with closing(batches) if hasattr(batches, "close") else nullcontext():
+            while (pair := load.run(next, batches, _END)) is not _END:
+                images, metadata = pair
+                if not isinstance(metadata, list | tuple) or not all(isinstance(sample, dict) for sample in metadata):
+                    raise TypeError(
+                        f"its metadata is a {type(metadata).__name__}, not a list with one dict per image"
+                    )
+                yield images, metadata
+                del pair, images  # else they live on while the next ones are awaited
     except TarquetError:
         raise
     except Exception as error:
@@ -121,46 +156,34 @@ def read_batches(embedder: ImageEmbedder, tar_path: str, device: str) -> Iterato
         ) from error
 
 
-def count_samples(tar_path: str, id_col: str, ledger: Ledger) -> dict[str, str]:
+def count_samples(tar_path: str, id_col: str, ledger: Ledger, accept_damage: bool) -> tuple[dict[str, str], set[str]]:
     """Open an account for every sample that the tar itself holds, for a loader that does not tell.
 
     Returns:
-        Key by id, for loaders whose metadata has no `__key__`.
+        Key by id, for loaders whose metadata has no `__key__`; the keys of samples that have no id.
     """
     needs_json = id_col != "__key__"
-    ids = {}
+    ids, without_id = {}, set()
     samples = read_samples(
-        tar_path,
-        accept_damage=ledger.accept_damage,
-        wants=lambda name: needs_json and name.lower().endswith(".json"),
+        tar_path, accept_damage=accept_damage, wants=lambda name: needs_json and name.lower().endswith(".json")
     )
     for sample in samples:
         ledger.open(sample.key)
-        if needs_json and sample.members.get("json"):
+        if needs_json and sample.problem is None:
             try:
-                ids[str(read_metadata(sample).get(id_col))] = sample.key
-            except ValueError:
+                sample_id = read_metadata(sample).get(id_col)
+            except SampleError:
                 continue  # its id stays unknown; if the loader yields it, the loader could read it
-    ledger.is_counted = True
-    return ids
+            if sample_id is None:
+                without_id.add(sample.key)
+            else:
+                ids[str(sample_id)] = sample.key
+    return ids, without_id
 
 
 def add_key(metadata: dict, id_col: str, ids: dict[str, str]) -> dict:
     """Add the WebDataset key to the metadata of a loader that knows a sample by its id only."""
-    if "__key__" in metadata or id_col not in metadata:
+    if "__key__" in metadata or metadata.get(id_col) is None:
         return metadata
     sample_id = str(metadata[id_col])
     return {"__key__": ids.get(sample_id, sample_id), **metadata}
-
-
-def settle_sample(ledger: Ledger, key: str) -> None:
-    """Settle the account of an embedded sample.
-
-    Raises:
-        EmbedderError: The tar has no such sample, or it was yielded before.
-    """
-    if not ledger.settle(key):
-        raise EmbedderError(
-            f"{ledger.shard}: load_dataset_shard yielded a sample {key!r} that the tar does not hold, or yielded it "
-            "twice; expected each sample of the tar once, known by its __key__ or its id_col"
-        )

@@ -4,17 +4,20 @@ They depend on the configuration alone, never on what a shard happens to hold.
 """
 
 import json
+import reprlib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from embedders.errors import ConfigError, ShardError
+from embedders.errors import ConfigError
 
 KEY = "key"
 ALL_METADATA = "metadata"
 METADATA_TYPES = {"string": pa.string(), "int64": pa.int64(), "float64": pa.float64(), "bool": pa.bool_()}
+_PYTHON_TYPES = {"string": str, "int64": int, "float64": float, "bool": bool}
 
 
 class Columns:
@@ -54,39 +57,62 @@ class Columns:
         if self.with_all:
             self.types[ALL_METADATA] = "string"
 
-    def fields(self) -> list[pa.Field]:
-        """Fields of these columns; only the id is never null."""
+    @property
+    def schema(self) -> pa.Schema:
+        """The columns in their order; only the id is never null."""
         id_column = KEY if self.id_col == "__key__" else self.id_col
-        return [
+        return pa.schema(
             pa.field(name, METADATA_TYPES[type_name], nullable=name != id_column)
             for name, type_name in self.types.items()
-        ]
+        )
 
-    def read(self, metadata: dict, shard: str) -> dict:
-        """Take the values of one row from a sample's metadata.
+    def read(self, metadata: Sequence[dict]) -> tuple[pa.RecordBatch, dict[int, str]]:
+        """Convert the metadata of a batch.
 
-        Raises:
-            ShardError: The id column is not in the metadata, or a value is not of its column's type.
+        Args:
+            metadata: One dict per sample.
+
+        Returns:
+            The columns, one row per sample; and by row what is wrong with a sample, whose row is not to be stored.
         """
-        key = metadata.get("__key__", metadata.get(KEY))
-        if metadata.get(self.id_col) is None:
-            fields = ", ".join(metadata) or "none"
-            raise ShardError(
-                f"{shard}: sample {key!r} has no {self.id_col!r} (id_col); its fields are: {fields}; "
-                "choose one that every sample has, or __key__"
-            )
-        row = {}
+        wrong: dict[int, str] = {}
+        arrays = []
         for name, type_name in self.types.items():
-            if name == KEY:
-                row[name] = _convert(metadata[KEY] if self.id_col == KEY else key, name, type_name, key, shard)
+            if name == KEY and self.id_col != KEY:
+                values = [read_key(sample) for sample in metadata]
             elif name == ALL_METADATA and self.with_all:
-                row[name] = _dump_json({k: v for k, v in metadata.items() if k != "__key__"})
+                values = [{field: sample[field] for field in sample if field != "__key__"} for sample in metadata]
             else:
-                row[name] = _convert(metadata.get(name), name, type_name, key, shard)
-        return row
+                values = [sample.get(name) for sample in metadata]
+            arrays.append(_build_array(values, name, type_name, wrong))
+        for row, sample in enumerate(metadata):
+            if sample.get(self.id_col) is None:
+                fields = ", ".join(map(str, sample)) or "none"
+                wrong[row] = f"has no {self.id_col!r} (id_col), or null there; its fields are: {fields}"
+        return pa.RecordBatch.from_arrays(arrays, schema=self.schema), wrong
 
 
-def _convert(value: Any, name: str, type_name: str, key: Any, shard: str) -> Any:
+def read_key(metadata: dict) -> Any:
+    """Return the WebDataset key of a sample; `None` where its metadata does not have it."""
+    return metadata.get("__key__", metadata.get(KEY))
+
+
+def _build_array(values: list, name: str, type_name: str, wrong: dict[int, str]) -> pa.Array:
+    """Build a column; a value of another type is null there, and noted in `wrong`."""
+    if set(map(type, values)) <= {_PYTHON_TYPES[type_name], type(None)}:
+        with suppress(ValueError, OverflowError):  # half a surrogate pair, an integer of more than 64 bits
+            return pa.array(values, METADATA_TYPES[type_name])
+    converted = []
+    for row, value in enumerate(values):
+        try:
+            converted.append(_convert(value, type_name))
+        except (TypeError, ValueError, OverflowError, RecursionError):
+            wrong.setdefault(row, f"{name} is {reprlib.repr(value)}; expected {type_name}")
+            converted.append(None)
+    return pa.array(converted, METADATA_TYPES[type_name])
+
+
+def _convert(value: Any, type_name: str) -> Any:
     if value is None:
         return None
     if isinstance(value, np.generic):  # of a loader of the user's own
@@ -99,12 +125,12 @@ def _convert(value: Any, name: str, type_name: str, key: Any, shard: str) -> Any
         return value
     if type_name == "int64" and isinstance(value, int) and not is_bool and -(2**63) <= value < 2**63:
         return value
+    # 512.0, as pandas writes integers beside gaps; beyond 2^53 a float no longer tells one integer from the next.
+    if type_name == "int64" and isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+        return int(value)
     if type_name == "float64" and isinstance(value, int | float) and not is_bool:
         return float(value)
-    raise ShardError(
-        f"{shard}: sample {key!r} has {name} = {repr(value)[:200]}; expected {type_name} (metadata_columns); "
-        "mend the data, or make the column a string"
-    )
+    raise TypeError(type_name)
 
 
 def _dump_json(value: Any) -> str:

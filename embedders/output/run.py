@@ -4,6 +4,7 @@ A row of a run is named by its shard and its key. Reads what `run_shards.json` n
 """
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,10 +13,11 @@ from typing import Any
 import numpy as np
 
 from embedders.errors import ConfigError, ShardError
-from embedders.output.parquet import describe_file
+from embedders.output.parquet import VectorFile, describe_file
+from embedders.output.provenance import EmbedderRecord
 
 # What decides a vector, besides its image: with another one of these it cannot be compared with the others.
-DECIDING = ("class", "args", "model_name", "source_sha256", "weights_sha256", "preprocessing")
+DECIDING = ("class_path", "args", "model_name", "source_sha256", "weights_sha256", "preprocessing")
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Run:
         dimension: Length of a vector.
         dtype: Type of its elements, `float32` or `float16`.
         samples: Number of samples in the tars, those that failed included.
-        embedder: What made the vectors, as in the footer of the first shard.
+        embedder: What made the vectors, by the footer of the first shard.
     """
 
     folder: Path
@@ -40,7 +42,7 @@ class Run:
     dimension: int
     dtype: str
     samples: int
-    embedder: dict[str, Any]
+    embedder: EmbedderRecord
 
     def find_file(self, shard: str) -> str:
         """Return the path of a shard's vectors."""
@@ -92,24 +94,32 @@ def open_run(folder: str | Path) -> Run:
             f"{str(folder)!r}: {len(missing)} of its {len(shards)} shards have no vectors{_name_first(missing)}; "
             "expected a finished run; run snakemake first"
         )
-    rows, sizes, samples, first, first_recipe = {}, {}, 0, {}, {}
+    rows, sizes, samples, first = {}, {}, 0, None
     for shard in shards:
         path = folder / f"embeddings/{shard}.parquet"
         footer = describe_file(str(path))
-        recipe = {name: footer.get("embedder", {}).get(name) for name in DECIDING} | {"vectors": footer["vectors"]}
-        first, first_recipe = first or footer, first_recipe or recipe
-        for name, value in recipe.items():
-            if value != first_recipe[name]:
-                raise ShardError(
-                    f"{str(path)!r}: its {name} is {_shorten(value)}, but {_shorten(first_recipe[name])} in "
-                    f"{first['file']!r}; expected the vectors of one model; run snakemake, so that all are of one"
-                )
-        rows[shard] = footer["rows"]
-        samples += footer["samples"]
+        first = first or footer
+        for name, value, expected in _compare(footer, first):
+            raise ShardError(
+                f"{str(path)!r}: its {name} is {_shorten(value)}, but {_shorten(expected)} in {first.path!r}; "
+                "expected the vectors of one model; run snakemake, so that all are of one"
+            )
+        rows[shard] = footer.rows
+        samples += footer.provenance.samples
         sizes[shard] = (path.stat().st_size, path.stat().st_mtime_ns)
-    dtype = "float16" if "halffloat" in first["vectors"] else "float32"
-    shape = (first["vector_column"], first["dimension"], dtype)
-    return Run(folder, rows, sizes, *shape, samples, first.get("embedder", {}))
+    dtype = "float16" if "halffloat" in first.vectors else "float32"
+    shape = (first.vector_column, first.dimension, dtype)
+    return Run(folder, rows, sizes, *shape, samples, first.provenance.embedder)
+
+
+def _compare(one: VectorFile, other: VectorFile) -> Iterator[tuple[str, Any, Any]]:
+    """Yield what differs of what decides the vectors: its name and both values."""
+    if one.vectors != other.vectors:
+        yield "type of vectors", one.vectors, other.vectors
+    for name in DECIDING:
+        values = (getattr(file.provenance.embedder, name) for file in (one, other))
+        if (value := next(values)) != (expected := next(values)):
+            yield name, value, expected
 
 
 def _name_first(names: list[str]) -> str:

@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from embedders.errors import ShardError
+from embedders.output.failed import FailedSample
 from embedders.output.files import write_whole
-from embedders.output.ledger import FailedSample
-from embedders.output.parquet import describe_file, read_account, read_ledger
+from embedders.output.parquet import VectorFile, describe_file, read_account, read_ledger
 from embedders.output.timings import describe_seconds, find_bottleneck
 
 # Enough to see what is wrong; the ledgers hold all of them.
@@ -22,13 +22,13 @@ class Account:
 
     Attributes:
         shard: Its name.
-        output: The footer of its vectors, as `parquet.describe_file` gives it.
+        output: The footer of its vectors.
         failed: The samples that were not embedded.
         seconds: Time by what it was spent on, as in `timings`.
     """
 
     shard: str
-    output: dict
+    output: VectorFile
     failed: list[FailedSample]
     seconds: dict[str, float]
 
@@ -44,6 +44,7 @@ class Summary:
         failed: Samples that were not embedded.
         failures: Number of failed samples by kind, most frequent first.
         first_failed: The first few of each kind, as `shard: key: message`.
+        null_columns: Number of shards in which a column is null in every row, by column.
         vectors: Type of the vectors' column, the same in every shard.
         seconds: Time of all the shards together by what it was spent on, as in `timings`.
     """
@@ -54,18 +55,20 @@ class Summary:
     failed: int = 0
     failures: dict[str, int] = field(default_factory=dict)
     first_failed: dict[str, list[str]] = field(default_factory=dict)
+    null_columns: dict[str, int] = field(default_factory=dict)
     vectors: str = ""
     seconds: dict[str, float] = field(default_factory=dict)
 
     def add(self, account: Account, ledger_path: str) -> None:
         """Count a shard in."""
-        self.vectors = account.output["vectors"]
+        self.vectors = account.output.vectors
         self.shards += 1
-        self.samples += account.output["samples"]
-        self.embedded += account.output["rows"]
+        self.samples += account.output.provenance.samples
+        self.embedded += account.output.rows
         self.failed += len(account.failed)
         for name, spent in account.seconds.items():
             self.seconds[name] = round(self.seconds.get(name, 0.0) + spent, 3)
+        self.null_columns = dict(Counter(self.null_columns) + Counter(account.output.provenance.null_columns))
         kinds = Counter(self.failures)
         for sample in account.failed:
             kinds[sample.kind] += 1
@@ -80,9 +83,18 @@ class Summary:
             f"{self.shards} shards: {self.samples} samples, {self.embedded} embedded, {self.failed} failed",
             *(f"  {count} {kind}, as {self.first_failed[kind][0]}" for kind, count in self.failures.items()),
         ]
+        if self.null_columns:
+            lines.append(f"  {self.describe_null_columns()}")
         if self.seconds:
             lines.append(f"time: {describe_seconds(self.seconds)}; {find_bottleneck(self.seconds)}")
         return "\n".join(lines)
+
+    def describe_null_columns(self) -> str:
+        """Say which columns are null throughout shards."""
+        counts = ", ".join(
+            f"{name!r} in {count} of {self.shards} shards" for name, count in self.null_columns.items()
+        )
+        return f"null in every row: {counts}; check the names in metadata_columns"
 
 
 def summarize_run(folder: str | Path, shards: Sequence[str]) -> Summary:
@@ -111,7 +123,7 @@ def read_accounts(folder: str | Path, shards: Iterable[str]) -> Iterator[Account
     for shard in shards:
         embeddings_path, ledger_path = f"{folder}/embeddings/{shard}.parquet", f"{folder}/ledger/{shard}.parquet"
         output = describe_file(embeddings_path)
-        rows, samples, vectors = output["rows"], output["samples"], output["vectors"]
+        rows, samples, vectors = output.rows, output.provenance.samples, output.vectors
         failed, seconds = read_account(ledger_path)
         if samples != rows + len(failed):
             raise ShardError(

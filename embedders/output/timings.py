@@ -2,8 +2,9 @@
 
 The job's thread: `waiting_for_images`, `model` (transfers to and from the device included), `scoring` (where the
 embedder has classifiers), `writing` and `hashing` (the end of it that nothing else covered) are together the time of
-the shard. The loader's thread: `loading`, of which `reading` is what the tar took, and `waiting_for_model`. All the
-decoding threads together: `decoding`.
+the shard. Before the first shard of a job come `waiting_for_gpu` and `starting` (imports, loading the model). The
+loader's thread: `loading`, of which `reading` is what the tar took, and `waiting_for_model`. All the decoding threads
+together: `decoding`.
 """
 
 import threading
@@ -16,6 +17,8 @@ Item = TypeVar("Item")
 
 _END = object()
 _PHRASES = {
+    "waiting_for_gpu": "waiting for a GPU",
+    "starting": "starting",
     "waiting_for_images": "waiting for images",
     "model": "in the model",
     "scoring": "scoring",
@@ -27,7 +30,16 @@ _PHRASES = {
     "waiting_for_model": "waiting for the model",
 }
 # The job's thread does one of these at a time.
-_OF_THE_JOB = ("waiting_for_images", "model", "scoring", "writing", "hashing")
+_OF_THE_SHARD = ("waiting_for_images", "model", "scoring", "writing", "hashing")
+_OF_THE_JOB = ("waiting_for_gpu", "starting", *_OF_THE_SHARD)
+_LIMITS = {
+    "waiting_for_gpu": "waiting for a GPU is the limit: more GPUs, or more jobs on each (jobs_per_gpu), would help",
+    "starting": "starting is the limit: more shards in a job (shards_per_job), or larger shards, would help",
+    "model": "the model is the limit: a faster device, or a faster mode of the model, would help",
+    "scoring": "scoring is the limit: smaller classifiers, or scores of their own after the run, would help",
+    "writing": "writing is the limit: faster storage for the results would help",
+    "hashing": "hashing the shards is the limit: faster storage, or a faster processor, would help",
+}
 
 
 class Timings:
@@ -70,8 +82,13 @@ class Timings:
 
 
 def split_seconds(seconds: Mapping[str, float]) -> dict[str, float]:
-    """The times that make up the time of a shard, by phrase; their sum is that time."""
+    """Return the times of the job's thread by phrase; their sum is what the job took for the shard."""
     return {_PHRASES[name]: seconds[name] for name in _OF_THE_JOB if name in seconds}
+
+
+def sum_seconds(seconds: Mapping[str, float]) -> float:
+    """Return the time of a shard, without what its job took before the first one."""
+    return sum(seconds.get(name, 0.0) for name in _OF_THE_SHARD)
 
 
 def describe_seconds(seconds: Mapping[str, float]) -> str:
@@ -87,11 +104,12 @@ def describe_duration(seconds: float) -> str:
 
 
 def find_bottleneck(seconds: Mapping[str, float]) -> str:
-    """Say in a phrase what limits the speed, and so what more of it would help."""
-    if seconds.get("model", 0) >= seconds.get("waiting_for_images", 0):
-        return "the model is the limit: a faster device, or a faster mode of the model, would help"
+    """Say in a phrase what the job's thread spent most time on, and so what would help."""
+    largest = max(_OF_THE_JOB, key=lambda name: seconds.get(name, 0.0))
+    if largest != "waiting_for_images":
+        return _LIMITS[largest]
     if "reading" not in seconds:
         return "load_dataset_shard is the limit: the device waits for it"
-    if seconds["reading"] > seconds["loading"] / 2:
+    if seconds["reading"] > seconds.get("loading", 0.0) / 2:
         return "reading is the limit: faster storage would help"
     return "decoding is the limit: more threads, on more cores, would help"

@@ -4,8 +4,10 @@ import difflib
 import glob
 import os
 import re
+import shlex
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ import jsonschema
 import yaml
 
 from embedders.errors import ConfigError
+from embedders.gpu.terms import Terms
 from embedders.reading.remote import is_remote
 from embedders.reading.samples import SHARD_SUFFIXES
 
@@ -47,6 +50,7 @@ def check_config(config: Mapping[str, Any], schema_path: str | Path) -> dict[str
             raise ConfigError(f"config: key {'.'.join(filter(None, [place, missing]))!r} is missing; set it")
         described = error.schema.get("description", error.message)
         raise ConfigError(f"config: {place} is {error.instance!r}; expected: {' '.join(described.split())}")
+    config.setdefault("gpu", 0 if config["device"] == "cpu" else 1)
     return config
 
 
@@ -58,6 +62,12 @@ def _fill_defaults(values: Mapping[str, Any], schema: Mapping[str, Any]) -> dict
         if isinstance(filled.get(key), Mapping):
             filled[key] = _fill_defaults(filled[key], rules)
     return filled
+
+
+def write_device_options(config: Mapping[str, Any]) -> str:
+    """Write what a job computes on as options of `python -m embedders`."""
+    names = ["device", *(field.name for field in fields(Terms))]
+    return shlex.join(f"--{name.replace('_', '-')}={config[name]}" for name in names)
 
 
 def name_scores(scores: list[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -132,10 +142,10 @@ def group_shards(shards: Mapping[str, str], shards_per_job: int | str) -> list[l
     if shards_per_job == "auto":
         some = names[:: max(1, len(names) // 16)]
         mean_bytes = sum(os.path.getsize(shards[name]) for name in some) / len(some)
-        shards_per_job = max(
-            1, min(int(BYTES_PER_JOB / max(mean_bytes, 1)), len(names) // MIN_JOBS, MAX_SHARDS_PER_JOB)
-        )
-    return [names[start : start + shards_per_job] for start in range(0, len(names), shards_per_job)]
+        count = max(1, min(int(BYTES_PER_JOB / max(mean_bytes, 1)), len(names) // MIN_JOBS, MAX_SHARDS_PER_JOB))
+    else:
+        count = int(shards_per_job)
+    return [names[start : start + count] for start in range(0, len(names), count)]
 
 
 def _read_list(pattern: str) -> Iterator[str]:
@@ -156,7 +166,7 @@ def _expand(pattern: str, list_folder: Callable[[str], frozenset[str]]) -> Itera
     """Expand one pattern; every path it gives exists, unless it is an address."""
     try:
         expansion = braceexpand.braceexpand(pattern) if "{" in pattern else [pattern]
-    except braceexpand.UnbalancedBracesError as error:
+    except ValueError as error:
         raise ConfigError(f"shards: {pattern!r}: {error}; expected a pattern such as {{00000..00099}}.tar") from error
     for expanded in expansion:
         if is_remote(expanded):

@@ -53,8 +53,8 @@ class RunProgress:
             for path in paths:
                 with suppress(ShardError):  # Snakemake has removed it again, with another output of a failed job
                     output = describe_file(path)
-                    self.images += output["rows"]
-                    self.failed += output["samples"] - output["rows"]
+                    self.images += output.rows
+                    self.failed += output.provenance.samples - output.rows
         return True
 
     def describe(self) -> str:
@@ -67,7 +67,7 @@ class RunProgress:
 
     def follow(self, say: Callable[[str], None]) -> None:
         """Look and say until all is finished."""
-        interval_s = LOOK_INTERVAL_S
+        interval_s: float = LOOK_INTERVAL_S
         while self.finished < self.shards:
             sleep(interval_s)
             start = monotonic()

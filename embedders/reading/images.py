@@ -9,6 +9,8 @@ import io
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from embedders.output.failed import FailureKind, SampleError
+
 Image.init()
 # Named, so that no rarely used parser of Pillow (EPS starts Ghostscript) ever sees a stranger's bytes.
 FORMATS = [
@@ -23,8 +25,11 @@ MAX_SCANS = 100
 _BAND = 1024  # rows
 
 
-class ImageError(Exception):
+class ImageError(SampleError):
     """One image cannot be turned into pixels: its sample fails, the shard goes on."""
+
+    def __init__(self, message: str):
+        super().__init__(FailureKind.UNDECODABLE, message)
 
 
 def open_image(encoded: bytes) -> Image.Image:

@@ -1,19 +1,26 @@
 """The default `load_dataset_shard`: a shard -> batches of decoded images, on threads, in tar order.
 
-Owns how a sample becomes a row of a batch or a failed sample; not the tar (`shards`), the pixels (`images`) or
-the model.
+Owns how a sample becomes a row of a batch or a failed sample; not the tar (`tar`, `samples`), the pixels (`images`)
+or the model.
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import torch
 
 from embedders.errors import EmbedderError, describe_error
-from embedders.output.ledger import FailedSample, Ledger
+from embedders.output.failed import FailedSample, FailureKind, SampleError
+from embedders.output.ledger import Ledger
+from embedders.output.timings import Timings
 from embedders.reading.images import ImageError
 from embedders.reading.prefetch import map_ordered
 from embedders.reading.samples import IMAGE_SUFFIXES, Sample, read_metadata, read_samples, select_image
+
+Item = TypeVar("Item")
 
 # Encoded images that wait to be decoded; most shards never come near, and a hostile one must not fill the memory.
 MAX_BYTES_AHEAD = 256 << 20
@@ -23,35 +30,78 @@ BYTES_PER_TASK = 256 << 10
 _READ_SUFFIXES = (*(f".{suffix}" for suffix in IMAGE_SUFFIXES), ".json", ".txt")
 
 
+@dataclass
+class ShardLoad:
+    """One shard on its way through a loader: what is asked of the loader, and what it reports.
+
+    Attributes:
+        ledger: The account in which every sample is opened, and those that fail are named.
+        accept_damage: Whether a damaged tar is read on, with each damaged place as a failed sample.
+        only: Keys of the samples to load; `None` loads all.
+        is_counted: Whether the accounts of all the samples are open before the loader starts.
+        offset: How far the default loader has come in the uncompressed tar, in bytes.
+        timings: Where the time goes.
+    """
+
+    ledger: Ledger
+    accept_damage: bool = False
+    only: Collection[str] | None = None
+    is_counted: bool = False
+    offset: int = 0
+    timings: Timings = field(default_factory=Timings)
+
+    def run(self, function: Callable[..., Item], *arguments: Any) -> Item:
+        """Call a function; a default loader that is made meanwhile works for this load.
+
+        The signature of `load_dataset_shard` is fixed, and a user's own loader may call the default one.
+        """
+        token = _CURRENT.set(self)
+        try:
+            return function(*arguments)
+        finally:
+            _CURRENT.reset(token)
+
+
+_CURRENT: ContextVar[ShardLoad | None] = ContextVar("current shard load", default=None)
+
+
 def load_batches(
-    tar_path: str, decode: Callable[[bytes], torch.Tensor], batch_size: int, threads: int | None, ledger: Ledger
+    tar_path: str, decode: Callable[[bytes], torch.Tensor], batch_size: int, threads: int | None
 ) -> Iterator[tuple[torch.Tensor, list[dict]]]:
     """Read, decode and stack the samples of a shard.
+
+    Inside of `ShardLoad.run` this works for that load. By itself it keeps an account that nobody asks for, and names
+    the samples that fail in the log.
 
     Args:
         tar_path: The shard.
         decode: Turns an encoded image into a tensor; called on several threads at once.
         batch_size: Images in a batch.
         threads: Decoding threads; `None` takes one for each core.
-        ledger: The account in which every sample is opened, and those that fail are named.
 
-    Yields:
-        A tensor of shape (n, ...) with n = `batch_size`, or fewer at the end, and n dicts of metadata.
+    Returns:
+        Pairs of a tensor of shape (n, ...) with n = `batch_size`, or fewer at the end, and n dicts of metadata.
 
     Raises:
         ShardError: The shard is missing or damaged.
         EmbedderError: `decode` gives images of different shapes.
     """
-    threads = threads or len(os.sched_getaffinity(0))
+    load = _CURRENT.get() or ShardLoad(Ledger(tar_path))
+    return _load(tar_path, decode, batch_size, threads or len(os.sched_getaffinity(0)), load)
+
+
+def _load(
+    tar_path: str, decode: Callable[[bytes], torch.Tensor], batch_size: int, threads: int, load: ShardLoad
+) -> Iterator[tuple[torch.Tensor, list[dict]]]:
     tensors, metadata = [], []
 
     def decode_timed(sample: Sample) -> tuple[torch.Tensor, dict] | FailedSample:
-        with ledger.timings.time("decoding"):
+        with load.timings.time("decoding"):
             return decode_sample(decode, sample)
 
     pending = map_ordered(
         decode_timed,
-        ledger.timings.time_items(open_samples(tar_path, ledger), "reading"),
+        load.timings.time_items(open_samples(tar_path, load), "reading"),
         threads,
         ahead=2 * batch_size,  # one batch that fills while the other is with the model
         weigh=count_bytes,
@@ -61,7 +111,7 @@ def load_batches(
     )
     for outcome in pending:
         if isinstance(outcome, FailedSample):
-            ledger.fail(outcome)
+            load.ledger.fail(outcome)
             continue
         tensors.append(outcome[0])
         metadata.append(outcome[1])
@@ -80,54 +130,50 @@ def compute_alone() -> None:
     torch.set_num_threads(1)
 
 
-def open_samples(tar_path: str, ledger: Ledger) -> Iterator[Sample]:
+def open_samples(tar_path: str, load: ShardLoad) -> Iterator[Sample]:
     """Read the samples of a shard, open an account for each, and let through those that can be used."""
-    # A subclass's own loader may call this one: then the job has counted the samples already.
-    is_counted = ledger.is_counted
     samples = read_samples(
-        tar_path, accept_damage=ledger.accept_damage, wants=lambda name: name.lower().endswith(_READ_SUFFIXES)
+        tar_path, accept_damage=load.accept_damage, wants=lambda name: name.lower().endswith(_READ_SUFFIXES)
     )
     for sample in samples:
-        ledger.offset = sample.offset
-        if ledger.only is not None and sample.key not in ledger.only:
+        load.offset = sample.offset
+        if load.only is not None and sample.key not in load.only:
             continue
-        if not is_counted:
-            ledger.open(sample.key)
+        if not load.is_counted:
+            load.ledger.open(sample.key)
         if sample.problem is None:
             yield sample
         else:
-            kind, message = sample.problem
-            ledger.fail(FailedSample(sample.key, kind, message, sample.name, sample.offset))
+            load.ledger.fail(fail_sample(sample, *sample.problem))
 
 
 def count_bytes(sample: Sample) -> int:
-    """Bytes that a sample holds in memory."""
+    """Return the bytes that a sample holds in memory."""
     return sum(len(content) for content in sample.members.values() if content is not None)
+
+
+def fail_sample(sample: Sample, kind: FailureKind, message: str) -> FailedSample:
+    """Return the record of a sample that failed."""
+    return FailedSample(sample.key, kind, message, sample.name, sample.offset)
 
 
 def decode_sample(
     decode: Callable[[bytes], torch.Tensor], sample: Sample
 ) -> tuple[torch.Tensor, dict] | FailedSample:
     """Decode the image of one sample and read its metadata; whatever is wrong with it fails it alone."""
-
-    def fail(kind: str, message: str) -> FailedSample:
-        return FailedSample(sample.key, kind, message, sample.name, sample.offset)
-
-    suffix, image = select_image(sample)
-    if suffix is None:
-        return fail("no_single_image", image)
     try:
+        suffix, image = select_image(sample)
         metadata = read_metadata(sample)
-    except ValueError as error:
-        return fail("bad_metadata", str(error))
+    except SampleError as error:
+        return fail_sample(sample, error.kind, str(error))
     try:
         return decode(image), metadata
     except ImageError as error:
-        return fail("undecodable", f".{suffix}: {error}")
+        return fail_sample(sample, error.kind, f".{suffix}: {error}")
     except MemoryError:
         raise
     except Exception as error:
-        return fail("preprocess_error", describe_error(error))
+        return fail_sample(sample, FailureKind.PREPROCESS_ERROR, describe_error(error))
 
 
 def stack_images(tensors: list[torch.Tensor], metadata: list[dict], tar_path: str) -> torch.Tensor:

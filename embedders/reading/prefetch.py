@@ -18,22 +18,76 @@ ITEMS_PER_TASK = 8
 _END = object()
 
 
-def prefetch(items: Iterable[Item], depth: int) -> Iterator[Item]:
-    """Run `items` in a thread of its own, at most `depth` items ahead of the consumer."""
-    iterator = iter(items)
-    thread = ThreadPoolExecutor(1, thread_name_prefix="prefetch")
-    try:
-        # One worker, so the calls of next() never overlap and stay in order.
-        pending = deque(thread.submit(next, iterator, _END) for _ in range(depth))
-        while (item := pending.popleft().result()) is not _END:
-            pending.append(thread.submit(next, iterator, _END))
+def prefetch(streams: Iterable[Iterable[Item]], depth: int) -> Iterator[Iterator[Item]]:
+    """Draw several streams one after the other on a thread of their own, at most `depth` items ahead of the consumer.
+
+    The thread goes on into the next stream while the consumer still works on the items of the one before.
+
+    Args:
+        streams: The streams; each is closed when it is left.
+        depth: The number of items that may wait for the consumer, of all the streams together.
+
+    Yields:
+        The items of one stream after the other. An error in a stream is raised in the consumer, at its place in that
+        stream. The rest of a stream that the consumer leaves is not drawn.
+    """
+    thread = ThreadPoolExecutor(1, thread_name_prefix="prefetch")  # one worker, so that the calls stay in order
+    todo = deque(map(iter, streams))
+    pending: deque[Future] = deque()
+    is_over = False  # the consumer has seen the end of its stream
+
+    def draw() -> Item:
+        item = _END
+        try:
+            item = next(todo[0], _END) if todo else _END
+        finally:
+            if item is _END and todo:
+                todo.popleft()
+        return item
+
+    def fill() -> None:
+        pending.extend(thread.submit(draw) for _ in range(depth - len(pending)))
+
+    def take() -> Iterator[Item]:
+        nonlocal is_over
+        while True:
+            fill()
+            is_over = True  # also where the stream raises
+            item = pending.popleft().result()
+            if item is _END:
+                return
+            is_over = False
+            fill()
             yield item
+            del item  # else it lives on while the next one is awaited
+
+    def leave() -> None:
+        begun = deque(future for future in pending if not future.cancel())
+        pending.clear()
+        while begun:
+            future = begun.popleft()
+            if future.exception() is not None or future.result() is _END:
+                pending.extend(begun)  # of the next stream
+                return
+        thread.submit(lambda: _close(todo.popleft())).result()
+
+    try:
+        for _ in range(len(todo)):
+            is_over = False
+            yield take()
+            if not is_over:
+                leave()
     finally:
         thread.shutdown(cancel_futures=True)
-        # A generator left half-way holds open files and threads: close it here, not when it is collected.
-        close = getattr(iterator, "close", None)
-        if close is not None:
-            close()
+        for stream in todo:
+            _close(stream)
+
+
+def _close(stream: Iterator) -> None:
+    # A generator left half-way holds open files and threads: close it here, not when it is collected.
+    close = getattr(stream, "close", None)
+    if close is not None:
+        close()
 
 
 def map_ordered(

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from embedders.errors import ShardError
+from embedders.output.failed import FailureKind, SampleError
 from embedders.reading.remote import is_remote
 from embedders.reading.tar import MAX_MEMBER_BYTES, Member, read_members
 
@@ -33,43 +34,6 @@ MAX_NAME_LENGTH = 4096
 _MEMBER_BYTES = 512
 
 
-@dataclass(frozen=True)
-class ShardJob:
-    """A shard, and where its results go.
-
-    Attributes:
-        tar_path: The shard.
-        parquet_path: The vectors; the file appears whole or not at all.
-        ledger_path: The samples that failed, one row each; `None` leaves them to the log and the ledger returned.
-        address: What `tar_path` is a passing copy of, as `s3://bucket/00000.tar`, for the footer to name; or `None`.
-    """
-
-    tar_path: str
-    parquet_path: str
-    ledger_path: str | None = None
-    address: str | None = None
-
-    @property
-    def outputs(self) -> list[str]:
-        """The paths of its results."""
-        return [path for path in (self.parquet_path, self.ledger_path) if path is not None]
-
-
-@dataclass(frozen=True, order=True)
-class SampleName:
-    """Where a sample of a run is found again.
-
-    Attributes:
-        shard: Name of its shard.
-        key: Its key.
-        offset: Position of its first member, for a failed sample, whose key another one may have; -1 for others.
-    """
-
-    shard: str
-    key: str
-    offset: int = -1
-
-
 @dataclass(slots=True)
 class Sample:
     """The adjacent members of one key.
@@ -86,7 +50,7 @@ class Sample:
     name: str
     offset: int
     members: dict[str, bytes] = field(default_factory=dict)
-    problem: tuple[str, str] | None = None
+    problem: tuple[FailureKind, str] | None = None
 
 
 def check_exists(tar_path: str) -> None:
@@ -123,7 +87,7 @@ def read_samples(
         fingerprint = hash(sample.key)
         if sample.problem is None and fingerprint in seen_keys:
             sample.problem = (
-                "repeated_key",
+                FailureKind.REPEATED_KEY,
                 "this key came earlier in the tar; the members of a sample must be adjacent, and keys unique",
             )
         if sample.members:  # one without is a file whose name gives no key, or a damaged place
@@ -145,13 +109,13 @@ def read_chosen(tar_path: str, keys: Collection[str]) -> Iterator[Sample]:
     return (sample for sample in read_samples(tar_path, accept_damage=True, wants=wants) if sample.key in keys)
 
 
-def select_image(sample: Sample) -> tuple[str, bytes] | tuple[None, str]:
-    """Find the one image of a sample.
+def select_image(sample: Sample) -> tuple[str, bytes]:
+    """Return the suffix and the encoded bytes of the one image of a sample.
 
     A plain suffix (`jpg`) goes before one with dots (`mask.png`), as in webdataset.
 
-    Returns:
-        The suffix and the encoded image; or `None` and the reason why there is not exactly one.
+    Raises:
+        SampleError: There is not exactly one.
     """
     images = [suffix for suffix in sample.members if suffix.rpartition(".")[2] in IMAGE_SUFFIXES]
     plain = [suffix for suffix in images if "." not in suffix]
@@ -159,9 +123,11 @@ def select_image(sample: Sample) -> tuple[str, bytes] | tuple[None, str]:
     if len(candidates) == 1:
         return candidates[0], sample.members[candidates[0]]
     if not candidates:
-        return None, f"no image among its members ({_name_some(list(sample.members))})"
+        names = _name_some(list(sample.members))
+        raise SampleError(FailureKind.NO_SINGLE_IMAGE, f"no image among its members ({names})")
     dots = "" if plain else "; a key ends at the first dot of the name, so dots in names merge samples"
-    return None, f"{len(candidates)} images under one key ({_name_some(candidates)}){dots}"
+    message = f"{len(candidates)} images under one key ({_name_some(candidates)}){dots}"
+    raise SampleError(FailureKind.NO_SINGLE_IMAGE, message)
 
 
 def read_metadata(sample: Sample) -> dict:
@@ -170,31 +136,33 @@ def read_metadata(sample: Sample) -> dict:
     A member that was not read counts as absent.
 
     Raises:
-        ValueError: The `.json` or `.txt` cannot be read.
+        SampleError: The `.json` or `.txt` cannot be read.
     """
     metadata = {}
     for suffix in ("json", "txt"):
         if len(sample.members.get(suffix) or b"") > MAX_TEXT_BYTES:
-            raise ValueError(
-                f"its .{suffix} has {len(sample.members[suffix])} bytes; expected at most {MAX_TEXT_BYTES}"
-            )
+            size = len(sample.members[suffix])
+            message = f"its .{suffix} has {size} bytes; expected at most {MAX_TEXT_BYTES}"
+            raise SampleError(FailureKind.BAD_METADATA, message)
     if sample.members.get("json") is not None:
         try:
             # Python reads NaN and Infinity, which are no JSON, and would write them into a column of JSON.
             metadata = json.loads(sample.members["json"], parse_constant=lambda name: None)
         except RecursionError:
-            raise ValueError("its .json is nested too deeply") from None
+            raise SampleError(FailureKind.BAD_METADATA, "its .json is nested too deeply") from None
         except ValueError as error:
-            raise ValueError(f"its .json cannot be read: {error}") from error
+            raise SampleError(FailureKind.BAD_METADATA, f"its .json cannot be read: {error}") from error
         if not isinstance(metadata, dict):
-            raise ValueError(f"its .json holds a {type(metadata).__name__}, expected an object")
+            raise SampleError(
+                FailureKind.BAD_METADATA, f"its .json holds a {type(metadata).__name__}, expected an object"
+            )
         if _is_deep(metadata):
-            raise ValueError("its .json is nested too deeply")
+            raise SampleError(FailureKind.BAD_METADATA, "its .json is nested too deeply")
     if sample.members.get("txt") is not None:
         try:
             metadata["caption"] = sample.members["txt"].decode("utf-8").strip()
         except UnicodeDecodeError as error:
-            raise ValueError(f"its .txt is not UTF-8: {error}") from error
+            raise SampleError(FailureKind.BAD_METADATA, f"its .txt is not UTF-8: {error}") from error
     metadata["__key__"] = sample.key
     return metadata
 
@@ -210,17 +178,22 @@ def _group_members(members: Iterator[Member], tar_path: str, accept_damage: bool
                     "copy or make it again, or set accept_damaged_shards: true"
                 )
             if member.damage.may_hide_members:
-                after_damage = ("damaged_tar", f"members of it may be lost in the damage at byte {member.offset}")
+                after_damage = (
+                    FailureKind.DAMAGED_TAR,
+                    f"members of it may be lost in the damage at byte {member.offset}",
+                )
                 if sample is not None:
                     sample.problem = sample.problem or after_damage
             key = f"(damage at byte {member.offset})"
-            yield Sample(key, _escape(member.name), member.offset, problem=("damaged_tar", str(member.damage)))
+            yield Sample(
+                key, _escape(member.name), member.offset, problem=(FailureKind.DAMAGED_TAR, str(member.damage))
+            )
             continue
         match = _KEY.match(member.name)
         if match is None or not _is_text(member.name):
             # No sample can take it: it becomes a sample of its own, so that it is counted and named.
             name = _escape(member.name)
-            problem = member.problem or ("bad_name", "expected a name in UTF-8 with a suffix, as 0001.jpg")
+            problem = member.problem or (FailureKind.BAD_NAME, "expected a name in UTF-8 with a suffix, as 0001.jpg")
             yield Sample(name, name, member.offset, problem=problem)
             continue
         key, suffix = match.group(1), match.group(2).lower()
@@ -231,10 +204,13 @@ def _group_members(members: Iterator[Member], tar_path: str, accept_damage: bool
             after_damage, held_bytes = None, 0
         held_bytes += _MEMBER_BYTES + len(member.content or b"")
         if held_bytes > MAX_MEMBER_BYTES:
-            sample.problem = sample.problem or ("too_large", f"more than {MAX_MEMBER_BYTES} bytes under one key")
+            sample.problem = sample.problem or (
+                FailureKind.TOO_LARGE,
+                f"more than {MAX_MEMBER_BYTES} bytes under one key",
+            )
             continue
         if suffix in sample.members:
-            sample.problem = ("repeated_member", f"member {member.name!r} is there twice")
+            sample.problem = (FailureKind.REPEATED_MEMBER, f"member {member.name!r} is there twice")
         sample.members[suffix] = member.content
         sample.problem = sample.problem or member.problem
     if sample is not None:

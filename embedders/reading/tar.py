@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from embedders.errors import ShardError
+from embedders.output.failed import FailureKind
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +56,7 @@ class Member:
     name: str
     offset: int
     content: bytes | None = None
-    problem: tuple[str, str] | None = None
+    problem: tuple[FailureKind, str] | None = None
     damage: Damage | None = None
 
 
@@ -233,12 +234,12 @@ def read_members(tar_path: str, wants: Callable[[str], bool]) -> Iterator[Member
 def _read_member(archive: Archive, header: tarfile.TarInfo, wants: Callable[[str], bool]) -> Member:
     member = Member(header.name, header.offset)
     if not header.isreg() or header.issparse():
-        member.problem = ("not_a_file", "a link, device or sparse file; expected a regular file")
+        member.problem = (FailureKind.NOT_A_FILE, "a link, device or sparse file; expected a regular file")
     elif not wants(header.name):
         archive.pass_over(header)
     elif header.size > MAX_MEMBER_BYTES:
         archive.pass_over(header)
-        member.problem = ("too_large", f"{header.size} bytes; expected at most {MAX_MEMBER_BYTES}")
+        member.problem = (FailureKind.TOO_LARGE, f"{header.size} bytes; expected at most {MAX_MEMBER_BYTES}")
     else:
         member.content = archive.read_content(header)
     return member

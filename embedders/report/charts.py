@@ -5,11 +5,12 @@ No colours of text but a grey that is read on white and on black: a chart does n
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from bokeh.embed import json_item
-from bokeh.models import ColumnDataSource, HoverTool
+from bokeh.embed.standalone import StandaloneEmbedJson
+from bokeh.models import BasicTicker, ColumnDataSource, DataRange1d, HoverTool
 from bokeh.plotting import figure
 from bokeh.resources import Resources
 
@@ -35,7 +36,7 @@ def read_script() -> str:
 
 def draw_points(
     positions: np.ndarray, keys: Sequence[str], shards: Sequence[str], notes: Sequence[str], pictures: Sequence[str]
-) -> dict[str, Any]:
+) -> StandaloneEmbedJson:
     """Draw the map: a point for each row, its picture on hover; rows with a note stand out."""
     chart = _make_figure(520, tools="pan,box_zoom,wheel_zoom,reset", toolbar_location="above")
     # A finger that moves over the map scrolls the page, until a tool is chosen.
@@ -46,16 +47,16 @@ def draw_points(
     is_noted = np.array([bool(note) for note in notes], bool)
     for chosen, color, size, name in ((~is_noted, BLUE, 7, "others"), (is_noted, ORANGE, 10, "noted")):
         rows = np.flatnonzero(chosen)
-        columns = {"x": positions[rows, 0].round(3), "y": positions[rows, 1].round(3)}
+        columns: dict[str, Any] = {"x": positions[rows, 0].round(3), "y": positions[rows, 1].round(3)}
         for column, values in (("key", keys), ("shard", shards), ("note", notes), ("picture", pictures)):
-            columns[column] = [values[row] for row in rows]
+            columns[column] = [values[row] for row in rows.tolist()]
         source = ColumnDataSource(columns)
         chart.scatter("x", "y", size=size, color=color, alpha=0.6, line_color=None, source=source, name=name)
     _add_hint(chart, _MAP_HINT)
     return json_item(chart)
 
 
-def draw_bars(names: Sequence[str], values: Sequence[float], notes: Sequence[str], unit: str) -> dict[str, Any]:
+def draw_bars(names: Sequence[str], values: Sequence[float], notes: Sequence[str], unit: str) -> StandaloneEmbedJson:
     """Draw a bar for each shard in order; of very many, evenly chosen ones."""
     rows = np.unique(np.linspace(0, len(names) - 1, min(len(names), MAX_BARS)).round().astype(int))
     source = ColumnDataSource(
@@ -69,13 +70,13 @@ def draw_bars(names: Sequence[str], values: Sequence[float], notes: Sequence[str
     chart = _make_figure(220, x_axis_label="shard, in order", y_axis_label=unit)
     width = 0.8 * max(1, len(names) / max(1, len(rows)))
     chart.vbar("x", top="value", width=width, color=BLUE, line_color=None, source=source)
-    chart.xaxis.ticker.min_interval = 1
-    chart.y_range.start = 0
+    chart.xaxis.ticker = BasicTicker(min_interval=1)
+    chart.y_range = DataRange1d(start=0)
     _add_hint(chart, [("shard", "@name"), (unit, "@value{0,0.0}"), ("", "@note")])
     return json_item(chart)
 
 
-def draw_histogram(values: np.ndarray, label: str) -> dict[str, Any]:
+def draw_histogram(values: np.ndarray, label: str) -> StandaloneEmbedJson:
     """Draw how often which value occurs; of one value at least."""
     low, high = float(values.min()), float(values.max())
     pad = 0.0 if high - low > LEAST_RANGE else LEAST_RANGE  # numpy refuses bins of no width
@@ -84,12 +85,14 @@ def draw_histogram(values: np.ndarray, label: str) -> dict[str, Any]:
     source = ColumnDataSource({"count": counts, "left": edges[:-1], "right": edges[1:]})
     chart = _make_figure(200, x_axis_label=label, y_axis_label="vectors")
     chart.quad(left="left", right="right", bottom=0, top="count", source=source, color=BLUE, line_color=None)
-    chart.y_range.start = 0
+    chart.y_range = DataRange1d(start=0)
     _add_hint(chart, [("from", "@left{0.000}"), ("to", "@right{0.000}"), ("vectors", "@count")])
     return json_item(chart)
 
 
-def _make_figure(height: int, tools: str = "", toolbar_location: str | None = None, **options: Any) -> figure:
+def _make_figure(
+    height: int, tools: str = "", toolbar_location: Literal["above"] | None = None, **options: Any
+) -> figure:
     chart = figure(
         height=height, sizing_mode="stretch_width", tools=tools, toolbar_location=toolbar_location, **options
     )

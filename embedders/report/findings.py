@@ -99,6 +99,9 @@ def judge_run(summary: Summary, unfinished: int) -> list[Finding]:
         findings.append(Finding("look", f"{share}; the most frequent reason is {kind}, {count:,} times.", "failures"))
     elif summary.samples:
         findings.append(Finding("good", f"All {summary.samples:,} samples were embedded.", "totals"))
+    if summary.null_columns:
+        text = summary.describe_null_columns()
+        findings.append(Finding("look", f"Columns {text}.", "totals"))
     if summary.seconds:
         findings.append(Finding("note", f"Speed: {find_bottleneck(summary.seconds)}.", "speed"))
     return findings

@@ -46,7 +46,8 @@ def find_closest_pairs(rows: np.ndarray, cosines: np.ndarray, count: int) -> lis
         cosines: From `find_nearest`.
         count: Number of pairs.
     """
-    pairs, taken = [], set()
+    pairs: list[tuple[int, int, float]] = []
+    taken: set[int] = set()
     for one in np.argsort(-cosines[:, 0], kind="stable") if rows.shape[1] else ():
         other = int(rows[one, 0])
         if len(pairs) < count and not taken & {int(one), other}:

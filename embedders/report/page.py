@@ -15,13 +15,12 @@ import jinja2
 import numpy as np
 
 from embedders.errors import ConfigError
+from embedders.output.failed import FailedSample
 from embedders.output.files import write_whole
-from embedders.output.ledger import FailedSample
-from embedders.output.parquet import read_scores
+from embedders.output.parquet import VectorFile, read_scores
 from embedders.output.run import read_shards
 from embedders.output.summary import Summary, read_accounts
-from embedders.output.timings import describe_seconds, split_seconds
-from embedders.reading.samples import SampleName
+from embedders.output.timings import describe_seconds, split_seconds, sum_seconds
 from embedders.report.charts import draw_bars, draw_histogram, draw_points, read_script
 from embedders.report.findings import (
     LEVELS,
@@ -33,7 +32,7 @@ from embedders.report.findings import (
     judge_vectors,
 )
 from embedders.report.neighbours import draw_map, find_closest_pairs, find_nearest, find_outliers, scale_to_length_1
-from embedders.report.subset import VectorSample, sample_vectors
+from embedders.report.subset import SampleName, VectorSample, sample_vectors
 from embedders.report.thumbnails import LARGE_SIDE, SMALL_SIDE, Thumbnails
 
 MAP_POINTS = 2_000
@@ -49,7 +48,7 @@ class Run:
         shards: Name, number of rows and failed samples, seconds and images per second of each finished shard.
         unfinished: Names of the shards without vectors.
         failed: The first few failed samples of each kind, with the names of their shards.
-        provenance: The footer of the first shard's vectors.
+        first: The footer of the first shard's vectors.
         devices: Number of shards by what they were computed on.
     """
 
@@ -57,7 +56,7 @@ class Run:
     shards: list[dict] = field(default_factory=list)
     unfinished: list[str] = field(default_factory=list)
     failed: dict[str, list[tuple[str, FailedSample]]] = field(default_factory=dict)
-    provenance: dict = field(default_factory=dict)
+    first: VectorFile | None = None
     devices: Counter[str] = field(default_factory=Counter)
 
 
@@ -90,11 +89,11 @@ def read_run(folder: Path, shards: list[str]) -> Run:
     finished = [shard for shard in shards if (folder / f"embeddings/{shard}.parquet").is_file()]
     run = Run(unfinished=sorted(set(shards) - set(finished)))
     for account in read_accounts(folder, finished):
-        run.provenance = run.provenance or account.output
-        run.devices[account.output["embedder"]["device"]] += 1
+        run.first = run.first or account.output
+        run.devices[account.output.provenance.embedder.device] += 1
         run.summary.add(account, account.shard)
-        seconds = sum(split_seconds(account.seconds).values())
-        rows, failed = account.output["rows"], len(account.failed)
+        seconds = sum_seconds(account.seconds)
+        rows, failed = account.output.rows, len(account.failed)
         speed = rows / seconds if seconds else 0.0
         shard = {"name": account.shard, "rows": rows, "failed": failed, "seconds": seconds, "speed": speed}
         run.shards.append(shard)
@@ -149,7 +148,7 @@ def choose_rows(vectors: np.ndarray) -> Choice:
 def describe_run(folder: Path, run: Run, tar_paths: Mapping[str, str]) -> dict[str, Any]:
     """Gather what the page shows."""
     rows = {shard["name"]: shard["rows"] for shard in run.shards}
-    everything = sample_vectors(folder / "embeddings", rows, run.provenance["dimension"])
+    everything = sample_vectors(folder / "embeddings", rows, run.first.dimension)
     checks = check_vectors(everything.vectors)
     sample = everything.choose(find_sound(everything.vectors))
     vectors = scale_to_length_1(sample.vectors)
@@ -176,7 +175,7 @@ def describe_run(folder: Path, run: Run, tar_paths: Mapping[str, str]) -> dict[s
     return {
         "folder": str(folder),
         "run": run,
-        "arguments": json.dumps(run.provenance["embedder"]["args"]),
+        "arguments": json.dumps(run.first.provenance.embedder.args),
         "findings": sorted(findings, key=lambda finding: LEVELS.index(finding.level)),
         "checks": checks,
         "choice": choice,

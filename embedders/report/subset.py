@@ -11,13 +11,27 @@ from pathlib import Path
 import numpy as np
 
 from embedders.output.parquet import count_groups, read_groups
-from embedders.reading.samples import SampleName
 
 # 10,000 vectors of 1,280 numbers are 51 MB, and comparing each with each takes seconds.
 MAX_ROWS = 10_000
 # Row groups are of 8 MB, and each shard is a tar to walk through.
 MAX_GROUPS = 24
 MAX_SHARDS = 24
+
+
+@dataclass(frozen=True, order=True)
+class SampleName:
+    """Where a sample of a run is found again.
+
+    Attributes:
+        shard: Name of its shard.
+        key: Its key.
+        offset: Position of its first member, for a failed sample, whose key another one may have; -1 for others.
+    """
+
+    shard: str
+    key: str
+    offset: int = -1
 
 
 @dataclass(frozen=True)

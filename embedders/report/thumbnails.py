@@ -11,8 +11,10 @@ from collections.abc import Mapping
 from PIL import Image
 
 from embedders.errors import ShardError
+from embedders.output.failed import SampleError
 from embedders.reading.images import ImageError, convert_to_rgb, open_image
-from embedders.reading.samples import IMAGE_SUFFIXES, Sample, SampleName, read_chosen, select_image
+from embedders.reading.samples import IMAGE_SUFFIXES, Sample, read_chosen, select_image
+from embedders.report.subset import SampleName
 
 log = logging.getLogger(__name__)
 
@@ -85,8 +87,10 @@ class Thumbnails:
 
 def draw_sample(sample: Sample, side: int) -> str | None:
     """Draw the image of a sample, or, where it has several, the first one that can be shown."""
-    suffix, _ = select_image(sample)
-    suffixes = [suffix] if suffix else [name for name in sample.members if name.rpartition(".")[2] in IMAGE_SUFFIXES]
+    try:
+        suffixes = [select_image(sample)[0]]
+    except SampleError:
+        suffixes = [name for name in sample.members if name.rpartition(".")[2] in IMAGE_SUFFIXES]
     for name in suffixes:
         try:
             return draw_thumbnail(sample.members[name] or b"", side)

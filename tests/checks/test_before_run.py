@@ -10,9 +10,9 @@ import pytest
 from click.testing import CliRunner
 from support.tools import MEAN_COLOR, ROOT, clean_environment, make_image, make_shard, make_tar, run_cli
 
-from embedders.checks.before_run import FIXES
 from embedders.checks.shard_statistics import MAX_SAMPLES, survey_shard
 from embedders.cli import main
+from embedders.output.failed import FailureKind
 
 
 def check(*arguments):
@@ -68,7 +68,7 @@ def test_samples_that_will_fail_are_wrong_each_kind_with_what_to_do(tmp_path):
     wrong = [line for line in result.stdout.splitlines() if line.startswith("wrong")]
     kinds = ("no_single_image", "repeated_key", "repeated_member", "bad_name", "undecodable", "bad_metadata")
     assert sorted(kind for kind in kinds for line in wrong if f"will fail, {kind}, as" in line) == sorted(kinds)
-    assert all(FIXES[kind] in line for kind in kinds for line in wrong if kind in line)
+    assert all(FailureKind(kind).fix in line for kind in kinds for line in wrong if kind in line)
     assert any("3 of 11 samples will fail, undecodable, as 'd'" in line for line in wrong)
     assert f"{len(wrong)} of " in result.stderr and "findings are wrong" in result.stderr
 

@@ -7,8 +7,8 @@ from mean_color import MeanColor
 from support.tools import make_image, make_shard, make_tar, start_python
 
 from embedders import ImageEmbedder
-from embedders.checks.contract import check_embedder
 from embedders.checks.loader_contract import MAX_FAILED
+from embedders.testing import check_embedder
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +142,7 @@ WRONG = {
     "one row for all": (embedder_of(lambda batch: mean(batch)[0]), "gave shape (3,)", "expected (6, dimension)"),
     "a row too few": (embedder_of(lambda batch: mean(batch)[1:]), "gave shape (5, 3)", "expected (6, dimension)"),
     "two dimensions": (embedder_of(Growing()), "dimension 2, but 1 before", "expected one"),
-    "not finite": (embedder_of(lambda batch: mean(batch) / 0), "NaN", "check the weights"),
+    "not finite": (embedder_of(lambda batch: mean(batch) / 0), "6 of 6 images fail, bad_vector", "check the weights"),
     "integers": (embedder_of(lambda batch: (mean(batch) * 255).int()), "torch.int32", "expected floats"),
     "one vector": (
         embedder_of(lambda batch: torch.ones(len(batch), 3)),
@@ -170,7 +170,7 @@ WRONG = {
     ),
     "no id": (
         embedder_of(mean, load_dataset_shard=load_with_names),
-        "without '__key__', the id_col; expected it beside 'name'",
+        "without '__key__', the id_col, or null there; expected it beside 'name'",
         "set id_col",
     ),
     "a dict too few": (
@@ -211,7 +211,7 @@ def test_an_embedder_that_breaks_the_contract_is_told_how(shard, kind):
 STARTS_CUDA = """
 import ctypes, sys
 from mean_color import MeanColor
-from embedders.checks.contract import check_embedder
+from embedders.testing import check_embedder
 class Eager(MeanColor):
     def __init__(self):
         super().__init__()

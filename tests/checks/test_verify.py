@@ -116,6 +116,7 @@ def test_inspect_shows_all_that_made_the_vectors(folder):
         "vector_column": "image_embedding", "classifiers": [],
         "max_batch_size": None, "embedding_dtype": "float32", "id_col": "__key__", "ledger": f"{folder}/s.ledger",
         "shard": {"path": f"{folder}/s.tar", "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()},
+        "null_columns": [],
         "is_retry": False, "samples": 5, "embedded": 3, "failed": {"undecodable": 1, "bad_name": 1},
     }  # fmt: skip
     source = hashlib.sha256((folder / "linear.py").read_bytes()).hexdigest()

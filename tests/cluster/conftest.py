@@ -1,9 +1,9 @@
 """A cluster for the tests of this folder, which `make test-cluster` runs."""
 
 import pytest
-from holding import make_holding_project
-from runs import finish, start_snakemake
-from slurm import GPUS_PER_NODE, NODES, Slurm, find_missing
+from support.cluster.holding import make_holding_project
+from support.cluster.runs import finish, start_snakemake
+from support.cluster.slurm import GPUS_PER_NODE, NODES, Slurm, find_missing
 from support.fake_nvml.world import World, describe
 
 

@@ -5,15 +5,14 @@ from pathlib import Path
 
 import psutil
 import pytest
-from slurm import CONFIG_FOLDER
+from support.cluster.slurm import CONFIG_FOLDER
 from support.tools import start_python
 
 pytestmark = pytest.mark.cluster
 
 ABANDONED = """
 import sys
-sys.path.insert(0, sys.argv[1])
-from slurm import Slurm, wait_for
+from support.cluster.slurm import Slurm, wait_for
 
 with Slurm() as cluster:
     cluster.ask("sbatch", "--output=/dev/null", "--wrap", f"cd {cluster.folder}; touch at_work; exec sleep 1000")
@@ -34,7 +33,7 @@ def find_processes(folder):
 
 
 def test_a_cluster_whose_tests_are_killed_is_taken_down(packages):
-    tests = start_python(ABANDONED, Path(__file__).parent, stdin=-1)
+    tests = start_python(ABANDONED, stdin=-1)
     folder = Path(tests.stdout.readline().strip())
     assert folder.is_dir(), tests.communicate()
     assert len(find_processes(folder)) >= 3  # the keeper, a daemon and the job at the least

@@ -7,9 +7,9 @@ import os
 from collections import Counter
 
 import pytest
-from holding import make_holding_project, read_events
-from runs import ON_SLURM, finish, read_results, select, start_snakemake, submit_snakemake
-from slurm import GPUS_PER_NODE, wait_for
+from support.cluster.holding import make_holding_project, read_events
+from support.cluster.runs import ON_SLURM, finish, read_results, select, start_snakemake, submit_snakemake
+from support.cluster.slurm import GPUS_PER_NODE, wait_for
 
 pytestmark = pytest.mark.cluster
 

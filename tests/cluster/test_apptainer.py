@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from apptainer import Apptainer, find_missing
-from holding import make_holding_project, read_events
-from runs import ON_SLURM, ROOT, finish, make_project, start_snakemake
-from slurm import GPUS_PER_NODE, wait_for
+from support.cluster.apptainer import Apptainer, find_missing
+from support.cluster.holding import make_holding_project, read_events
+from support.cluster.runs import ON_SLURM, ROOT, finish, make_project, start_snakemake
+from support.cluster.slurm import GPUS_PER_NODE, wait_for
 from support.tools import make_shard, run_cli
 
 pytestmark = pytest.mark.cluster

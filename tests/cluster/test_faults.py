@@ -9,9 +9,9 @@ import subprocess
 from functools import partial
 
 import pytest
-from holding import make_holding_project, read_events
-from runs import ON_SLURM, finish, read_results, select, start_snakemake
-from slurm import wait_for
+from support.cluster.holding import make_holding_project, read_events
+from support.cluster.runs import ON_SLURM, finish, read_results, select, start_snakemake
+from support.cluster.slurm import wait_for
 from support.tools import ROOT, leftovers, make_shard, make_tar
 from support.workflow import run_well
 

@@ -25,6 +25,7 @@ from embedders import embed_shard
 from embedders.cli import main
 from embedders.errors import ConfigError
 from embedders.job.locate import build_embedder
+from embedders.output.failed import FailureKind
 from embedders.planning.config import check_config
 
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
@@ -80,16 +81,12 @@ def test_every_block_of_yaml_is_a_part_of_config_yaml_or_of_a_profile(page):
             pytest.fail(f"{page}: {error} in\n{block}")
 
 
-def test_every_kind_of_failure_is_explained():
-    source = "\n".join(path.read_text() for path in (ROOT / "embedders").rglob("*.py"))
-    kinds = set(
-        re.findall(r"""(?:problem ?= ?\(\s*|\bfail\(|FailedSample\(key, |or \(|after_damage = \()"(\w+)",""", source)
+def test_the_kinds_of_failure_and_their_fixes_are_those_of_the_code():
+    rows = re.findall(
+        r"^\| `(\w+)` \| .+ \| (.+) \|$", TEXTS["docs/output.md"].partition("The kinds:")[2], re.MULTILINE
     )
-    assert {"undecodable", "repeated_key", "not_loaded", "bad_name", "damaged_tar"} <= kinds, (
-        "the pattern above finds no kinds"
-    )
-    missing = {kind for kind in kinds if f"`{kind}`" not in TEXTS["docs/output.md"]}
-    assert not missing, f"docs/output.md: name the kinds {sorted(missing)}"
+    assert dict(rows) == {str(kind): kind.fix for kind in FailureKind}
+    assert [kind for kind, _ in rows] == [str(kind) for kind in FailureKind]
 
 
 # Commands

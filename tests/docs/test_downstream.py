@@ -6,6 +6,7 @@ import datasets
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from support.locks import read_pins
 from support.tools import ROOT, make_image, make_tar, run_cli
 
 PAGE = (ROOT / "docs/read-vectors.md").read_text()
@@ -100,7 +101,7 @@ def test_every_recipe_of_the_page_is_run():
 
 
 def test_the_versions_of_the_page_are_those_of_the_requirements():
-    pins = (ROOT / "requirements.txt").read_text().splitlines()
+    pins = [*read_pins("requirements.txt").values(), *read_pins("requirements-dev.txt").values()]
     named = re.findall(r"([a-z-]+) (\d+\.[\d.]*\d)", PAGE.partition("## Versions")[2].replace("\n", " "))
     assert len(named) == len(RECIPES)
     assert not [f"{name}=={version}" for name, version in named if f"{name}=={version}" not in pins]

@@ -1,84 +1,65 @@
-"""The environment that Snakemake's `conda:` names agrees with the versions pinned for everything else."""
+"""The locks of versions agree with pyproject.toml and with each other."""
 
 import re
-import tomllib
 from importlib import metadata
-from pathlib import Path
 
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from support.locks import DEV, EXTRAS, JOB, NEAR_COPIES, REPORT, ROOT, RUN, find_closure, normalize, read_pins
+from support.tools import run_python
 
-ROOT = Path(__file__).parents[2]
-PINS = [line for line in (ROOT / "requirements.txt").read_text().splitlines() if not line.startswith("#")]
-PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-
-# The oldest one, which needs the most, and the one of envs/embed.yaml; whatever Python the tests run on.
-PYTHON = {"python_version": "3.11", "python_full_version": "3.11.0"}
-
-
-def normalize(name):
-    return re.sub(r"[-_.]+", "-", name).lower()
-
-
-def read_requirements(name):
-    try:
-        return metadata.requires(name) or []
-    except metadata.PackageNotFoundError:
-        return []
-
-
-def find_closure(requirements):
-    """Names of all that these requirements bring, by the metadata of what is installed."""
-    names, todo = set(), [(Requirement(text), "") for text in requirements]
-    while todo:
-        requirement, extra = todo.pop()
-        if requirement.marker and not requirement.marker.evaluate(PYTHON | {"extra": extra}):
-            continue
-        name = normalize(requirement.name)
-        if (name, None) in names and not requirement.extras:
-            continue
-        names.add((name, None))
-        for wanted in ("", *requirement.extras):
-            if (name, wanted) not in names:
-                names.add((name, wanted))
-                todo += [(Requirement(text), wanted) for text in read_requirements(name)]
-    return {name for name, _ in names}
+RUN_PINS = read_pins("requirements.txt")
+PINS = RUN_PINS | read_pins("requirements-dev.txt")
 
 
 @pytest.fixture(scope="module")
-def pins():
-    by_name = {normalize(line.partition("==")[0]): line for line in PINS}
-    installed = {name: metadata.version(name) for name in ("torch", "timm", "snakemake")}
-    if any(by_name[name].partition("==")[2] != version for name, version in installed.items()):
-        pytest.skip(f"needs the versions of requirements.txt, here are {installed}")
-    return by_name
+def installed():
+    versions = {name: metadata.version(name) for name in ("torch", "timm", "snakemake")}
+    if any(PINS[name].partition("==")[2] != version for name, version in versions.items()):
+        pytest.skip(f"needs the versions of requirements.txt, here are {versions}")
 
 
 def test_every_version_is_pinned_and_no_line_holds_an_address():
-    wrong = [line for line in PINS if not re.fullmatch(r"[A-Za-z0-9_.-]+==[A-Za-z0-9.+!]+", line)]
-    assert not wrong, f"requirements.txt: expected name==version; mend {wrong}"
+    wrong = [line for line in PINS.values() if not re.fullmatch(r"[A-Za-z0-9_.-]+==[A-Za-z0-9.+!]+", line)]
+    assert not wrong, f"expected name==version; fix {wrong}"
 
 
-def test_requirements_hold_all_that_the_project_needs(pins):
-    project = PYPROJECT["project"]
-    extras = [text for group in project["optional-dependencies"].values() for text in group]
-    missing = find_closure(project["dependencies"] + extras) - set(pins)
-    assert not missing, f"requirements.txt lacks {sorted(missing)}; renew it as its first line says"
+def test_every_extra_is_in_a_lock():
+    assert set(DEV) == {*JOB, *(text for extra in EXTRAS.values() for text in extra)}
+
+
+def test_each_lock_holds_what_it_is_for_and_nothing_else(installed):
+    run = find_closure(RUN)
+    renew = "renew it by `python tests/support/locks.py`"
+    assert set(RUN_PINS) == run, f"requirements.txt: {renew}"
+    assert set(read_pins("requirements-dev.txt")) == find_closure(DEV) - run, f"requirements-dev.txt: {renew}"
+
+
+def test_what_no_run_needs_is_not_installed_for_one():
+    assert not {"lancedb", "duckdb", "moto", "selenium", "pytest", "polars"} & set(RUN_PINS)
 
 
 def test_pins_satisfy_pyproject():
-    project = PYPROJECT["project"]
-    versions = {normalize(name): version for name, _, version in (line.partition("==") for line in PINS)}
-    for group in (project["dependencies"], *project["optional-dependencies"].values()):
-        for requirement in map(Requirement, group):
-            assert versions[normalize(requirement.name)] in requirement.specifier, f"{requirement} in pyproject.toml"
+    for requirement in map(Requirement, DEV):
+        version = PINS[normalize(requirement.name)].partition("==")[2]
+        assert version in requirement.specifier, f"{requirement} in pyproject.toml"
 
 
-def test_the_conda_environment_holds_the_pins_that_a_job_needs(pins):
-    environment = yaml.safe_load((ROOT / "envs/embed.yaml").read_text())
-    found = environment["dependencies"][-1]["pip"]
-    needed = find_closure(PYPROJECT["project"]["dependencies"])
-    expected = [line for name, line in pins.items() if name in needed]
-    listing = "\n".join(f"      - {line}" for line in expected)
-    assert found == expected, f"envs/embed.yaml: let the list under `pip:` be\n{listing}"
+@pytest.mark.parametrize(("name", "requirements"), [("embed", JOB), ("report", REPORT), ("near_copies", NEAR_COPIES)])
+def test_a_conda_environment_holds_the_pins_that_its_rules_need(installed, name, requirements):
+    environment = yaml.safe_load((ROOT / f"envs/{name}.yaml").read_text())
+    needed = find_closure(requirements)
+    expected = [line for package, line in RUN_PINS.items() if package in needed]
+    assert environment["dependencies"][-1]["pip"] == expected, "renew it by `python tests/support/locks.py`"
+
+
+def test_the_environment_of_the_report_holds_what_the_report_imports_and_no_torch(installed):
+    code = "import sys; from embedders import cli; from embedders.report import page; print(*sys.modules)"
+    loaded = run_python("-c", code)
+    packages = metadata.packages_distributions()
+    names = {name.split(".")[0] for name in loaded.stdout.split()} - {"embedders", "_distutils_hack"}
+    needed = find_closure(REPORT)
+    assert {"bokeh", "pyarrow"} <= names, loaded.stderr
+    assert not {name for name in names & set(packages) if normalize(packages[name][0]) not in needed}
+    assert "torch" not in needed

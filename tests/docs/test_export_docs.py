@@ -19,7 +19,7 @@ RECIPES = {
 @pytest.fixture(scope="module", params=["float32", "float16"])
 def project(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("exports")
-    make_run(folder / "results", {"a": 30, "b": 12}, dtype=request.param, vector_column="image_embedding")
+    make_run(folder / "results", {"a": 30, "b": 12}, dtype=request.param, name="image_embedding")
     for command in re.findall(r"^tarquet (export .*)$", PAGE, re.MULTILINE):
         done = run_cli(*command.split(), cwd=folder)
         assert done.returncode == 0, done.stderr

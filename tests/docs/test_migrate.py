@@ -8,10 +8,10 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from support.results import write_vectors
 from support.tools import ROOT
 
 from embedders.output.columns import Columns
-from embedders.output.parquet import EmbeddingWriter
 from embedders.planning.config import check_config
 
 PAGE = (ROOT / "docs/migrate.md").read_text()
@@ -50,11 +50,8 @@ def test_results_become_the_folder_that_clip_retrieval_reads(tmp_path, monkeypat
         keys = [f"{path}-{number}" for number in range(rows)]
         written += zip(keys, vectors, strict=True)
         output = tmp_path / f"results/embeddings/{path}.parquet"
-        output.parent.mkdir(parents=True, exist_ok=True)
-        columns = Columns("__key__", ["caption"])
-        with output.open("wb") as file, EmbeddingWriter(file, columns, "image_embedding", dtype) as writer:
-            writer.write([{"key": key, "caption": key.upper()} for key in keys], vectors)
-            writer.close(16, {})
+        samples = [{"__key__": key, "caption": key.upper()} for key in keys]
+        write_vectors(output, samples, vectors, Columns("__key__", ["caption"]), "image_embedding")
     monkeypatch.chdir(tmp_path)
     exec(TO_CLIP_RETRIEVAL, {})
 

@@ -7,6 +7,7 @@ from support.fake_nvml.world import describe
 from embedders.gpu.lease import lease_gpu
 from embedders.gpu.locks import card_path, locked, write_holder
 from embedders.gpu.table import describe_gpus, format_gpus
+from embedders.gpu.terms import Terms
 
 
 def test_rows_are_json_and_looking_makes_nothing(node):
@@ -18,7 +19,7 @@ def test_rows_are_json_and_looking_makes_nothing(node):
 
 def test_row_names_the_holder(node):
     node.write(describe("GPU-0", procs="0,0,1"))
-    with lease_gpu("00007.tar", timeout_s=0):
+    with lease_gpu("00007.tar", Terms(0)):
         (row,) = describe_gpus()
     (holder,) = row["leases"]
     assert (holder["pid"], holder["shard"]) == (str(os.getpid()), "00007.tar")
@@ -27,7 +28,7 @@ def test_row_names_the_holder(node):
 
 def test_foreign_processes_are_those_beyond_one_for_each_lease(node):
     node.write(describe("GPU-0", procs="3"), describe("GPU-1", procs=1), describe("GPU-2", procs=None))
-    with lease_gpu(timeout_s=0, max_processes=1) as gpu:
+    with lease_gpu(terms=Terms(0, gpu_max_processes=1)) as gpu:
         assert gpu.uuid == "GPU-2"
         assert [row["foreign_process_count"] for row in describe_gpus()] == [3, 1, None]
         with locked(card_path(node.leases, "GPU-0")):

@@ -10,8 +10,9 @@ from support.lease_events import JOBS, most_at_once, run_jobs
 
 from embedders.errors import ConfigError, GpuError, GpuLostError, NoDriverError
 from embedders.gpu import lease, locks
-from embedders.gpu.lease import GIB, Terms, lease_gpu, rank_gpus, why_busy
+from embedders.gpu.lease import GIB, lease_gpu, rank_gpus, why_busy
 from embedders.gpu.nvml import Gpu
+from embedders.gpu.terms import Terms
 
 NOBODY = 65534
 EXCLUSIVE, PROHIBITED = 3, 2
@@ -102,7 +103,7 @@ def test_lease_of_another_user_is_honoured_and_named(world):
 def test_lease_pins_and_restores(node):
     node.write_gpus(2)
     before = dict(os.environ)
-    with lease_gpu("00000.tar", timeout_s=0) as gpu:
+    with lease_gpu("00000.tar", Terms(0)) as gpu:
         assert gpu.uuid == "GPU-0"
         assert (os.environ["CUDA_VISIBLE_DEVICES"], os.environ["CUDA_DEVICE_ORDER"]) == (
             "GPU-0",
@@ -114,12 +115,12 @@ def test_lease_pins_and_restores(node):
 def test_lease_ends_with_an_error(node):
     node.write_gpus(1)
     for _ in range(2):
-        with pytest.raises(KeyError), lease_gpu(timeout_s=0):
+        with pytest.raises(KeyError), lease_gpu(terms=Terms(0)):
             raise KeyError
 
 
 def fail_at_work():
-    with pytest.raises(GpuLostError, match="XID"), lease_gpu(timeout_s=0) as gpu:
+    with pytest.raises(GpuLostError, match="XID"), lease_gpu(terms=Terms(0)) as gpu:
         raise GpuLostError("XID 79")
     return gpu.uuid
 
@@ -129,11 +130,11 @@ def test_card_that_failed_at_work_is_left_alone_for_a_while_even_as_the_only_fre
     assert fail_at_work() == "GPU-0"
     with (
         pytest.raises(GpuError, match="GPU 0 GPU-0: it failed at work a few minutes ago; GPU 1 GPU-1: compute proc"),
-        lease_gpu(timeout_s=0),
+        lease_gpu(terms=Terms(0)),
     ):
         pass
     os.utime(node.leases / "GPU-0.failed", (0, 0))
-    with lease_gpu(timeout_s=0) as gpu:
+    with lease_gpu(terms=Terms(0)) as gpu:
         assert gpu.uuid == "GPU-0"
 
 
@@ -144,7 +145,7 @@ def test_cards_that_failed_are_tried_again_where_there_is_no_other(node):
 
 def test_failure_is_the_jobs_error_whatever_became_of_the_folder(node):
     node.write_gpus(1)
-    with pytest.raises(GpuLostError), lease_gpu(timeout_s=0):
+    with pytest.raises(GpuLostError), lease_gpu(terms=Terms(0)):
         node.leases.rename(node.folder / "elsewhere")
         raise GpuLostError("XID 79")
 
@@ -152,14 +153,14 @@ def test_failure_is_the_jobs_error_whatever_became_of_the_folder(node):
 def test_error_that_is_not_the_cards_leaves_no_note(node):
     node.write_gpus(2)
     for error in (GpuError("out of memory"), KeyError()):
-        with pytest.raises(type(error)), lease_gpu(timeout_s=0):
+        with pytest.raises(type(error)), lease_gpu(terms=Terms(0)):
             raise error
     assert [path.name for path in node.leases.iterdir()] == ["GPU-0.lock"]
 
 
 def test_one_lease_at_a_time(node):
     node.write_gpus(2)
-    with lease_gpu(timeout_s=0), pytest.raises(GpuError, match="holds a GPU already"), lease_gpu(timeout_s=0):
+    with lease_gpu(terms=Terms(0)), pytest.raises(GpuError, match="holds a GPU already"), lease_gpu(terms=Terms(0)):
         pass
 
 
@@ -180,7 +181,7 @@ def test_no_driver(node):
 def test_device_that_becomes_busy_between_snapshot_and_lock_is_skipped(node):
     # The first question about its processes is the snapshot's, the second comes after the lock.
     node.write(describe("GPU-0", procs="0,1"), describe("GPU-1"))
-    with lease_gpu(timeout_s=0) as gpu:
+    with lease_gpu(terms=Terms(0)) as gpu:
         assert gpu.uuid == "GPU-1"
         with locks.locked(locks.card_path(node.leases, "GPU-0")):
             pass
@@ -195,7 +196,7 @@ def test_device_that_vanishes_between_snapshot_and_lock_is_skipped(node, monkeyp
         return locked(path, *how)
 
     monkeypatch.setattr(locks, "locked", locked_late)
-    with lease_gpu(timeout_s=0) as gpu:
+    with lease_gpu(terms=Terms(0)) as gpu:
         assert gpu.uuid == "GPU-1"
 
 
@@ -210,7 +211,7 @@ def test_bad_devices_are_passed_over(node):
         "fail nvmlDeviceGetMemoryInfo_v2 4 3",
         describe("GPU-5", procs=None, util=None, mode=EXCLUSIVE),
     )
-    with lease_gpu(timeout_s=0) as gpu:
+    with lease_gpu(terms=Terms(0)) as gpu:
         assert gpu.uuid == "GPU-5", "it does not tell its processes, but its memory is free"
 
 
@@ -227,7 +228,7 @@ def test_error_names_every_device_and_why(node, monkeypatch):
     node.leases.mkdir()
     os.mkfifo(node.leases / "GPU-5.lock")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3,4,5")
-    with pytest.raises(GpuError) as caught, lease_gpu(timeout_s=0):
+    with pytest.raises(GpuError) as caught, lease_gpu(terms=Terms(0)):
         pass
     reasons = str(caught.value).split(": ", 1)[1]
     for pattern in [
@@ -248,24 +249,24 @@ def test_no_device_is_admitted(node, monkeypatch, visible):
     node.write_gpus(2)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     with pytest.raises(GpuError, match=f"after 0 s: GPU 0 GPU-0: not in CUDA_VISIBLE_DEVICES='{visible}'"):
-        lease_gpu(timeout_s=3600).__enter__()
+        lease_gpu(terms=Terms(3600)).__enter__()
 
 
 def test_no_device_can_ever_be_free(node):
     node.write(describe("GPU-0", mode=PROHIBITED))
-    with pytest.raises(GpuError, match=r"after 0 s.*prohibited"), lease_gpu(timeout_s=3600):
+    with pytest.raises(GpuError, match=r"after 0 s.*prohibited"), lease_gpu(terms=Terms(3600)):
         pass
 
 
 def test_no_device_at_all(node):
-    with pytest.raises(GpuError, match="lists no GPU"), lease_gpu(timeout_s=3600):
+    with pytest.raises(GpuError, match="lists no GPU"), lease_gpu(terms=Terms(3600)):
         pass
 
 
 def test_inherited_bounds_are_kept(node, monkeypatch):
     node.write_gpus(4)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,2")
-    with lease_gpu(timeout_s=0) as gpu:
+    with lease_gpu(terms=Terms(0)) as gpu:
         assert gpu.uuid == "GPU-2"
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "3,2"
 
@@ -280,7 +281,7 @@ def test_mig_instances_are_leased_and_their_card_is_not(world):
 def test_waiting_job_says_so_and_takes_what_becomes_free(node, monkeypatch, caplog):
     monkeypatch.setattr(lease, "_NOTICE_S", 0.5)
     node.write(describe("GPU-0", procs="0,1,1,1,1,1,1,1,0"))
-    with caplog.at_level(logging.INFO), lease_gpu(timeout_s=60):
+    with caplog.at_level(logging.INFO), lease_gpu(terms=Terms(60)):
         pass
     notices = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert len(notices) >= 2
@@ -292,18 +293,18 @@ def test_wait_ends(node):
     node.write(describe("GPU-0", procs=1))
     with (
         pytest.raises(GpuError, match="no GPU to lease after 1 s: GPU 0 GPU-0: compute processes: 1"),
-        lease_gpu(timeout_s=0.8),
+        lease_gpu(terms=Terms(0.8)),
     ):
         pass
 
 
 def test_thresholds_can_be_chosen(node):
     node.write(describe("GPU-0", procs=1, used=3000))
-    with lease_gpu(timeout_s=0, max_processes=1, max_used_bytes=3 * GIB):
+    with lease_gpu(terms=Terms(0, gpu_max_processes=1, gpu_max_used_mb=3072)):
         pass
-    with pytest.raises(GpuError), lease_gpu(timeout_s=0, max_processes=1):
+    with pytest.raises(GpuError), lease_gpu(terms=Terms(0, gpu_max_processes=1)):
         pass
-    with pytest.raises(GpuError), lease_gpu(timeout_s=0, max_used_bytes=3 * GIB):
+    with pytest.raises(GpuError), lease_gpu(terms=Terms(0, gpu_max_used_mb=3072)):
         pass
 
 
@@ -321,7 +322,7 @@ def test_slots_are_filled_and_no_more(world):
 
 def test_slots_spread_over_the_cards_first(node):
     node.write_gpus(2)
-    with lease_gpu(timeout_s=0, jobs_per_gpu=2) as gpu:
+    with lease_gpu(terms=Terms(0, jobs_per_gpu=2)) as gpu:
         (other,) = run_jobs(node, "once", os.getuid(), 2)
         assert {gpu.uuid, other["uuid"]} == {"GPU-0", "GPU-1"}
 
@@ -331,7 +332,7 @@ def test_slots_spread_over_the_cards_first(node):
 )
 def test_who_wants_a_card_alone_shares_with_nobody(node, held, wanted, taken):
     node.write_gpus(1)
-    with lease_gpu(timeout_s=0, jobs_per_gpu=held):
+    with lease_gpu(terms=Terms(0, jobs_per_gpu=held)):
         (event,) = run_jobs(node, "once", os.getuid(), wanted)
     assert event["what"] == ("take" if taken else "refused")
 
@@ -345,7 +346,7 @@ def test_stranger_cannot_hide_behind_jobs_that_come_together(world):
 
 def test_exclusive_mode_has_one_slot(node):
     node.write(describe("GPU-0", mode=EXCLUSIVE))
-    with lease_gpu(timeout_s=0, jobs_per_gpu=2):
+    with lease_gpu(terms=Terms(0, jobs_per_gpu=2)):
         (event,) = run_jobs(node, "once", os.getuid(), 2)
     assert event["what"] == "refused"
 

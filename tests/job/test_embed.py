@@ -69,14 +69,15 @@ def test_one_row_per_image_in_tar_order_and_a_ledger_that_adds_up(tmp_path, capl
     path = make_tar(tmp_path / "s.tar", {"first.jpg": b"broken", **good, "LICENSE": b""})
     out = tmp_path / "out"
     ledger = embed(MeanColor(), path, tmp_path, ledger_path=out / "ledger.parquet", max_failed_fraction=0.5)
-    table, vectors, provenance = read_vectors(str(out / "s.parquet"))
+    table, vectors, described = read_vectors(str(out / "s.parquet"))
+    provenance = described.provenance
     assert table["key"].to_pylist() == ["b", "a", "d/c", "z"]
     expected = [MeanColor().decode(content).mean(dim=(1, 2)).numpy() for content in good.values()]
     assert np.allclose(vectors, expected, atol=1e-6)
     assert (ledger.seen, ledger.embedded, len(ledger.failed)) == (6, 4, 2)
     assert {sample.key for sample in read_ledger(str(out / "ledger.parquet"))} == {"first", "LICENSE"}
-    assert (provenance["samples"], provenance["embedded"]) == (6, 4)
-    assert provenance["failed"] == {"bad_name": 1, "undecodable": 1}
+    assert (provenance.samples, provenance.embedded) == (6, 4)
+    assert provenance.failed == {"bad_name": 1, "undecodable": 1}
     assert leftovers(out) == ["ledger.parquet", "s.parquet"]
 
 
@@ -91,7 +92,7 @@ def test_the_ledger_says_where_the_time_went(tmp_path, shard):
         batch_size = 1
 
         def load_embedding_model(self, device):
-            time.sleep(0.3)  # before the shard's clock starts
+            time.sleep(0.3)
             forward = super().load_embedding_model(device)
             return lambda batch: time.sleep(0.05) or forward(batch)
 
@@ -100,9 +101,9 @@ def test_the_ledger_says_where_the_time_went(tmp_path, shard):
             return super().preprocess(image)
 
     start = time.perf_counter()
-    ledger = embed(Slow(), shard, tmp_path, ledger_path=tmp_path / "ledger.parquet")
+    embed(Slow(), shard, tmp_path, ledger_path=tmp_path / "ledger.parquet")
     seconds = read_account(str(tmp_path / "ledger.parquet"))[1]
-    assert seconds == {name: pytest.approx(seconds[name], abs=0.2) for name in ledger.timings.seconds}
+    assert seconds["starting"] >= 0.3
     assert seconds["model"] >= 7 * 0.05
     assert seconds["decoding"] >= 7 * 0.01
     assert seconds["waiting_for_model"] > 0.1
@@ -130,7 +131,7 @@ def test_an_empty_shard_and_one_without_a_good_sample_have_the_schema_of_the_oth
 
 def test_float16_is_stored_on_demand(tmp_path, shard):
     embed(MeanColor(), shard, tmp_path, embedding_dtype="float16")
-    stored = describe_file(str(tmp_path / "out" / "s.parquet"))["vectors"]
+    stored = describe_file(str(tmp_path / "out" / "s.parquet")).vectors
     assert stored == "fixed_size_list<element: halffloat not null>[3]"
 
 
@@ -280,11 +281,6 @@ BREACHES = {
         Own([(ONES[:2], rows_of("a", "b")), (torch.ones(1, 5), rows_of("c"))]),
         "sample 'c': own: the model gave dimension 5, but 2 before",
     ),
-    "NaN": (
-        Own([(torch.tensor([[1.0], [torch.nan], [2.0]]), rows_of(*ABC))]),
-        "the vector of sample 'b' holds NaN",
-    ),
-    "infinity": (Own([(torch.tensor([[1.0], [2.0], [torch.inf]]), rows_of(*ABC))]), "the vector of sample 'c' holds"),
     "an error in the model": (
         Own([(ONES, rows_of(*ABC))], lambda batch: raise_error(KeyError("weights"))),
         r"the model raised KeyError: 'weights' \(test_embed.py, line \d+\)",
@@ -313,24 +309,6 @@ def test_a_breach_of_the_contract_is_one_line_that_names_shard_and_sample(tmp_pa
         embed(embedder, path, tmp_path)
     assert "\n" not in str(caught.value)
     assert leftovers(tmp_path / "out") == [] if (tmp_path / "out").exists() else True
-
-
-def test_numbers_beyond_float16_are_not_stored_as_infinity(tmp_path):
-    path = make_tar(tmp_path / "s.tar", {"a.jpg": b""})
-    embedder = Own([(torch.full((1, 2), 70_000.0), rows_of("a"))])
-    embed(embedder, path, tmp_path)
-    with pytest.raises(EmbedderError, match="numbers beyond float16"):
-        embed(embedder, path, tmp_path, embedding_dtype="float16")
-
-
-def test_an_id_that_is_absent_names_shard_and_key(tmp_path, shard):
-    with pytest.raises(
-        ShardError, match=r"s\.tar: sample '00000' has no 'url' \(id_col\); its fields are: id, number"
-    ):
-        embed(MeanColor(), shard, tmp_path, id_col="url")
-    no_key = Own([(ONES, [{"id": key} for key in ABC])])
-    with pytest.raises(ShardError, match="has no '__key__'"):
-        embed(no_key, make_tar(tmp_path / "t.tar", {f"{key}.jpg": b"" for key in ABC}), tmp_path)
 
 
 def test_a_missing_shard_is_one_line(tmp_path):
@@ -369,11 +347,11 @@ def test_a_batch_that_does_not_fit_is_halved_and_the_vectors_stay_the_same(tmp_p
     expected = read_vectors(str(tmp_path / "out" / "s.parquet"))
     embedder = Crowded()
     embed(embedder, path, tmp_path)
-    table, vectors, provenance = read_vectors(str(tmp_path / "out" / "s.parquet"))
+    table, vectors, described = read_vectors(str(tmp_path / "out" / "s.parquet"))
     assert np.array_equal(vectors, expected[1])
     assert table["key"].equals(expected[0]["key"])
     assert embedder.sizes == [7, 3, 1] + [1] * 15
-    assert provenance["max_batch_size"] == 1
+    assert described.provenance.max_batch_size == 1
     assert "out of memory with 7 images; going on with 3" in caplog.text
 
 

@@ -8,7 +8,7 @@ from support.tools import MEAN_COLOR
 
 from embedders.job import finished
 from embedders.job.finished import FinishedShards
-from embedders.reading.samples import ShardJob
+from embedders.job.shard_job import ShardJob
 
 
 @pytest.fixture

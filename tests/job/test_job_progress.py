@@ -8,56 +8,55 @@ from support.tools import MEAN_COLOR, ROOT, clean_environment, make_shard
 
 from embedders.job import progress
 from embedders.job.progress import Progress, find_fraction
+from embedders.job.shard_job import ShardJob
 from embedders.output.ledger import Ledger
-from embedders.reading.samples import ShardJob
+from embedders.reading.loader import ShardLoad
 
 
-def make_ledger(shard, embedded, offset=0):
-    ledger = Ledger(shard)
-    ledger.embedded, ledger.offset = embedded, offset
-    return ledger
+def make_load(embedded, offset=0):
+    load = ShardLoad(Ledger("s.tar"), offset=offset)
+    load.ledger.embedded = embedded
+    return load
 
 
 def test_a_job_is_as_far_as_its_shards_in_bytes(tmp_path):
     small, large = tmp_path / "small.tar", tmp_path / "large.tar"
     small.write_bytes(b"x" * 1000)
     large.write_bytes(b"x" * 3000)
-    count = Progress([ShardJob(str(path), "o", None) for path in (small, large)])
-    count(make_ledger(str(small), 5, 500))
+    first, second = (ShardJob(str(path), "o", None) for path in (small, large))
+    count = Progress([first, second])
+    count(first, make_load(5, 500))
     assert (count.images, count.fraction) == (5, 0.125)
-    ledger = make_ledger(str(large), 0)
-    count._ledger.embedded = 8
-    count(ledger)
+    count(first, make_load(8, 1000))
+    count(second, make_load(0))
     assert (count.images, count.fraction) == (8, 0.25)
-    ledger.embedded, ledger.offset = 30, 1500
-    count(ledger)
+    count(second, make_load(30, 1500))
     assert (count.images, count.fraction) == (38, 0.625)
 
 
 def test_a_shard_whose_samples_were_counted_is_as_far_as_these():
-    ledger = Ledger("s.tar")
+    load = make_load(0)
     for key in "abcd":
-        ledger.open(key)
-    ledger.is_counted = True
-    ledger.settle("a")
-    assert find_fraction(ledger, 100) == 0.25
+        load.ledger.open(key)
+    load.is_counted = True
+    load.ledger.settle(["a"])
+    assert find_fraction(load, "s.tar", 100) == 0.25
 
 
 def test_how_far_a_compressed_shard_is_stays_unknown():
-    assert find_fraction(make_ledger("s.tar.gz", 5, 5000), 1000) == 0.0
+    assert find_fraction(make_load(5, 5000), "s.tar.gz", 1000) == 0.0
 
 
 def test_a_log_gets_a_line_at_intervals(tmp_path, monkeypatch, caplog):
     shard = tmp_path / "s.tar"
     shard.write_bytes(b"x" * 1000)
-    count = Progress([ShardJob(str(shard), "o", None)])
+    job = ShardJob(str(shard), "o", None)
+    count = Progress([job])
     caplog.set_level(logging.INFO)
-    ledger = make_ledger(str(shard), 5, 250)
-    count(ledger)
+    count(job, make_load(5, 250))
     assert not caplog.messages
     monkeypatch.setattr(progress, "LINE_INTERVAL_S", 0)
-    ledger.embedded, ledger.offset = 8, 500
-    count(ledger)
+    count(job, make_load(8, 500))
     assert "s.tar: 8 images, " in caplog.messages[0]
     assert "50% of the job, about 0 min to go" in caplog.messages[0]
 

@@ -14,9 +14,11 @@ from support.tools import make_shard
 from embedders import ImageEmbedder, embed_shard
 from embedders.cli import main
 from embedders.errors import EmbedderError, GpuError, GpuLostError
+from embedders.job.batch import Batch
 from embedders.job.locate import build_embedder
 from embedders.job.model import Model
 from embedders.job.provenance import hash_weights
+from embedders.output.columns import Columns
 from embedders.output.parquet import read_vectors
 from embedders.output.timings import Timings
 
@@ -234,10 +236,16 @@ class Reused(MeanColor):
         return forward
 
 
+def make_batch(number, *keys):
+    images = torch.full((len(keys), 3, 4, 4), float(number))
+    columns, _ = Columns().read([{"__key__": key} for key in keys])
+    return Batch(images, list(keys), columns, np.zeros(len(keys), bool))
+
+
 def test_a_model_may_write_each_batch_into_the_same_memory():
-    batches = [(torch.full((2, 3, 4, 4), float(number)), [{"__key__": "x"}] * 2) for number in range(4)]
+    batches = [make_batch(number, "x", "x") for number in range(4)]
     embedded = Model(Reused(), "cpu", "float32").embed_batches(batches, "s.tar", Timings())
-    assert [vectors[0, 0] for vectors, _ in embedded] == [0.0, 1.0, 2.0, 3.0]
+    assert [vectors[0, 0] for _, vectors in embedded] == [0.0, 1.0, 2.0, 3.0]
 
 
 def test_the_next_batch_is_started_before_the_last_one_is_handed_on_and_order_is_kept():
@@ -251,9 +259,9 @@ def test_the_next_batch_is_started_before_the_last_one_is_handed_on_and_order_is
 
             return forward
 
-    batches = ((torch.full((1, 3, 4, 4), float(number)), [{"__key__": str(number)}]) for number in range(3))
-    for vectors, metadata in Model(Traced(), "cpu", "float32").embed_batches(batches, "s.tar", Timings()):
-        assert metadata == [{"__key__": str(int(vectors[0, 0]))}]
+    batches = (make_batch(number, str(number)) for number in range(3))
+    for batch, vectors in Model(Traced(), "cpu", "float32").embed_batches(batches, "s.tar", Timings()):
+        assert batch.keys == [str(int(vectors[0, 0]))]
         events.append(f"write {int(vectors[0, 0])}")
     assert events == ["start 0", "start 1", "write 0", "start 2", "write 1", "write 2"]
 

@@ -72,7 +72,7 @@ def embed(embedder, shard, tmp_path, **options):
 
 
 def score(vectors, classifier):
-    return Head(classifier, "cpu").score(np.asarray(vectors, dtype=np.float32), "s.parquet")
+    return Head(classifier, "cpu").score(np.asarray(vectors, dtype=np.float32), "s.parquet").to_pylist()
 
 
 # With an embedder.
@@ -84,20 +84,21 @@ def test_scores_stand_before_the_vectors_and_are_theirs(tmp_path, shard, dtype):
         batch_size = 2
 
     path = embed(Small(classifiers=[Brightness(), NemoStyle()]), shard, tmp_path, embedding_dtype=dtype)
-    table, vectors, provenance = read_vectors(path)
+    table, vectors, described = read_vectors(path)
+    classifiers = described.provenance.classifiers
     assert table.column_names == ["key", "brightness", "nemo", "image_embedding"]
     assert table.schema.field("brightness") == pa.field("brightness", pa.float32(), nullable=False)
     assert np.allclose(table["brightness"].to_numpy(), vectors.astype(np.float32).mean(axis=1), atol=1e-6)
     assert np.allclose(table["nemo"].to_numpy(), vectors.astype(np.float32).sum(axis=1) * 2 + 1, atol=1e-5)
-    assert [entry["pred_column"] for entry in provenance["classifiers"]] == ["brightness", "nemo"]
-    assert provenance["classifiers"][0]["weights_sha256"] is None  # a lambda has none
-    assert len(provenance["classifiers"][1]["weights_sha256"]) == 64
+    assert [entry.pred_column for entry in classifiers] == ["brightness", "nemo"]
+    assert classifiers[0].weights_sha256 is None  # a lambda has none
+    assert len(classifiers[1].weights_sha256) == 64
 
 
 def test_an_empty_shard_has_the_columns_too(tmp_path):
     path = embed(MeanColor(classifiers=[Brightness()]), make_tar(tmp_path / "s.tar", {}), tmp_path)
     assert pq.read_schema(path).names == ["key", "brightness", "image_embedding"]
-    assert describe_file(path)["rows"] == 0
+    assert describe_file(path).rows == 0
 
 
 def test_an_embedder_of_config_yaml_brings_its_classifiers_itself(tmp_path, shard):
@@ -150,7 +151,7 @@ def test_scores_are_those_of_each_vector_alone_and_in_a_batch():
 def test_the_column_is_of_the_type_that_was_asked_for(pred_type, arrow, expected):
     head = Head(Given(lambda vectors: vectors.sum(dim=1, keepdim=True), pred_type), "cpu")
     assert head.field.type == arrow
-    assert head.score(np.array([[0, 0, 0], [1, 1, 1]], dtype=np.float32), "") == expected
+    assert head.score(np.array([[0, 0, 0], [1, 1, 1]], dtype=np.float32), "").to_pylist() == expected
 
 
 def test_a_postprocess_can_turn_scores_into_labels():
@@ -164,7 +165,6 @@ WRONG = {
         r"gave scores of shape \(4, 2\) for 4 vectors; exp",
     ),
     "one number for all": (Given(lambda vectors: vectors.sum()), r"gave scores of shape \(\) for 4 vectors"),
-    "NaN": (Given(lambda vectors: vectors[:, 0] / 0 * 0), "a score that is NaN or infinite; expected none"),
     "an error": (Given(lambda vectors: vectors @ vectors), "brightness: the model raised RuntimeError"),
     "a type that does not fit": (
         Given(lambda vectors: vectors[:, 0] + 0.5, int),
@@ -193,6 +193,36 @@ def test_what_breaks_the_contract_is_one_clear_line(case):
     with pytest.raises(EmbedderError, match=message) as caught:
         score(np.ones((4, 3)), classifier)
     assert "\n" not in str(caught.value)
+
+
+def test_a_score_that_is_not_finite_is_null_and_the_others_go_through_postprocess():
+    divide = Given(lambda vectors: vectors[:, 0] / vectors[:, 1], int, lambda scores: scores.astype(int) * 10)
+    assert score([[2, 1, 0], [0, 0, 0], [3, 1, 0], [1, 0, 0]], divide) == [20, None, 30, None]
+    assert score([[0, 0, 0]], divide) == [None]
+
+
+def test_a_sample_without_a_score_fails_alone(tmp_path):
+    class Zero(MeanColor):
+        def load_embedding_model(self, device):
+            return lambda batch: torch.arange(len(batch) * 3).view(-1, 3)  # the first vector is 0, 1, 2
+
+    shard = make_shard(tmp_path / "s.tar", 4)
+    first, other = Given(lambda vectors: 1 / vectors[:, 0]), Brightness(pred_column="other")
+    path = tmp_path / "out.parquet"
+    ledger = embed_shard(Zero(classifiers=[first, other]), shard, path, device="cpu", max_failed_fraction=0.5)
+    assert [(failed.key, failed.kind) for failed in ledger.failed] == [("00000", "bad_score")]
+    assert ledger.failed[0].message == "brightness: the score is NaN or infinite; expected a finite one"
+    table, vectors, _ = read_vectors(str(path))
+    assert table["key"].to_pylist() == ["00001", "00002", "00003"]
+    assert table["brightness"].to_pylist() == pytest.approx([1 / 3, 1 / 6, 1 / 9])
+    assert table["other"].to_pylist() == vectors.mean(axis=1).tolist() == [4, 7, 10]
+
+
+def test_a_score_of_a_file_that_is_not_finite_names_the_key(tmp_path, shard):
+    path = embed(MeanColor(), shard, tmp_path)
+    with pytest.raises(EmbedderError, match=r"brightness gave a score that is NaN or infinite for '00000'"):
+        score_file(path, tmp_path / "scores.parquet", Given(lambda vectors: vectors[:, 0] / 0), "cpu")
+    assert not (tmp_path / "scores.parquet").exists()
 
 
 # LAION's.
@@ -274,7 +304,7 @@ def test_weights_that_do_not_fit_are_one_clear_line(tmp_path):
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_a_score_with_the_embedder_is_the_score_over_its_file(tmp_path, shard, dtype, monkeypatch):
-    monkeypatch.setattr("embedders.output.parquet.BYTES_PER_GROUP", 1)
+    monkeypatch.setattr("embedders.output.writer.BYTES_PER_GROUP", 1)
     embedder = MeanColor(classifiers=[Brightness()])
     embedder.batch_size = 3
     path = embed(embedder, shard, tmp_path, embedding_dtype=dtype)

@@ -2,8 +2,9 @@ import logging
 
 import pytest
 
-from embedders.errors import ShardError
-from embedders.output.ledger import LOGGED_FAILURES, FailedSample, Ledger
+from embedders.errors import EmbedderError, ShardError
+from embedders.output.failed import FailedSample
+from embedders.output.ledger import LOGGED_FAILURES, Ledger
 
 
 def ledger_of(*keys):
@@ -15,33 +16,37 @@ def ledger_of(*keys):
 
 def test_every_sample_is_settled_by_name():
     ledger = ledger_of("a", "b", "c")
-    assert ledger.settle("a")
+    ledger.settle(["a"])
     ledger.fail(FailedSample("b", "undecodable", "bad"))
     assert ledger.unsettled() == ["c"]
-    assert ledger.settle("c")
+    ledger.settle(["c"])
     assert (ledger.seen, ledger.embedded, len(ledger.failed)) == (3, 2, 1)
     assert ledger.unsettled() == []
     ledger.check(0.5)
 
 
 def test_a_sample_cannot_be_settled_twice_or_without_being_there():
-    ledger = ledger_of("a")
-    assert ledger.settle("a")
-    assert not ledger.settle("a")
-    assert not ledger.settle("never there")
+    ledger = ledger_of("a", "b")
+    ledger.settle(["a"])
+    for key in ("a", "never there"):
+        with pytest.raises(EmbedderError, match=f"a sample '{key}' that the tar does not hold, or yielded it twice"):
+            ledger.settle(["b", key])
+        with pytest.raises(EmbedderError, match=f"'{key}'"):
+            ledger.fail(FailedSample(key, "bad_vector", "NaN"))
+        ledger.open("b")
 
 
 def test_a_key_that_is_there_twice_is_settled_twice():
     ledger = ledger_of("a", "a")
-    assert ledger.settle("a")
+    ledger.settle(["a"])
     assert ledger.unsettled() == ["a"]
-    assert ledger.settle("a")
+    ledger.settle(["a"])
     ledger.check(0)
 
 
 def test_a_sum_that_does_not_come_out_is_an_error():
     ledger = ledger_of("a", "b")
-    ledger.settle("a")
+    ledger.settle(["a"])
     with pytest.raises(ShardError, match="2 samples in the tar, but 1 embedded and 0 failed"):
         ledger.check(1)
 
@@ -50,10 +55,9 @@ def test_more_failures_than_allowed_fail_the_shard_with_counts_and_the_first():
     ledger = ledger_of(*"abcdefghij")
     for key in "cd":
         ledger.fail(FailedSample(key, "undecodable", f"{key} is broken"))
-    for key in "abefghij":
-        ledger.settle(key)
+    ledger.settle(list("abefghij"))
     ledger.check(0.2)
-    with pytest.raises(ShardError, match=r"2 of 10 samples failed \(2 undecodable; the first: 'c': c is broken\)"):
+    with pytest.raises(ShardError, match=r"2 of 10 samples failed \(2 undecodable\), as 'c': c .*make the image"):
         ledger.check(0.19)
 
 

@@ -1,5 +1,6 @@
 import io
 import json
+import re
 
 import duckdb
 import numpy as np
@@ -8,24 +9,26 @@ import polars
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from support.results import make_provenance, make_rows
 
 from embedders.errors import ConfigError, ShardError
 from embedders.output.columns import Columns
-from embedders.output.ledger import FailedSample
-from embedders.output.parquet import EmbeddingWriter, describe_file, read_ledger, read_vectors, write_ledger
+from embedders.output.failed import FailedSample
+from embedders.output.parquet import describe_file, read_account, read_ledger, read_vectors
+from embedders.output.writer import EmbeddingWriter, write_ledger
 
-PROVENANCE = {"samples": 5, "note": "ä"}
+PROVENANCE = make_provenance(5, failed={"ä": 1})
 
 
 def write_file(path, rows=5, dimension=4, dtype="float32", columns=None, batch=2):
     columns = columns or Columns()
     vectors = np.arange(rows * dimension, dtype=np.float32).reshape(rows, dimension) / 8
     with path.open("wb") as file:
-        writer = EmbeddingWriter(file, columns, "image_embedding", dtype)
+        writer = EmbeddingWriter(file, columns.schema, "image_embedding", dtype)
         for start in range(0, rows, batch):
             part = vectors[start : start + batch]
             metadata = [{"__key__": f"k{start + n}", "id": start + n, "caption": "c"} for n in range(len(part))]
-            writer.write([columns.read(sample, "s.tar") for sample in metadata], part)
+            writer.write(make_rows(columns, metadata), part)
         writer.close(dimension, PROVENANCE)
     return vectors
 
@@ -85,7 +88,7 @@ def test_vectors_are_stored_plain_and_words_compressed(tmp_path):
 
 
 def test_rows_are_flushed_in_groups(tmp_path, monkeypatch):
-    monkeypatch.setattr("embedders.output.parquet.BYTES_PER_GROUP", 6 * (4 * 4 + len("k0")))
+    monkeypatch.setattr("embedders.output.writer.BYTES_PER_GROUP", 6 * (4 * 4 + len("k0")))
     vectors = write_file(tmp_path / "e.parquet", rows=20, batch=4)
     metadata = pq.read_metadata(tmp_path / "e.parquet")
     assert [metadata.row_group(n).num_rows for n in range(metadata.num_row_groups)] == [8, 8, 4]
@@ -101,14 +104,24 @@ def test_the_same_rows_give_the_same_bytes(tmp_path):
 def test_the_footer_says_how_the_file_was_made(tmp_path):
     write_file(tmp_path / "e.parquet")
     described = describe_file(str(tmp_path / "e.parquet"))
-    assert described.items() >= (PROVENANCE | {"rows": 5, "dimension": 4}).items()
+    assert (described.rows, described.dimension, described.vector_column) == (5, 4, "image_embedding")
+    assert described.provenance == PROVENANCE
+    assert described.as_json().items() >= PROVENANCE.as_json().items()
 
 
 # Which values go beside the vectors.
 
 
 def read_row(columns, **metadata):
-    return columns.read({"__key__": "k", **metadata}, "s.tar")
+    return make_rows(columns, [{"__key__": "k", **metadata}]).to_pylist()[0]
+
+
+def find_wrong(columns, **metadata):
+    """What is wrong with a sample between two good ones."""
+    good = {"__key__": "good", "id": 1}
+    rows, wrong = columns.read([good, {"__key__": "k", **metadata}, good])
+    assert len(rows) == 3 and list(wrong) == [1]
+    return wrong[1]
 
 
 def test_by_default_the_key_is_the_only_column():
@@ -120,13 +133,14 @@ def test_the_id_column_is_there_once_and_never_null():
     assert read_row(Columns("id", {"id": "int64"}), id=7) == {"key": "k", "id": 7}
     assert read_row(Columns("key"), key="of the json") == {"key": "of the json"}
     for id_col, nullable in (("__key__", []), ("id", ["key"]), ("key", [])):
-        assert [field.name for field in Columns(id_col).fields() if field.nullable] == nullable
+        assert [field.name for field in Columns(id_col).schema if field.nullable] == nullable
 
 
 @pytest.mark.parametrize("metadata", [{}, {"id": None}, {"other": 1}])
-def test_a_sample_without_the_id_names_shard_and_key(metadata):
-    with pytest.raises(ShardError, match=r"s\.tar: sample 'k' has no 'id' \(id_col\); its fields are: "):
-        read_row(Columns("id"), **metadata)
+def test_a_sample_without_the_id_is_wrong_and_its_fields_are_named(metadata):
+    fields = ", ".join(["__key__", *metadata])
+    wrong = find_wrong(Columns("id"), **metadata)
+    assert wrong == f"has no 'id' (id_col), or null there; its fields are: {fields}"
 
 
 def test_listed_columns_are_strings_and_null_where_absent():
@@ -142,6 +156,13 @@ def test_mapped_columns_keep_their_types():
     row = read_row(columns, s="x", i=2**63 - 1, f=3, b=False)
     assert row == {"key": "k", "s": "x", "i": 2**63 - 1, "f": 3.0, "b": False}
     assert type(row["f"]) is float
+    assert read_row(columns, i=512.0) == {
+        "key": "k",
+        "s": None,
+        "i": 512,
+        "f": None,
+        "b": None,
+    }
     assert read_row(columns) == {"key": "k", "s": None, "i": None, "f": None, "b": None}
     assert read_row(columns, i=np.int64(3), f=np.float32(0.5), b=np.bool_(True), s=np.int8(1)) == {
         **{"key": "k", "i": 3, "f": 0.5, "b": True, "s": "1"}
@@ -150,12 +171,23 @@ def test_mapped_columns_keep_their_types():
 
 @pytest.mark.parametrize(
     ("type_name", "values"),
-    [("int64", [1.5, "1", True, 2**63, [1]]), ("float64", ["1", True]), ("bool", [1, "true"])],
+    [
+        ("int64", [1.5, "1", True, 2**63, [1], 2.0**53, np.nan, np.inf]),
+        ("float64", ["1", True, 10**400]),
+        ("bool", [1, "true"]),
+    ],
 )
-def test_a_value_of_another_type_names_shard_key_and_column(type_name, values):
+def test_a_value_of_another_type_is_wrong_and_named_with_its_column(type_name, values):
     for value in values:
-        with pytest.raises(ShardError, match=rf"s\.tar: sample 'k' has x = .*; expected {type_name} "):
-            read_row(Columns("__key__", {"x": type_name}), x=value)
+        wrong = find_wrong(Columns("__key__", {"x": type_name}), x=value)
+        assert re.fullmatch(rf"x is .{{1,60}}; expected {type_name}", wrong)
+
+
+def test_metadata_that_json_cannot_hold_is_wrong():
+    endless = []
+    endless.append(endless)
+    for columns in (Columns("__key__", ["x"]), Columns("__key__", "all")):
+        assert "expected string" in find_wrong(columns, x=endless)
 
 
 def test_all_metadata_is_one_column_of_json():
@@ -169,9 +201,9 @@ def test_half_a_surrogate_pair_can_be_stored(tmp_path):
     row = read_row(columns, id="\udfff", caption="half \ud83d of a pair")
     assert row == {"key": "k", "id": "?", "caption": "half ? of a pair"}
     with (tmp_path / "e.parquet").open("wb") as file:
-        writer = EmbeddingWriter(file, columns, "v", "float32")
-        writer.write([row], np.zeros((1, 2), np.float32))
-        writer.close(2, {})
+        writer = EmbeddingWriter(file, columns.schema, "v", "float32")
+        writer.write(make_rows(columns, [{"__key__": "k"} | row]), np.zeros((1, 2), np.float32))
+        writer.close(2, PROVENANCE)
 
 
 @pytest.mark.parametrize(
@@ -193,9 +225,9 @@ def test_columns_that_cannot_be_are_refused(columns, reason):
 
 def test_a_vector_column_named_like_another_and_an_unknown_type_are_refused():
     with pytest.raises(ConfigError, match="'caption' would be there twice"):
-        EmbeddingWriter(io.BytesIO(), Columns("id", ["caption"]), "caption", "float32")
+        EmbeddingWriter(io.BytesIO(), Columns("id", ["caption"]).schema, "caption", "float32")
     with pytest.raises(ConfigError, match="'float64'; expected float32 or float16"):
-        EmbeddingWriter(io.BytesIO(), Columns(), "v", "float64")
+        EmbeddingWriter(io.BytesIO(), Columns().schema, "v", "float64")
 
 
 # The ledger's file.
@@ -205,8 +237,8 @@ def test_a_ledger_reads_back_as_it_was_written_an_empty_one_too(tmp_path):
     failed = [FailedSample("a", "undecodable", "bad", "a.jpg", 512), FailedSample("b", "not_loaded", "x")]
     for rows in (failed, []):
         with (tmp_path / "l.parquet").open("wb") as file:
-            write_ledger(file, rows, PROVENANCE)
-        assert read_ledger(str(tmp_path / "l.parquet")) == rows
+            write_ledger(file, rows, PROVENANCE, {"model": 1.5})
+        assert read_account(str(tmp_path / "l.parquet")) == (rows, {"model": 1.5})
         assert pq.read_schema(tmp_path / "l.parquet").names == ["key", "kind", "message", "member", "offset"]
 
 

@@ -1,10 +1,12 @@
 import json
 
+import pyarrow.parquet as pq
 import pytest
 from support.results import write_shard
 
 from embedders.errors import ShardError
 from embedders.output.summary import find_failed_shards, summarize_run, write_summary
+from embedders.report.findings import judge_run
 
 
 def test_totals_a_histogram_and_the_first_names(tmp_path):
@@ -22,6 +24,37 @@ def test_totals_a_histogram_and_the_first_names(tmp_path):
     assert lines[-1].startswith("time: 4.5 s waiting for images, 6.8 s in the model; the model is the limit")
     write_summary(summary, tmp_path / "summary.json")
     assert json.loads((tmp_path / "summary.json").read_text())["embedded"] == 7
+
+
+def test_columns_that_are_null_throughout_shards_are_counted_and_said(tmp_path):
+    write_shard(tmp_path, "a", 3, [], null_columns=["captoin", "b"])
+    write_shard(tmp_path, "b", 3, [], null_columns=["captoin"])
+    write_shard(tmp_path, "c", 3, [])
+    summary = summarize_run(tmp_path, ["a", "b", "c"])
+    assert summary.null_columns == {"captoin": 2, "b": 1}
+    line = "null in every row: 'captoin' in 2 of 3 shards, 'b' in 1 of 3 shards; check the names in metadata_columns"
+    assert f"  {line}" in summary.describe().splitlines()
+    write_summary(summary, tmp_path / "summary.json")
+    assert json.loads((tmp_path / "summary.json").read_text())["null_columns"] == {"captoin": 2, "b": 1}
+    assert f"Columns {line}." in [finding.text for finding in judge_run(summary, 0)]
+
+
+def test_a_footer_of_version_0_1_is_read(tmp_path):
+    """One that was written before columns and kinds were added to it."""
+    write_shard(tmp_path, "a", 3, [("x", "undecodable")], embedded=3)
+    path = tmp_path / "embeddings/a.parquet"
+    stored = json.loads(pq.read_metadata(path).metadata[b"tarquet"])
+    assert set(stored) - {"null_columns"} == {
+        *("schema_version", "embedder", "classifiers", "max_batch_size", "embedding_dtype", "id_col", "shard"),
+        *("ledger", "is_retry", "samples", "embedded", "failed"),
+    }
+    assert set(stored["embedder"]) == {
+        *("class", "args", "model_name", "source_sha256", "weights_sha256", "preprocessing", "device", "versions"),
+    }
+    del stored["null_columns"]
+    pq.write_table(pq.read_table(path).replace_schema_metadata({b"tarquet": json.dumps(stored)}), path)
+    summary = summarize_run(tmp_path, ["a"])
+    assert (summary.embedded, summary.failures, summary.null_columns) == (3, {"undecodable": 1}, {})
 
 
 def test_a_sum_that_does_not_come_out_is_an_error(tmp_path):

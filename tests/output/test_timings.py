@@ -1,9 +1,10 @@
+import re
 import threading
 import time
 
 import pytest
 
-from embedders.output.timings import Timings, describe_seconds, find_bottleneck
+from embedders.output.timings import Timings, describe_seconds, find_bottleneck, split_seconds, sum_seconds
 
 
 def test_times_add_up_by_what_they_were_spent_on():
@@ -54,10 +55,21 @@ def test_no_time_is_lost_when_many_threads_put_theirs_down():
         ({"model": 1, "waiting_for_images": 9, "loading": 9, "reading": 8}, "reading"),
         ({"model": 1, "waiting_for_images": 9, "loading": 9, "reading": 1}, "decoding"),
         ({"model": 1, "waiting_for_images": 9, "loading": 9}, "load_dataset_shard"),
+        ({"model": 3, "waiting_for_images": 2.5, "writing": 16.5, "loading": 9, "reading": 1}, "writing"),
+        ({"model": 3, "waiting_for_images": 2, "hashing": 4, "loading": 9, "reading": 1}, "hashing"),
+        ({"model": 3, "waiting_for_images": 2, "scoring": 4, "loading": 9, "reading": 1}, "scoring"),
+        ({"model": 3, "waiting_for_images": 2, "starting": 4, "loading": 9, "reading": 1}, "starting"),
+        ({"model": 3, "starting": 4, "waiting_for_gpu": 5, "loading": 9, "reading": 1}, "waiting for a GPU"),
     ],
 )
-def test_what_the_job_waits_for_most_is_the_limit(seconds, word):
-    assert find_bottleneck(seconds).startswith(("the " if word == "model" else "") + f"{word} is the limit")
+def test_what_the_job_spends_most_on_is_the_limit(seconds, word):
+    assert re.match(rf"(the )?{word}( the shards)? is the limit", find_bottleneck(seconds))
+
+
+def test_what_comes_before_the_first_shard_is_a_part_of_the_jobs_time_but_not_of_the_shards():
+    seconds = {"waiting_for_gpu": 10, "starting": 5, "waiting_for_images": 1, "model": 2, "writing": 3, "loading": 9}
+    assert sum(split_seconds(seconds).values()) == 21
+    assert sum_seconds(seconds) == 6
 
 
 def test_times_in_a_phrase():

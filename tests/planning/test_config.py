@@ -1,10 +1,14 @@
 import os
+import shlex
+from dataclasses import fields
 
 import pytest
 from support.tools import ROOT
 
+from embedders.cli import main
 from embedders.errors import ConfigError
-from embedders.planning.config import check_config, find_shards
+from embedders.gpu.terms import Terms
+from embedders.planning.config import check_config, find_shards, write_device_options
 
 SCHEMA = ROOT / "workflow/schemas/config.schema.yaml"
 LEAST = {"shards": "*.tar", "embedder": {"class": "embedders:TimmImageEmbedder"}}
@@ -23,6 +27,31 @@ def test_defaults_are_filled_in_and_values_kept():
     assert config["embedder"] == {"class": "embedders:TimmImageEmbedder", "args": {}}
     assert (config["id_col"], config["device"], config["embedding_dtype"]) == ("__key__", "auto", "float32")
     assert config["max_failed_fraction"] == 0.1
+
+
+@pytest.mark.parametrize(
+    ("values", "gpus"),
+    [({}, 1), ({"device": "gpu"}, 1), ({"device": "cpu"}, 0), ({"device": "cpu", "gpu": 1}, 1), ({"gpu": 0}, 0)],
+)
+def test_a_job_asks_for_a_gpu_unless_it_computes_on_the_cpu_or_gpu_is_set(values, gpus):
+    assert check_config(LEAST | values, SCHEMA)["gpu"] == gpus
+
+
+def test_a_default_is_the_same_in_config_yaml_and_on_the_command_line():
+    defaults = check_config(LEAST, SCHEMA)
+    options = main.commands["embed"].make_context("embed", ["a.tar", "a.parquet", "--embedder", "a:B"]).params
+    shared = (options.keys() & defaults.keys()) - {"embedder", "threads"}  # by hand, a process takes all cores
+    assert shared >= {"id_col", "embedding_dtype", "device", *(field.name for field in fields(Terms))}
+    assert {name: options[name] for name in shared} == {name: defaults[name] for name in shared}
+
+
+def test_the_options_of_the_device_are_those_of_the_command_line():
+    config = check_config(LEAST | {"gpu_wait_timeout_s": 7.5, "jobs_per_gpu": 2}, SCHEMA)
+    words = shlex.split(write_device_options(config))
+    assert words[:2] == ["--device=auto", "--gpu-wait-timeout-s=7.5"]
+    assert len(words) == 5 and words[-1] == "--jobs-per-gpu=2"
+    known = {name for option in main.commands["embed"].params for name in option.opts}
+    assert {word.partition("=")[0] for word in words} <= known
 
 
 def test_the_shipped_config_is_sound():

@@ -16,7 +16,7 @@ from embedders import ImageEmbedder, embed_shard
 from embedders.errors import ShardError
 from embedders.output.ledger import Ledger
 from embedders.output.parquet import read_vectors
-from embedders.reading.loader import open_samples
+from embedders.reading.loader import ShardLoad, open_samples
 from embedders.reading.samples import read_samples
 
 
@@ -123,7 +123,7 @@ def check_flips(count: int, seed: int, tmp_path) -> dict[str, int]:
 def find_outcome(embedder, tmp_path, whole, place, spans) -> str:
     path, output = str(tmp_path / "f.tar"), tmp_path / "f.parquet"
     try:
-        list(open_samples(path, Ledger(path)))
+        list(open_samples(path, ShardLoad(Ledger(path))))
         is_damaged = False
     except ShardError:
         is_damaged = True

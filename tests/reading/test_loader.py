@@ -10,7 +10,7 @@ from embedders import ImageEmbedder
 from embedders.errors import EmbedderError, ShardError
 from embedders.output.ledger import Ledger
 from embedders.reading.images import ImageError
-from embedders.reading.loader import stack_images
+from embedders.reading.loader import ShardLoad, stack_images
 
 
 class Pixels(ImageEmbedder):
@@ -19,10 +19,6 @@ class Pixels(ImageEmbedder):
     batch_size = 4
     num_threads_per_worker = 3
 
-    def __init__(self):
-        super().__init__()
-        self.ledger = Ledger("s.tar")
-
     def load_embedding_model(self, device):
         return lambda batch: batch.flatten(1).float()
 
@@ -30,12 +26,14 @@ class Pixels(ImageEmbedder):
         return torch.tensor(list(image.resize((8, 8)).tobytes()), dtype=torch.uint8)
 
 
-def load(embedder, path):
-    return list(embedder.load_dataset_shard(str(path)))
+def load(embedder, path, account=None):
+    """The batches; the account is kept in `account`, as a job keeps one."""
+    account = account or ShardLoad(Ledger(str(path)))
+    return list(account.run(embedder.load_dataset_shard, str(path)))
 
 
-def failures(embedder):
-    return {failed.key: failed.kind for failed in embedder.ledger.failed}
+def failures(account):
+    return {failed.key: failed.kind for failed in account.ledger.failed}
 
 
 def test_batches_are_full_but_for_the_last_and_hold_their_own_metadata(tmp_path):
@@ -70,7 +68,7 @@ def test_order_is_tar_order_whatever_the_threads_do(tmp_path):
 
 def test_each_sample_that_cannot_be_used_is_named_and_the_others_go_on(tmp_path):
     good = make_image()
-    embedder = Pixels()
+    account = ShardLoad(Ledger("s.tar"))
     path = make_tar(
         tmp_path / "s.tar",
         [
@@ -90,16 +88,16 @@ def test_each_sample_that_cannot_be_used_is_named_and_the_others_go_on(tmp_path)
             ("LICENSE", b""),
         ],
     )
-    batches = load(embedder, path)
+    batches = load(Pixels(), path, account)
     assert [row["__key__"] for _, metadata in batches for row in metadata] == ["good"]
-    assert failures(embedder) == {
+    assert failures(account) == {
         **dict.fromkeys(["cut", "text"], "undecodable"),
         **dict.fromkeys(["none", "two", "merged"], "no_single_image"),
         **dict.fromkeys(["json", "caption"], "bad_metadata"),
         **{"LICENSE": "bad_name", "good": "repeated_key"},
     }
-    assert embedder.ledger.seen == 10
-    two = next(failed for failed in embedder.ledger.failed if failed.key == "two")
+    assert account.ledger.seen == 10
+    two = next(failed for failed in account.ledger.failed if failed.key == "two")
     assert (two.member, two.offset, two.message) == ("two.jpg", 4608, "2 images under one key (jpg, png)")
 
 
@@ -112,12 +110,12 @@ def test_what_preprocess_raises_fails_the_sample_with_the_line(tmp_path):
                 raise ImageError("fourteen")
             return super().preprocess(image)
 
-    embedder = Picky()
+    account = ShardLoad(Ledger("s.tar"))
     members = {f"{width}.png": make_image(0, (width, 9), "PNG") for width in (12, 13, 14, 15)}
-    batches = load(embedder, make_tar(tmp_path / "s.tar", members))
+    batches = load(Picky(), make_tar(tmp_path / "s.tar", members), account)
     assert [row["__key__"] for row in batches[0][1]] == ["12", "15"]
-    assert failures(embedder) == {"13": "preprocess_error", "14": "undecodable"}
-    assert embedder.ledger.failed[0].message.startswith("ValueError: thirteen (test_loader.py, line ")
+    assert failures(account) == {"13": "preprocess_error", "14": "undecodable"}
+    assert account.ledger.failed[0].message.startswith("ValueError: thirteen (test_loader.py, line ")
 
 
 def test_images_of_different_shapes_are_one_error_that_names_the_sample(tmp_path):
@@ -147,11 +145,10 @@ def test_damage_in_the_tar_reaches_the_caller(tmp_path):
 
 
 def test_only_chosen_samples_are_read_again(tmp_path):
-    embedder = Pixels()
-    embedder.ledger = Ledger("s.tar", only={"1", "3"})
-    batches = load(embedder, make_tar(tmp_path / "s.tar", {f"{n}.jpg": make_image(n) for n in range(5)}))
+    account = ShardLoad(Ledger("s.tar"), only={"1", "3"})
+    batches = load(Pixels(), make_tar(tmp_path / "s.tar", {f"{n}.jpg": make_image(n) for n in range(5)}), account)
     assert [row["__key__"] for row in batches[0][1]] == ["1", "3"]
-    assert embedder.ledger.seen == 2
+    assert account.ledger.seen == 2
 
 
 def test_pixels_keep_the_layout_of_their_decoder_and_other_tensors_are_contiguous():

@@ -12,14 +12,25 @@ def sleep_at_random(number):
     return number
 
 
+def prefetch_one(items, depth):
+    """The items of a single stream."""
+    for stream in prefetch([items], depth):
+        yield from stream
+
+
+def draw_all(items, depth):
+    return list(prefetch_one(items, depth))
+
+
 @pytest.mark.parametrize("threads", [1, 2, 7])
 def test_order_is_kept_however_long_each_item_takes(threads):
     assert list(map_ordered(sleep_at_random, range(200), threads, ahead=20)) == list(range(200))
-    assert list(prefetch((sleep_at_random(n) for n in range(50)), depth=threads)) == list(range(50))
+    assert draw_all((sleep_at_random(n) for n in range(50)), depth=threads) == list(range(50))
 
 
 def test_nothing_in_nothing_out():
     assert list(map_ordered(str, [], 2, 4)) == []
+    assert draw_all([], 2) == []
     assert list(prefetch([], 2)) == []
 
 
@@ -34,7 +45,7 @@ def test_a_slow_consumer_is_never_far_behind():
         time.sleep(0.001)
         assert len(started) <= number + 1 + 5 + 1
     drawn = []
-    for number in prefetch((drawn.append(n) or n for n in range(100)), depth=2):
+    for number in prefetch_one((drawn.append(n) or n for n in range(100)), depth=2):
         time.sleep(0.001)
         assert len(drawn) <= number + 1 + 2
 
@@ -52,7 +63,7 @@ def test_an_error_in_a_thread_is_raised_in_the_consumer_at_its_place():
         yield 1
         raise KeyError("lost")
 
-    items = prefetch(break_off(), 2)
+    items = prefetch_one(break_off(), 2)
     assert next(items) == 1
     with pytest.raises(KeyError, match="lost"):
         next(items)
@@ -69,19 +80,74 @@ def test_a_loop_left_half_way_closes_its_source_and_its_threads():
 
     before = threading.active_count()
     source = count()  # held here, so that it is not the garbage collector that closes it
-    items = prefetch(source, 2)
+    items = prefetch_one(source, 2)
     assert next(items) == 0
     items.close()
     assert closed == [True]
-    items = prefetch(map_ordered(sleep_at_random, count(), 3, 8), 2)
+    items = prefetch_one(map_ordered(sleep_at_random, count(), 3, 8), 2)
     assert next(items) == 0
     items.close()
     assert closed == [True, True]
     assert threading.active_count() == before
 
 
+def note_draws(drawn, name, count, error=None):
+    try:
+        for number in range(count):
+            drawn.append(f"{name}{number}")
+            yield f"{name}{number}"
+        if error:
+            raise error
+    finally:
+        drawn.append(f"{name} closed")
+
+
+@pytest.mark.parametrize("depth", [1, 2, 5])
+def test_each_stream_has_its_own_items_and_its_own_error(depth):
+    drawn = []
+    streams = [note_draws(drawn, "a", 3), note_draws(drawn, "b", 2, KeyError("lost")), note_draws(drawn, "c", 0)]
+    seen = []
+    for items in prefetch([*streams, note_draws(drawn, "d", 2)], depth):
+        try:
+            seen.append(list(items))
+        except KeyError as error:
+            seen.append(str(error))
+    assert seen == [["a0", "a1", "a2"], "'lost'", [], ["d0", "d1"]]
+    assert drawn == ["a0", "a1", "a2", "a closed", "b0", "b1", "b closed", "c closed", "d0", "d1", "d closed"]
+
+
+def test_the_next_stream_is_drawn_while_the_last_items_of_one_are_at_work():
+    drawn = []
+    streams = prefetch([note_draws(drawn, "a", 2), note_draws(drawn, "b", 9)], 2)
+    items = next(streams)
+    assert [next(items), next(items)] == ["a0", "a1"]
+    deadline = time.monotonic() + 5
+    while "b0" not in drawn and time.monotonic() < deadline:
+        time.sleep(0.001)
+    assert drawn == ["a0", "a1", "a closed", "b0"]  # two ahead: the end of a, and the first of b
+    assert list(items) == []
+    assert list(next(streams)) == [f"b{number}" for number in range(9)]
+    streams.close()
+
+
+@pytest.mark.parametrize("taken", [0, 1, 2, 3])
+@pytest.mark.parametrize("error", [None, KeyError("lost")])
+def test_of_a_stream_that_is_left_no_more_is_drawn_and_the_next_one_is_whole(taken, error):
+    drawn, seen = [], []
+    for items in prefetch([note_draws(drawn, "a", 3 if error else 1000, error), note_draws(drawn, "b", 3)], 2):
+        if len(seen) == 0:
+            time.sleep(0.005)
+            seen.append([next(items) for _ in range(taken)])
+        else:
+            seen.append(list(items))
+    assert seen == [["a0", "a1", "a2"][:taken], ["b0", "b1", "b2"]]
+    assert len([name for name in drawn if name.startswith("a")]) <= taken + 2 + 1
+    if taken:
+        assert drawn.index("a closed") < drawn.index("b0")
+
+
 def test_items_are_drawn_in_one_thread_that_is_not_the_consumers():
-    threads = list(prefetch((threading.get_ident() for _ in range(20)), 2))
+    threads = draw_all((threading.get_ident() for _ in range(20)), 2)
     assert len(set(threads)) == 1
     assert threads[0] != threading.get_ident()
 

@@ -9,6 +9,7 @@ import webdataset
 from support.tools import make_image, make_tar
 
 from embedders.errors import ShardError
+from embedders.output.failed import FailureKind, SampleError
 from embedders.reading.samples import Sample, check_exists, read_metadata, read_samples, select_image
 
 LONG = "a" * 120 + "/" + "b" * 150
@@ -292,10 +293,17 @@ def test_the_image_is_the_one_with_a_plain_suffix():
     assert select_image(sample_of(webp=b"x", jpgx=b"y")) == ("webp", b"x")
 
 
+def find_reason(**members):
+    with pytest.raises(SampleError) as caught:
+        select_image(sample_of(**members))
+    assert caught.value.kind == FailureKind.NO_SINGLE_IMAGE
+    return str(caught.value)
+
+
 def test_none_or_several_images_are_told_with_the_reason():
-    assert select_image(sample_of(json=b"{}", txt=b"t")) == (None, "no image among its members (json, txt)")
-    assert "2 images under one key (jpg, png)" in select_image(sample_of(jpg=b"x", png=b"y"))[1]
-    reason = select_image(sample_of(**{"2__jpg": b"x", "3__jpg": b"y"}))[1]
+    assert find_reason(json=b"{}", txt=b"t") == "no image among its members (json, txt)"
+    assert "2 images under one key (jpg, png)" in find_reason(jpg=b"x", png=b"y")
+    reason = find_reason(**{"2__jpg": b"x", "3__jpg": b"y"})
     assert "dots in names merge samples" in reason
 
 

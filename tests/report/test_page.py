@@ -7,14 +7,15 @@ import shutil
 import numpy as np
 import pytest
 from support.browser import find_point, list_errors, list_requests, open_browser, read_hint, read_page, set_width
+from support.results import make_provenance, write_vectors
 from support.tools import MEAN_COLOR, make_image, make_shard, make_tar, run_cli
 from support.workflow import run_well
 
 from embedders import embed_shard
 from embedders.errors import ConfigError
 from embedders.job.locate import build_embedder
-from embedders.output.columns import Columns
-from embedders.output.parquet import EmbeddingWriter, describe_file, write_ledger
+from embedders.output.parquet import describe_file
+from embedders.output.writer import write_ledger
 from embedders.report.page import write_report
 
 HOSTILE = [
@@ -215,17 +216,14 @@ def test_a_strangers_key_is_text_and_nothing_else(shown):
 
 
 def test_broken_vectors_are_counted_and_are_no_outliers(run, tmp_path):
-    provenance = {"embedder": describe_file(str(run / "embeddings/a.parquet"))["embedder"], "samples": 50}
+    provenance = make_provenance(50, describe_file(str(run / "embeddings/a.parquet")).provenance.embedder)
     vectors = np.random.default_rng(0).normal(size=(50, 6)).astype(np.float32)
     vectors[:, 4], vectors[7], vectors[8, 2] = 0.5, 0, np.nan
-    (tmp_path / "embeddings").mkdir()
-    with (tmp_path / "embeddings/a.parquet").open("wb") as file:
-        writer = EmbeddingWriter(file, Columns(), "v", "float32")
-        writer.write([{"key": f"key-{number}"} for number in range(50)], vectors)
-        writer.close(6, provenance)
+    samples = [{"__key__": f"key-{number}"} for number in range(50)]
+    write_vectors(tmp_path / "embeddings/a.parquet", samples, vectors, provenance=provenance)
     (tmp_path / "ledger").mkdir()
     with (tmp_path / "ledger/a.parquet").open("wb") as file:
-        write_ledger(file, [], provenance)
+        write_ledger(file, [], provenance, {})
     (tmp_path / "run_shards.json").write_text('{"a": "gone.tar"}')
     write_report(tmp_path, tmp_path / "report.html")
     html = (tmp_path / "report.html").read_text()

@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
-from support.results import write_shard
+from support.results import make_provenance, make_rows, write_shard
 
 from embedders.errors import ShardError
 from embedders.output.columns import Columns
-from embedders.output.parquet import EmbeddingWriter
+from embedders.output.writer import EmbeddingWriter
 from embedders.report import subset
 from embedders.report.subset import sample_vectors
 
@@ -12,13 +12,13 @@ from embedders.report.subset import sample_vectors
 def write_groups(path, groups, first=0):
     """Write row groups of these sizes; a vector is the number of its row."""
     with path.open("wb") as file:
-        writer = EmbeddingWriter(file, Columns(), "v", "float32")
+        writer = EmbeddingWriter(file, Columns().schema, "v", "float32")
         for rows in groups:
             numbers = np.arange(first, first + rows, dtype=np.float32)
-            writer.write([{"key": f"{number:.0f}"} for number in numbers], numbers[:, None])
+            writer.write(make_rows(Columns(), [{"__key__": f"{number:.0f}"} for number in numbers]), numbers[:, None])
             writer._flush()
             first += rows
-        writer.close(1, {"samples": rows})
+        writer.close(1, make_provenance(rows))
 
 
 def test_a_small_run_is_taken_whole(tmp_path):

@@ -4,8 +4,8 @@ import io
 from PIL import Image
 from support.tools import encode, make_image, make_tar
 
-from embedders.reading.samples import SampleName
 from embedders.report import thumbnails
+from embedders.report.subset import SampleName
 from embedders.report.thumbnails import SMALL_SIDE, Thumbnails, draw_thumbnail
 
 

@@ -31,7 +31,8 @@ def list_keys(schema, prefix=""):
         if "properties" in rules:
             yield from list_keys(rules, f"{prefix}{key}.")
         else:
-            default = f"`{json.dumps(rules['default'])}`" if "default" in rules else "must be set"
+            missing = "must be set" if key in schema.get("required", []) else "from `device`"
+            default = f"`{json.dumps(rules['default'])}`" if "default" in rules else missing
             cells = (f"`{prefix}{key}`", describe_type(rules), default, " ".join(rules["description"].split()))
             yield f"| {' | '.join(cells)} |"
 

@@ -16,6 +16,7 @@ from embedders.errors import GpuError
 from embedders.gpu import locks
 from embedders.gpu.lease import lease_gpu
 from embedders.gpu.lock_folder import open_folder
+from embedders.gpu.terms import Terms
 
 NOBODY = 65534
 
@@ -50,7 +51,7 @@ def run_crowd(jobs, hold_s, jobs_per_gpu, timeout_s, second_uid):
             os.setuid(NOBODY)
         tell("wait")
         try:
-            with lease_gpu(f"{number:05}.tar", timeout_s=timeout_s, jobs_per_gpu=jobs_per_gpu) as gpu:
+            with lease_gpu(f"{number:05}.tar", Terms(timeout_s, jobs_per_gpu=jobs_per_gpu)) as gpu:
                 tell("take", uuid=gpu.uuid, pin=os.environ["CUDA_VISIBLE_DEVICES"])
                 time.sleep(hold_s * random.uniform(0.5, 1.5))
                 tell("leave", uuid=gpu.uuid)
@@ -70,7 +71,7 @@ def run_kills(rounds, cards):
     end, keeper = os.pipe()
 
     def hold(ready):
-        with lease_gpu(timeout_s=30) as gpu:
+        with lease_gpu(terms=Terms(30)) as gpu:
             if not os.fork():  # a worker that outlives its job, as a DataLoader's do for a while
                 os.close(keeper)
                 os.write(ready, gpu.uuid.encode())
@@ -110,7 +111,7 @@ def run_kills(rounds, cards):
 
 def run_hold(jobs_per_gpu):
     """Hold a device until the standard input ends."""
-    with lease_gpu("held.tar", timeout_s=0, jobs_per_gpu=jobs_per_gpu) as gpu:
+    with lease_gpu("held.tar", Terms(0, jobs_per_gpu=jobs_per_gpu)) as gpu:
         tell("take", uuid=gpu.uuid)
         sys.stdin.read()
 
@@ -119,7 +120,7 @@ def run_once(uid, jobs_per_gpu):
     """Look once, as some user."""
     os.setuid(uid)
     try:
-        with lease_gpu("once.tar", timeout_s=0, jobs_per_gpu=jobs_per_gpu) as gpu:
+        with lease_gpu("once.tar", Terms(0, jobs_per_gpu=jobs_per_gpu)) as gpu:
             tell("take", uuid=gpu.uuid)
     except GpuError as error:
         tell("refused", text=str(error))

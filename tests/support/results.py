@@ -1,51 +1,62 @@
 """What a shard leaves, written without embedding anything."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 
 from embedders.output.columns import Columns
-from embedders.output.ledger import FailedSample
-from embedders.output.parquet import EmbeddingWriter, write_ledger
+from embedders.output.failed import FailedSample
+from embedders.output.provenance import EmbedderRecord, FileRecord, Provenance
+from embedders.output.writer import EmbeddingWriter, write_ledger
 
 
-def write_shard(folder, name, rows, failed, dimension=2, samples=None):
-    for kind in ("embeddings", "ledger"):
-        (folder / kind / name).parent.mkdir(parents=True, exist_ok=True)
-    provenance = {"samples": rows + len(failed) if samples is None else samples}
-    with (folder / "embeddings" / f"{name}.parquet").open("wb") as file:
-        writer = EmbeddingWriter(file, Columns(), "v", "float32")
-        writer.write([{"key": str(n)} for n in range(rows)], np.zeros((rows, dimension), np.float32))
-        writer.close(dimension, provenance)
-    with (folder / "ledger" / f"{name}.parquet").open("wb") as file:
-        seconds = {"waiting_for_images": 1.5, "model": 2.25}
+def make_provenance(samples=0, embedder=None, **known):
+    made = EmbedderRecord("a.py:A", {}, "a", "0" * 64, None, {"background": "white"}, "cpu", {"tarquet": "0.1.0"})
+    values = {"embedding_dtype": "float32", "id_col": "__key__", "embedded": samples, "failed": {}} | known
+    return Provenance(embedder=embedder or made, shard=FileRecord("a.tar", "0" * 64, 5), samples=samples, **values)
+
+
+def make_rows(columns, samples):
+    """The columns of samples, each of which is stored."""
+    rows, wrong = columns.read(samples)
+    assert not wrong
+    return rows
+
+
+def write_vectors(path, samples, vectors, columns=None, name="v", provenance=None, batch=None):
+    """Write an output from the metadata of its samples."""
+    columns = columns or Columns()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file, EmbeddingWriter(file, columns.schema, name, str(vectors.dtype)) as writer:
+        for start in range(0, len(samples), batch or max(len(samples), 1)):
+            part = slice(start, start + (batch or len(samples)))
+            writer.write(make_rows(columns, samples[part]), vectors[part])
+            if batch:
+                writer._flush()
+        writer.close(vectors.shape[1], provenance or make_provenance(len(samples)))
+
+
+def write_shard(folder, name, rows, failed, dimension=2, samples=None, seconds=None, **known):
+    provenance = make_provenance(rows + len(failed) if samples is None else samples, **known)
+    keys = [{"__key__": str(n)} for n in range(rows)]
+    vectors = np.zeros((rows, dimension), np.float32)
+    write_vectors(folder / f"embeddings/{name}.parquet", keys, vectors, provenance=provenance)
+    path = folder / f"ledger/{name}.parquet"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
         failed = [FailedSample(key, kind, f"{key} is bad") for key, kind in failed]
-        write_ledger(file, failed, provenance | {"seconds": seconds})
+        write_ledger(file, failed, provenance, seconds or {"waiting_for_images": 1.5, "model": 2.25})
 
 
-def make_run(
-    folder,
-    rows,
-    dimension=5,
-    dtype="float32",
-    vectors=None,
-    weights_sha256="00ff",
-    columns=(),
-    fields=None,
-    vector_column="v",
-):
+def make_run(folder, rows, dimension=5, dtype="float32", vectors=None, columns=(), fields=None, name="v", **made):
     """Write a finished run of random vectors, or of these ones; `fields` gives the metadata of a row by its key."""
     chance = np.random.default_rng(sum(map(ord, "".join(rows))))
-    embedder = {"class": "a:B", "args": {"size": 1}, "model_name": "a model", "source_sha256": None}
-    embedder |= {"weights_sha256": weights_sha256, "preprocessing": {"mean": [0.5]}, "device": "cpu", "versions": {}}
-    columns = Columns("__key__", columns)
+    embedder = replace(make_provenance().embedder, **made)
     for shard, count in rows.items():
-        path = folder / f"embeddings/{shard}.parquet"
-        path.parent.mkdir(parents=True, exist_ok=True)
         values = chance.standard_normal((count, dimension)) if vectors is None else vectors[shard]
-        with path.open("wb") as file:
-            writer = EmbeddingWriter(file, columns, vector_column, dtype)
-            metadata = [{"__key__": f"{n:05d}"} | (fields(shard, n) if fields else {}) for n in range(count)]
-            writer.write([columns.read(row, shard) for row in metadata], values.astype(np.float32))
-            writer.close(values.shape[1], {"samples": count, "embedder": embedder})
+        samples = [{"__key__": f"{n:05d}"} | (fields(shard, n) if fields else {}) for n in range(count)]
+        provenance = make_provenance(count, embedder)
+        path = folder / f"embeddings/{shard}.parquet"
+        write_vectors(path, samples, values.astype(dtype), Columns("__key__", columns), name, provenance)
     (folder / "run_shards.json").write_text(json.dumps({shard: f"{shard}.tar" for shard in rows}))

@@ -53,7 +53,6 @@ embedder:
   args: {weights: weights.bin}
 metadata_columns: [color]
 device: cpu
-gpu: 0
 threads: 1
 report: false
 """

@@ -67,8 +67,8 @@ def test_nothing_is_to_be_done_after_a_run(project):
     [
         ("config.yaml", "MeanColor", "Other"),
         ("config.yaml", "weights.bin}", "weights.bin, batch_size: 3}"),
-        ("config.yaml", "gpu: 0", "gpu: 0\nembedding_dtype: float16"),
-        ("config.yaml", "gpu: 0", "gpu: 0\nid_col: color"),
+        ("config.yaml", "device: cpu", "device: cpu\nembedding_dtype: float16"),
+        ("config.yaml", "device: cpu", "device: cpu\nid_col: color"),
         ("config.yaml", "[color]", "{color: string, width: int64}"),
         ("weights.bin", "some", "other"),
         ("embedder.py", "* SCALE", "* SCALE * 2"),
@@ -85,8 +85,8 @@ def test_what_does_not_decide_the_vectors_reruns_none(project):
     edit(project / "README.md", "my", "our")
     edit(
         project / "config.yaml",
-        "gpu: 0",
-        "gpu: 1 # a comment\nmem_mb: 500\nruntime: 5\nmax_failed_fraction: 0.5\njobs_per_gpu: 2",
+        "device: cpu",
+        "device: cpu\ngpu: 1 # a comment\nmem_mb: 500\nruntime: 5\nmax_failed_fraction: 0.5\njobs_per_gpu: 2",
     )
     edit(project / "config.yaml", "threads: 1", "threads: 2")
     edit(project / "config.yaml", "device: cpu", "device: auto")
@@ -110,7 +110,7 @@ def test_a_shard_touched_but_not_changed_does_not_rerun(project):
 @pytest.mark.parametrize(
     ("old", "new", "line"),
     [
-        ("gpu: 0", "gpus: 0", "config: unknown key 'gpus'; did you mean 'gpu'?"),
+        ("threads: 1", "threads: 1\ngpus: 0", "config: unknown key 'gpus'; did you mean 'gpu'?"),
         ("data/*.tar", "data/z.tar", "shards: there is no file 'data/z.tar'"),
         ("data/*.tar", "elsewhere/*.tar", "shards: 'elsewhere/*.tar' matches no file"),
         ("embedder.py:", "model.py:", "embedder class 'model.py:MeanColor': there is no file 'model.py'"),

@@ -5,6 +5,7 @@
 import json
 import os
 import shlex
+import shutil
 import sys
 from itertools import chain
 
@@ -21,17 +22,25 @@ from embedders.planning.config import (
     find_shards,
     group_shards,
     name_scores,
+    write_device_options,
 )
 from embedders.copies.settings import check_settings, choose_part, count_parts
 from embedders.planning.container import check_image, describe_container
 from embedders.errors import TarquetError
-from embedders.planning.failures import find_error
+from embedders.job.failures import find_error
+from embedders.planning.job_python import (
+    check_job_python,
+    check_report_python,
+    prefer_own_python,
+)
 from embedders.job.finished import FinishedShards
 from embedders.output.files import write_whole
 from embedders.reading.remote import check_remote, is_remote
 from embedders.planning.progress import follow_run
-from embedders.reading.samples import ShardJob
+from embedders.job.shard_job import ShardJob
 from embedders.job.sources import fingerprint_file, fingerprint_sources
+
+os.environ["PATH"] = prefer_own_python(os.environ["PATH"])
 
 try:
     config = check_config(config, workflow.source_path("../schemas/config.schema.yaml"))
@@ -56,7 +65,7 @@ try:
                     f"{workflow.storage_settings.local_storage_prefix}/copy.tar",
                 ],
                 [*SOURCES, *chain.from_iterable(SCORE_SOURCES.values())],
-                config["gpu"] > 0 and config["device"] != "cpu",
+                config["gpu"] > 0,
                 os.environ,
             )
         )
@@ -93,6 +102,18 @@ def list_retried(wildcards):
 
     failed = find_failed_shards(f"{OUT}/ledger", SHARDS)
     return expand(f"{OUT}/retried/embeddings/{{shard}}.parquet", shard=failed)
+
+
+def require_python():
+    """Stop the run before its first job where no job could start, or no report could be written at the end."""
+    methods = workflow.deployment_settings.deployment_method
+    try:
+        if not methods & {DeploymentMethod.APPTAINER, DeploymentMethod.CONDA}:
+            check_job_python()
+        if config["report"] and DeploymentMethod.CONDA not in methods:
+            check_report_python(shutil.which("python") or "python")
+    except TarquetError as error:
+        raise WorkflowError(str(error))
 
 
 def describe_run():
@@ -166,16 +187,7 @@ def name_shards(wildcards, input, output):
 
 # What a job computes on. A function of threads is a param that Snakemake does not compare: these decide only how
 # vectors are made. One for all of them, because each costs time for each job of a run.
-DEVICE_OPTIONS = shlex.join(
-    f"--{name.replace('_', '-')}={config[name]}"
-    for name in (
-        "device",
-        "gpu_wait_timeout_s",
-        "gpu_max_used_mb",
-        "gpu_max_processes",
-        "jobs_per_gpu",
-    )
-)
+DEVICE_OPTIONS = write_device_options(config)
 # And these decide only whether a shard passes.
 LIMITS = f"--max-failed-fraction={config['max_failed_fraction']}" + (
     " --accept-damaged-shards" if config["accept_damaged_shards"] else ""

@@ -22,7 +22,7 @@ rule plan_near_copies:
     benchmark:
         f"{OUT}/benchmarks/near_copies/plan.tsv"
     conda:
-        "../../envs/embed.yaml"
+        "../../envs/near_copies.yaml"
     threads: config["threads"]
     resources:
         mem_mb=grow(config["mem_mb"]),
@@ -54,7 +54,7 @@ rule assign_near_copies:
     wildcard_constraints:
         part=r"\d+",
     conda:
-        "../../envs/embed.yaml"
+        "../../envs/near_copies.yaml"
     threads: config["threads"]
     resources:
         mem_mb=grow(config["mem_mb"]),
@@ -90,7 +90,7 @@ rule compare_near_copies:
     wildcard_constraints:
         part=r"\d+",
     conda:
-        "../../envs/embed.yaml"
+        "../../envs/near_copies.yaml"
     threads: config["threads"]
     resources:
         mem_mb=grow(config["mem_mb"]),
@@ -119,7 +119,7 @@ rule list_near_copies:
     log:
         f"{OUT}/logs/near_copies/list.log",
     conda:
-        "../../envs/embed.yaml"
+        "../../envs/near_copies.yaml"
     params:
         folder=OUT,
         cosine=config["near_copies"]["cosine"],

@@ -21,7 +21,10 @@ rule write_report:
     log:
         f"{OUT}/logs/report.log",
     conda:
-        "../../envs/embed.yaml"
+        "../../envs/report.yaml"
+    # Outside, with Snakemake's own Python: the image is for jobs, and need not hold the report's libraries.
+    container:
+        None
     params:
         folder=lambda wildcards, output: os.path.dirname(output[0]),
     shell:

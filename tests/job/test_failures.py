@@ -2,10 +2,10 @@
 
 import re
 
-import pytest
 from support.tools import MEAN_COLOR, make_shard, make_tar, run_cli
 
-from embedders.planning.failures import find_error
+from embedders.errors import ShardError
+from embedders.job.failures import find_error, report_error, report_failure
 
 BROKEN = """
 from mean_color import MeanColor
@@ -49,7 +49,28 @@ def test_of_a_traceback_the_last_line_is_told(tmp_path):
     assert "a defect" in find_error(log, f"{tmp_path}/a.tar")
 
 
-@pytest.mark.parametrize("text", ["", "2026-11-24 23:05:20 INFO loaded MeanColor on cpu in 0.0 s\n"])
-def test_a_job_that_was_killed_could_say_nothing(tmp_path, text):
-    (tmp_path / "log").write_text(text)
+def test_of_a_job_that_was_killed_or_did_not_start_the_end_of_the_log_is_told(tmp_path):
+    log = tmp_path / "log"
+    log.write_text("")
+    assert find_error(log, "a.tar").endswith("killed, as for want of memory or time, or did not start")
+    log.write_text("2026-11-24 23:05:20 INFO loaded MeanColor on cpu in 0.0 s\n")
+    assert find_error(log, "a.tar").endswith("or did not start; its log ends with: " + log.read_text().strip())
+    log.write_text("python: No module named embedders\n")
+    assert find_error(log, "a.tar").endswith("its log ends with: python: No module named embedders")
+
+
+def test_a_shard_that_failed_before_its_job_was_killed_keeps_its_own_error(tmp_path, capfd):
+    report_failure("b c.tar", ShardError("'b c.tar': damaged at byte 0:\nbroken"))
+    (tmp_path / "log").write_text(
+        f"2026-11-24 23:05:20 INFO loaded\n{capfd.readouterr().err}2026-11-24 23:05:21 INFO x"
+    )
+    assert find_error(tmp_path / "log", "b c.tar") == "damaged at byte 0: broken"
     assert "left no error" in find_error(tmp_path / "log", "a.tar")
+
+
+def test_a_shard_whose_error_was_reported_is_told_from_the_sum_at_the_end(tmp_path, capfd):
+    report_failure("a.tar", ShardError("a.tar: 3 of 3 samples failed"))
+    report_error("1 of 2 shards failed")
+    (tmp_path / "log").write_text(capfd.readouterr().err)
+    assert find_error(tmp_path / "log", "a.tar") == "3 of 3 samples failed"
+    assert find_error(tmp_path / "log", "other.tar") == "1 of 2 shards failed"

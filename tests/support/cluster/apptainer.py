@@ -16,7 +16,7 @@ import sysconfig
 import tempfile
 from pathlib import Path
 
-from slurm import install
+from support.cluster.slurm import install
 from support.tools import ROOT
 
 PACKAGES = {"patchelf": "patchelf", "mmdebstrap": "mmdebstrap", "squashfs-tools": "mksquashfs"}

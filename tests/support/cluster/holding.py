@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from runs import make_project
+from support.cluster.runs import make_project
 
 SOURCE = """
 import json

@@ -1,0 +1,106 @@
+"""`run_job`: the work of one process, from options to the files of its shards.
+
+Imports nothing heavy at the top: a missing shard is reported at once, and torch comes only after the GPU is pinned.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from pathlib import Path
+from typing import Any
+
+from embedders.errors import ConfigError, ShardError, TarquetError
+from embedders.job.failures import report_failure
+from embedders.job.finished import FinishedShards
+from embedders.job.locate import split_class_path
+from embedders.job.shard_job import ShardJob
+from embedders.output.files import check_writable
+from embedders.output.timings import Timings
+from embedders.reading.samples import check_exists
+
+log = logging.getLogger(__name__)
+
+
+def run_job(
+    jobs: Sequence[ShardJob],
+    class_path: str,
+    args: Mapping[str, Any],
+    device: AbstractContextManager[str],
+    *,
+    finished: str | None = None,
+    only: str | None = None,
+    threads: int | None = None,
+    **options: Any,
+) -> None:
+    """Embed shards on one device. Of several each one that fails is reported, and the others go on.
+
+    Args:
+        jobs: The shards.
+        class_path: As in `locate.split_class_path`.
+        args: Arguments of the class.
+        device: Entered for the time of the work; it gives `"cuda"` or `"cpu"`.
+        finished: Folder that keeps finished outputs; what it has is not embedded again.
+        only: Ledger of an earlier run; only the samples that failed then are embedded.
+        threads: Threads to compute and decode with.
+        options: `id_col`, `metadata_columns`, `embedding_dtype` and others of `embed_shards`.
+
+    Raises:
+        TarquetError: The job cannot begin, or a shard failed.
+    """
+    check_before_lease(jobs[0], class_path, args)
+    store, todo = None, list(jobs)
+    if finished is not None:
+        deciding = {name: options[name] for name in ("id_col", "metadata_columns", "embedding_dtype")}
+        store = FinishedShards(finished, class_path, args, **deciding)
+        todo = [job for job in jobs if not store.take(job)]
+        log.info("%d of %d shards were finished by an earlier job", len(jobs) - len(todo), len(jobs))
+    if not todo:
+        return
+    failed: list[str] = []
+
+    def go_on(job: ShardJob, error: TarquetError) -> None:
+        report_failure(job.tar_path, error)
+        failed.append(job.tar_path)
+
+    startup = Timings()
+    with ExitStack() as stack:
+        with startup.time("waiting_for_gpu"):
+            torch_device = stack.enter_context(device)
+        if torch_device == "cpu":
+            startup.seconds.clear()
+        with startup.time("starting"):
+            import torch
+
+            from embedders.job.embed import embed_shards
+            from embedders.job.locate import build_embedder
+            from embedders.job.progress import show_progress
+            from embedders.output.parquet import read_ledger
+
+            if threads is not None:
+                torch.set_num_threads(threads)
+            embedder = build_embedder(class_path, args)
+            if embedder.num_threads_per_worker is None:
+                embedder.num_threads_per_worker = threads
+        if only is not None:
+            options["only"] = {sample.key for sample in read_ledger(only)}
+            options["max_failed_fraction"] = 1.0  # all of them failed once: how many do so again says nothing
+        options["on_batch"] = stack.enter_context(show_progress(todo))
+        options["on_error"] = go_on if len(jobs) > 1 else None
+        for job, _ in embed_shards(embedder, todo, device=torch_device, startup=startup, **options):
+            if store is not None:
+                store.keep(job)
+    if failed:
+        raise ShardError(f"{len(failed)} of {len(jobs)} shards failed, each with a line above; see these")
+
+
+def check_before_lease(job: ShardJob, class_path: str, args: object) -> None:
+    """Refuse at once what would fail anyway, before a job waits for a GPU.
+
+    Raises:
+        TarquetError: The shard, the class, its arguments or the place of the output cannot be used.
+    """
+    check_exists(job.tar_path)
+    split_class_path(class_path)
+    if not isinstance(args, dict):
+        raise ConfigError(f'embedder args {args!r}: expected an object, as {{}} or {{"batch_size": 64}}')
+    check_writable(Path(job.parquet_path))

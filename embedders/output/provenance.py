@@ -1,0 +1,143 @@
+"""How a file was made, as its Parquet footer keeps it: the only writer and reader of that JSON.
+
+No times and no host in the footer of vectors: the same run twice leaves the same bytes.
+"""
+
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any, Self
+
+SCHEMA_VERSION = 1
+
+
+class _Record:
+    """A dataclass that is stored as a JSON object; `metadata={"key": ...}` where a field has another name there."""
+
+    @classmethod
+    def from_json(cls, stored: dict[str, Any]) -> Self:
+        """Build it from what `as_json` returned; keys that this version does not know are left out.
+
+        Raises:
+            KeyError: A key is missing.
+        """
+        values = {}
+        for item in fields(cls):
+            key = item.metadata.get("key", item.name)
+            if key in stored:
+                values[item.name] = item.metadata.get("read", lambda value: value)(stored[key])
+            elif item.default is MISSING and item.default_factory is MISSING:
+                raise KeyError(key)
+        return cls(**values)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as a dict that is ready for JSON."""
+        return {item.metadata.get("key", item.name): _store(getattr(self, item.name)) for item in fields(self)}
+
+
+def _store(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_store(item) for item in value]
+    return value.as_json() if isinstance(value, _Record) else value
+
+
+@dataclass(frozen=True)
+class EmbedderRecord(_Record):
+    """An embedder with its model loaded.
+
+    Attributes:
+        class_path: As in config.yaml, or `module:Class` of one that was built in Python.
+        args: Its arguments; `None` for one that was built in Python.
+        model_name: Its name.
+        source_sha256: Hash of the file that defines the class; `None` for one without a file (a notebook).
+        weights_sha256: Fingerprint of the weights; `None` where none were found (an ONNX session).
+        preprocessing: What happens to an image before the model.
+        device: Name of the GPU, or `cpu`.
+        versions: Versions of what the vectors depend on.
+    """
+
+    class_path: str = field(metadata={"key": "class"})
+    args: dict[str, Any] | None
+    model_name: str
+    source_sha256: str | None
+    weights_sha256: str | None
+    preprocessing: dict[str, Any]
+    device: str
+    versions: dict[str, str]
+
+
+@dataclass(frozen=True)
+class ClassifierRecord(_Record):
+    """A classifier with its model loaded; the attributes are those of `EmbedderRecord`."""
+
+    class_path: str = field(metadata={"key": "class"})
+    args: dict[str, Any] | None
+    model_name: str
+    pred_column: str
+    source_sha256: str | None
+    weights_sha256: str | None
+
+
+@dataclass(frozen=True)
+class FileRecord(_Record):
+    """The bytes that a file was made from.
+
+    Attributes:
+        path: Its path or address.
+        bytes: Its size.
+        sha256: Its SHA-256, as `sha256sum` prints it.
+    """
+
+    path: str
+    sha256: str
+    bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class Provenance(_Record):
+    """How the vectors of one shard were made, and how many there are.
+
+    Attributes:
+        embedder: What made them.
+        classifiers: What made the scores beside them.
+        max_batch_size: Images that the device held at once, where it ran out of memory.
+        embedding_dtype: `float32` or `float16`.
+        id_col: The metadata field that identifies a sample.
+        shard: The shard.
+        ledger: Path of the ledger, where there is one.
+        is_retry: Whether only chosen samples were embedded.
+        samples: Samples of the tar; equals `embedded` and all of `failed`.
+        embedded: Rows of the file.
+        failed: Number of samples that were not embedded, by kind.
+        null_columns: Columns that are null in every row, though there are rows.
+        schema_version: Version of this record.
+    """
+
+    embedder: EmbedderRecord = field(metadata={"read": EmbedderRecord.from_json})
+    shard: FileRecord = field(metadata={"read": FileRecord.from_json})
+    embedding_dtype: str
+    id_col: str
+    samples: int
+    embedded: int
+    failed: dict[str, int]
+    classifiers: list[ClassifierRecord] = field(
+        default_factory=list, metadata={"read": lambda stored: [*map(ClassifierRecord.from_json, stored)]}
+    )
+    max_batch_size: int | None = None
+    ledger: str | None = None
+    is_retry: bool = False
+    null_columns: list[str] = field(default_factory=list)
+    schema_version: int = SCHEMA_VERSION
+
+
+@dataclass(frozen=True)
+class ScoreProvenance(_Record):
+    """How a file of scores was made.
+
+    Attributes:
+        classifier: What made them.
+        embeddings: The file of vectors.
+        schema_version: Version of this record.
+    """
+
+    classifier: ClassifierRecord = field(metadata={"read": ClassifierRecord.from_json})
+    embeddings: FileRecord = field(metadata={"read": FileRecord.from_json})
+    schema_version: int = SCHEMA_VERSION

@@ -1,0 +1,147 @@
+"""Writing the Parquet files: vectors, ledgers, scores.
+
+Vectors are stored as non-null `fixed_size_list<float>[D]`, without dictionary and compression: unit vectors do
+not compress, and plain pages read back fastest. The schema depends on the configuration alone, never on what a
+shard happens to hold, so that all the shards of a run read as one table.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, BinaryIO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from embedders.errors import ConfigError
+from embedders.output.failed import FailedSample
+from embedders.output.provenance import Provenance, ScoreProvenance
+
+DTYPES = {"float32": (pa.float32(), np.float32), "float16": (pa.float16(), np.float16)}
+PROVENANCE = b"tarquet"
+# A row group is held in memory, three times over while it is written.
+BYTES_PER_GROUP = 8 << 20
+
+LEDGER_SCHEMA = pa.schema(
+    [
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("kind", pa.string(), nullable=False),
+        pa.field("message", pa.string(), nullable=False),
+        pa.field("member", pa.string()),
+        pa.field("offset", pa.int64()),
+    ]
+)
+
+
+class EmbeddingWriter:
+    """Streams rows into one Parquet file; memory holds one row group at most.
+
+    The file is complete after `close`. The embedding's dimension is that of the first batch.
+
+    Args:
+        file: The file.
+        columns: The columns beside the vectors.
+        vector_column: Name of the column of vectors.
+        dtype: `float32` or `float16`.
+    """
+
+    def __init__(self, file: BinaryIO, columns: pa.Schema, vector_column: str, dtype: str):
+        if dtype not in DTYPES:
+            raise ConfigError(f"embedding_dtype: {dtype!r}; expected {' or '.join(DTYPES)}")
+        self._columns = columns
+        if vector_column in columns.names:
+            raise ConfigError(f"column {vector_column!r} would be there twice; rename image_embedding_column")
+        for name in columns.names:
+            if columns.names.count(name) > 1:
+                raise ConfigError(f"column {name!r} would be there twice; rename pred_column")
+        self._file = file
+        self._vector_column = vector_column
+        self._arrow_type, self._numpy_type = DTYPES[dtype]
+        self._batches: list[pa.RecordBatch] = []
+        self._bytes = 0
+        self._null_columns = set(columns.names)
+        self._has_rows = False
+        self._writer: pq.ParquetWriter | None = None
+
+    def __enter__(self) -> "EmbeddingWriter":
+        return self
+
+    def __exit__(self, *_) -> None:
+        """Let go of a file that was not closed: by itself, pyarrow would write a footer into it when collected."""
+        if self._writer is not None:
+            self._writer.is_open = False
+
+    @property
+    def null_columns(self) -> list[str]:
+        """The columns that are null in every row so far; none without a row."""
+        return [name for name in self._columns.names if name in self._null_columns] if self._has_rows else []
+
+    def write(self, rows: pa.RecordBatch, vectors: np.ndarray) -> None:
+        """Append rows.
+
+        Args:
+            rows: The columns beside the vectors.
+            vectors: float32 or the stored type, of shape (rows, dimension).
+        """
+        self._open(vectors.shape[1])
+        if not len(vectors):
+            return
+        self._has_rows = True
+        self._null_columns -= {name for name in self._null_columns if rows.column(name).null_count < len(vectors)}
+        schema = self._writer.schema
+        flat = pa.array(vectors.astype(self._numpy_type, copy=False).reshape(-1))
+        stored = pa.FixedSizeListArray.from_arrays(flat, type=schema.field(self._vector_column).type)
+        self._batches.append(pa.RecordBatch.from_arrays([*rows.columns, stored], schema=schema))
+        self._bytes += self._batches[-1].nbytes
+        if self._bytes >= BYTES_PER_GROUP:
+            self._flush()
+
+    def close(self, dimension: int, provenance: Provenance) -> None:
+        """Write what is left and the footer; `dimension` serves a shard without a row."""
+        self._open(dimension)
+        self._flush()
+        self._writer.add_key_value_metadata({PROVENANCE: json.dumps(provenance.as_json())})
+        self._writer.close()
+
+    def _open(self, dimension: int) -> None:
+        if self._writer is not None:
+            return
+        vector = pa.list_(pa.field("element", self._arrow_type, nullable=False), dimension)
+        schema = self._columns.append(pa.field(self._vector_column, vector, nullable=False))
+        names = self._columns.names
+        leaf = f"{self._vector_column}.list.element"
+        self._writer = pq.ParquetWriter(
+            self._file,
+            schema,
+            use_dictionary=names,
+            compression={**dict.fromkeys(names, "zstd"), leaf: "none"},
+            write_statistics=names,
+            write_page_checksum=True,
+        )
+
+    def _flush(self) -> None:
+        if self._batches:
+            self._writer.write_table(pa.Table.from_batches(self._batches))
+        self._batches, self._bytes = [], 0
+
+
+def write_ledger(
+    file: BinaryIO, failed: Sequence[FailedSample], provenance: Provenance, seconds: Mapping[str, float]
+) -> None:
+    """Write the samples that were not embedded, one row each, and where the time went.
+
+    The times are here and not in the footer of the vectors: the same run twice leaves the same bytes of these.
+    """
+    rows = [{name: getattr(sample, name) for name in LEDGER_SCHEMA.names} for sample in failed]
+    table = pa.Table.from_pylist(rows, schema=LEDGER_SCHEMA)
+    _write_table(file, table, provenance.as_json() | {"seconds": dict(seconds)})
+
+
+def write_scores(file: BinaryIO, table: pa.Table, provenance: ScoreProvenance) -> None:
+    """Write keys and scores."""
+    _write_table(file, table, provenance.as_json())
+
+
+def _write_table(file: BinaryIO, table: pa.Table, footer: dict[str, Any]) -> None:
+    table = table.replace_schema_metadata({PROVENANCE: json.dumps(footer)})
+    pq.write_table(table, file, write_page_checksum=True)

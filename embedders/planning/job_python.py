@@ -1,0 +1,71 @@
+"""Which `python` the jobs find, outside containers and conda: Snakemake's own, or else that of PATH.
+
+Owns the look at a Python from outside. Jobs name their Python only by `python`, so that a run can go on where another
+environment is active, or on another machine, without running anything again.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from embedders.errors import ConfigError
+
+# What every job imports, and what the report adds. tests/planning/test_job_python.py compares both with the code.
+JOB = ("click", "embedders", "numpy", "PIL", "pyarrow", "pynvml", "torch", "torchvision")
+REPORT = ("bokeh", "jinja2", "sklearn", "threadpoolctl")
+_LIST_MISSING = (
+    "import sys; from importlib.util import find_spec; print(*[name for name in sys.argv[1:] if not find_spec(name)])"
+)
+
+
+def prefer_own_python(search_path: str) -> str:
+    """Return a value of PATH by which jobs find the Python that Snakemake runs with, if that one has what they need.
+
+    Args:
+        search_path: The present value. It is returned as it is where Snakemake has an environment of its own, without
+            the libraries of the jobs.
+    """
+    folder = Path(sys.executable).parent
+    own = folder / "python"
+    if shutil.which("python", path=search_path) == str(own) or not own.exists() or _find_problem(str(own), JOB):
+        return search_path
+    return f"{folder}{os.pathsep}{search_path}"
+
+
+def check_job_python() -> None:
+    """Check, before the first job starts, that the Python which jobs find has what they need.
+
+    Raises:
+        ConfigError: There is no `python`, it does not run, or it lacks a library.
+    """
+    python = shutil.which("python")
+    problem = _find_problem(python, JOB) if python else "is not there"
+    if problem:
+        raise ConfigError(
+            f"jobs run with the `python` of PATH, and {python or 'python'!r} {problem}; expected one with Tarquet "
+            f"and what it needs: install it for {sys.executable!r}, which runs Snakemake, or activate its "
+            "environment, or use --sdm conda or apptainer"
+        )
+
+
+def check_report_python(python: str) -> None:
+    """Check that a Python has the libraries of the report.
+
+    Raises:
+        ConfigError: It lacks one.
+    """
+    if problem := _find_problem(python, REPORT):
+        raise ConfigError(
+            f"the report cannot be written: {python!r} {problem}; expected the libraries of the extra `report`: "
+            "`pip install bokeh jinja2 scikit-learn threadpoolctl`, or set `report: false` in config.yaml"
+        )
+
+
+def _find_problem(python: str, names: Sequence[str]) -> str | None:
+    answer = subprocess.run([python, "-c", _LIST_MISSING, *names], capture_output=True, text=True)
+    if answer.returncode:
+        return f"fails: {(answer.stderr.strip() or 'without a message').splitlines()[-1]}"
+    return f"lacks {', '.join(answer.stdout.split())}" if answer.stdout.strip() else None
