@@ -1,11 +1,12 @@
 """`near_copies.parquet`: the pairs of near copies of a run, their groups, and which image of each group to keep."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -70,16 +71,50 @@ def write_near_copies(path: str | Path, tables: Iterable[pa.Table], counts: Copy
 
 
 def read_near_copies(path: str | Path) -> tuple[pa.Table, CopyCounts]:
-    """Read the pairs, and what they are of.
+    """Read all the pairs, and what they are of.
 
     Raises:
         ShardError: The file is missing, cut short, or of another kind.
     """
+    return read_pairs(path), read_counts(path)
+
+
+def read_counts(path: str | Path) -> CopyCounts:
+    """Read what was found, from the footer.
+
+    Raises:
+        ShardError: As `read_near_copies`.
+    """
+    with _explain(path):
+        return CopyCounts(**json.loads(pq.read_schema(path).metadata[FOOTER]))
+
+
+def read_groups(path: str | Path) -> np.ndarray:
+    """Read the number of the group of each pair.
+
+    Raises:
+        ShardError: As `read_near_copies`.
+    """
+    with _explain(path):
+        return pq.read_table(path, columns=["group"])["group"].to_numpy()
+
+
+def read_pairs(path: str | Path, groups: Sequence[int] | None = None) -> pa.Table:
+    """Read the pairs of some groups, or all.
+
+    Raises:
+        ShardError: As `read_near_copies`.
+    """
+    with _explain(path):
+        chosen = None if groups is None else [("group", "in", list(groups))]
+        return pq.read_table(path, filters=chosen, page_checksum_verification=True)
+
+
+@contextmanager
+def _explain(path: str | Path) -> Iterator[None]:
     try:
-        table = pq.read_table(path, page_checksum_verification=True)
-        footer: dict[str, Any] = json.loads(table.schema.metadata[FOOTER])
+        yield
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
         raise ShardError(
             f"{str(path)!r}: cannot be read ({error}); expected the list of near copies; remove it and run snakemake"
         ) from error
-    return table, CopyCounts(**footer)

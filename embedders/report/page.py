@@ -22,6 +22,7 @@ from embedders.output.run import read_shards
 from embedders.output.summary import Summary, read_accounts
 from embedders.output.timings import describe_seconds, split_seconds, sum_seconds
 from embedders.report.charts import draw_bars, draw_histogram, draw_points, read_script
+from embedders.report.copies import CopyGroups, gather_copies
 from embedders.report.findings import (
     LEVELS,
     NEAR_COPY,
@@ -154,7 +155,8 @@ def describe_run(folder: Path, run: Run, tar_paths: Mapping[str, str]) -> dict[s
     vectors = scale_to_length_1(sample.vectors)
     choice = choose_rows(vectors)
     thumbnails = Thumbnails(tar_paths)
-    thumbnails.read(size_pictures(sample, choice, run))
+    copies = gather_copies(folder, rows)
+    thumbnails.read(size_pictures(sample, choice, run, copies))
 
     sampled_shards = sorted({name.shard for name in everything.names})
     scores = gather_scores(folder, sampled_shards)
@@ -170,7 +172,8 @@ def describe_run(folder: Path, run: Run, tar_paths: Mapping[str, str]) -> dict[s
             [thumbnails.get(name) or "" for name in names],
         )
     findings = judge_run(run.summary, len(run.unfinished))
-    findings += judge_vectors(checks, int((choice.nearest >= NEAR_COPY).sum()))
+    findings += judge_vectors(checks, None if copies else int((choice.nearest >= NEAR_COPY).sum()))
+    findings += [copies.judge()] if copies else []
     timed = [shard for shard in run.shards if shard["speed"]]
     return {
         "folder": str(folder),
@@ -179,6 +182,7 @@ def describe_run(folder: Path, run: Run, tar_paths: Mapping[str, str]) -> dict[s
         "findings": sorted(findings, key=lambda finding: LEVELS.index(finding.level)),
         "checks": checks,
         "choice": choice,
+        "copies": copies,
         "names": sample.names,
         "name_failed": name_failed,
         "thumbnails": thumbnails,
@@ -191,11 +195,12 @@ def describe_run(folder: Path, run: Run, tar_paths: Mapping[str, str]) -> dict[s
     }
 
 
-def size_pictures(sample: VectorSample, choice: Choice, run: Run) -> dict[SampleName, int]:
+def size_pictures(sample: VectorSample, choice: Choice, run: Run, copies: CopyGroups | None) -> dict[SampleName, int]:
     """Say of which samples pictures are wanted, and how large."""
     sides = {sample.names[row]: SMALL_SIDE for row in choice.points}
     large = {*choice.notes, *(row for query in choice.queries for row, _ in query)}
     sides |= {sample.names[row]: LARGE_SIDE for row in sorted(large)}
+    sides |= {name: LARGE_SIDE for group in (copies.groups if copies else ()) for name in group}
     return sides | {name_failed(*failed): LARGE_SIDE for named in run.failed.values() for failed in named}
 
 
