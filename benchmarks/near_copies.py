@@ -1,13 +1,13 @@
 """Near copies over a whole run, against brute force and against SemDeDup's way: pairs found, time, peak memory.
 
-    python benchmarks/near_copies.py photographs FOLDER [ROWS]       100,000 crops of real photographs, with planted copies
-    python benchmarks/near_copies.py made-up FOLDER [ROWS] [LENGTH]  10,000,000 vectors of 64 numbers, planted copies
+    python benchmarks/near_copies.py photographs FOLDER [ROWS]     100,000 crops of photographs, with planted copies
+    python benchmarks/near_copies.py made-up FOLDER [ROWS] [SIZE]  10,000,000 vectors of 64 numbers, a tenth copies
 
-The crops are of the photographs that scikit-image and foolbox bring, turned, mirrored and with their colours exchanged
-to be more, at 64 x 64 pixels through EfficientNet-Lite0. One in 20 has three copies: cut a little, at another size, of
-another quality. SemDeDup (NeMo Curator's semantic deduplication) compares within clusters of k-means alone; its
-`eps` is 1 - cosine. That is written here plainly, with the same clusters. The steps are run one after the other by the
-command line, as the workflow does, with two threads.
+The crops are of the photographs that scikit-image and foolbox bring, turned, mirrored and with their colours
+exchanged to be more, at 64 x 64 pixels through EfficientNet-Lite0. One in 20 has three copies: cut a little, at another
+size, of another quality. SemDeDup (NeMo Curator's semantic deduplication) compares within clusters of k-means alone;
+its `eps` is 1 - cosine. That is written here plainly, with the same clusters. The steps are run one after the other by
+the command line, as the workflow does, with two threads.
 """
 
 import io
@@ -16,6 +16,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from embedders.copies.plan import normalize, read_plan
 from embedders.copies.search import find_nearest
 from embedders.copies.settings import count_parts
 from embedders.output.near_copies import read_near_copies
+from embedders.output.parquet import read_vectors
 from embedders.output.provenance import EmbedderRecord, FileRecord, Provenance
 from embedders.output.run import open_run
 from embedders.output.writer import EmbeddingWriter
@@ -46,7 +48,7 @@ def find_photographs() -> list[np.ndarray]:
     return [np.asarray(Image.open(path).convert("RGB")) for path in found]
 
 
-def cut(photographs: list[np.ndarray], rows: int):
+def cut(photographs: list[np.ndarray], rows: int) -> Iterator[np.ndarray]:
     """Yield crops as arrays of 64 x 64 pixels, each by its own random numbers; the copies come right after."""
     from PIL import Image
 
@@ -64,7 +66,7 @@ def cut(photographs: list[np.ndarray], rows: int):
         photograph = photographs[chance.integers(len(photographs))]
         side = int(min(photograph.shape[:2]) * chance.uniform(0.2, 0.7))
         top, left = (chance.integers(0, length - side + 1) for length in photograph.shape[:2])
-        crop = photograph[top : top + side, left : left + side][:, :, permutations[chance.integers(6)]]
+        crop = photograph[top : top + side, left : left + side][:, :, orders[chance.integers(6)]]
         crop = np.ascontiguousarray(np.rot90(crop, chance.integers(4))[:, :: chance.choice([-1, 1])])
         yield shrink(crop)
         made += 1
@@ -78,7 +80,7 @@ def cut(photographs: list[np.ndarray], rows: int):
             made += 3
 
 
-def embed_photographs(rows: int):
+def embed_photographs(rows: int) -> Iterator[np.ndarray]:
     """Yield vectors of crops, a thousand at a time."""
     import timm
     import torch
@@ -99,7 +101,7 @@ def embed_photographs(rows: int):
             waiting = []
 
 
-def make_up(rows: int, dimension: int):
+def make_up(rows: int, dimension: int) -> Iterator[np.ndarray]:
     """Yield random vectors around a thousand directions, a million at a time; a tenth are copies of those before."""
     chance = np.random.default_rng(0)
     topics = chance.standard_normal((1000, dimension), np.float32)
@@ -115,8 +117,8 @@ def make_up(rows: int, dimension: int):
         rows -= count
 
 
-def write_run(folder: Path, batches, rows: int) -> None:
-    """Write a run of these vectors, its rows in another order than they were made."""
+def write_run(folder: Path, batches: Iterable[np.ndarray]) -> None:
+    """Write a run of these vectors."""
     made = EmbedderRecord("benchmark:None", {}, "benchmark", None, None, {}, "cpu", {})
     shards = {}
     for batch in batches:
@@ -173,8 +175,6 @@ def find_copies(folder: Path) -> None:
 def compare_with_brute_force(folder: Path) -> None:
     """Compare the pairs with all that there are, and with those that SemDeDup's way finds."""
     run, plan = open_run(folder), read_plan(folder / "work/plan.npz")
-    from embedders.output.parquet import read_vectors
-
     vectors = normalize(np.concatenate([read_vectors(run.find_file(shard))[1] for shard in run.rows]))[0]
     home = find_nearest(vectors, plan.centres, 1)[1][:, 0]
     index = faiss.IndexFlatIP(vectors.shape[1])
@@ -205,7 +205,7 @@ def main() -> None:
     if not (folder / "run_shards.json").is_file():
         dimension = int(sys.argv[4]) if len(sys.argv) > 4 else 64
         batches = embed_photographs(rows) if kind == "photographs" else make_up(rows, dimension)
-        write_run(folder, batches, rows)
+        write_run(folder, batches)
     find_copies(folder)
     if rows <= 200_000:
         compare_with_brute_force(folder)
