@@ -3,11 +3,11 @@
     python benchmarks/near_copies.py photographs FOLDER [ROWS]     100,000 crops of photographs, with planted copies
     python benchmarks/near_copies.py made-up FOLDER [ROWS] [SIZE]  10,000,000 vectors of 64 numbers, a tenth copies
 
-The crops are of the photographs that scikit-image and foolbox bring, turned, mirrored and with their colours
-exchanged to be more, at 64 x 64 pixels through EfficientNet-Lite0. One in 20 has three copies: cut a little, at another
-size, of another quality. SemDeDup (NeMo Curator's semantic deduplication) compares within clusters of k-means alone;
-its `eps` is 1 - cosine. That is written here plainly, with the same clusters. The steps are run one after the other by
-the command line, as the workflow does, with two threads.
+The crops are of the photographs that scikit-image and foolbox bring, turned, mirrored and with their colours exchanged
+to be more, at 64 x 64 pixels through EfficientNet-Lite0. One in 20 has three copies: cut a little, at another size, of
+another quality. SemDeDup (NeMo Curator's semantic deduplication) compares within clusters of k-means alone; its `eps`
+is 1 - cosine. That is written here plainly, with the same clusters. The steps are run one after the other by the
+command line, as the workflow does, with two threads.
 """
 
 import io
@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
+from itertools import permutations
 from pathlib import Path
 
 import faiss
@@ -52,10 +53,7 @@ def cut(photographs: list[np.ndarray], rows: int) -> Iterator[np.ndarray]:
     """Yield crops as arrays of 64 x 64 pixels, each by its own random numbers; the copies come right after."""
     from PIL import Image
 
-    chance, permutations = (
-        np.random.default_rng(0),
-        [(0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0)],
-    )
+    chance, orders = np.random.default_rng(0), list(permutations(range(3)))
 
     def shrink(picture: np.ndarray | Image.Image) -> np.ndarray:
         picture = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
