@@ -3,8 +3,8 @@
     python benchmarks/near_copies.py photographs FOLDER [ROWS]     100,000 crops of photographs, with planted copies
     python benchmarks/near_copies.py made-up FOLDER [ROWS] [SIZE]  10,000,000 vectors of 64 numbers, a tenth copies
 
-The crops are of the photographs that scikit-image and foolbox bring, turned, mirrored and with their colours exchanged
-to be more, at 64 x 64 pixels through EfficientNet-Lite0. One in 20 has three copies: cut a little, at another size, of
+The crops are of the photographs that scikit-image and foolbox bring, turned, mirrored and with other colours to be
+more, at 64 x 64 pixels through EfficientNet-Lite0. One in 20 has three copies: cut a little, at another size, of
 another quality. SemDeDup (NeMo Curator's semantic deduplication) compares within clusters of k-means alone; its `eps`
 is 1 - cosine. That is written here plainly, with the same clusters. The steps are run one after the other by the
 command line, as the workflow does, with two threads.
@@ -46,7 +46,10 @@ def find_photographs() -> list[np.ndarray]:
     folders = [Path(find_spec(name).submodule_search_locations[0], "data") for name in ("skimage", "foolbox")]
     found = [path for folder in folders for path in sorted(folder.iterdir())]
     found = [path for path in found if path.stem in wanted or path.name.startswith("imagenet")]
-    return [np.asarray(Image.open(path).convert("RGB")) for path in found]
+    photographs = [Image.open(path).convert("RGB") for path in found]
+    for photograph in photographs:
+        photograph.thumbnail((512, 512))
+    return [np.asarray(photograph) for photograph in photographs]
 
 
 def cut(photographs: list[np.ndarray], rows: int) -> Iterator[np.ndarray]:
