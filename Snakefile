@@ -23,13 +23,6 @@ from snakemake.utils import min_version
 min_version("9.8")
 
 
-# A --configfile takes the place of config.yaml. Snakemake would merge the two key by key, and so hand the arguments of
-# one embedder to another; its --replace-workflow-config does not reach the jobs that an executor submits.
-if not workflow.overwrite_configfiles:
-
-    configfile: "config.yaml"
-
-
 include: "workflow/rules/common.smk"
 
 
@@ -37,6 +30,8 @@ include: "workflow/rules/common.smk"
 container: config["container"]
 
 
+include: "workflow/rules/jobs.smk"
+include: "workflow/rules/handlers.smk"
 include: "workflow/rules/embed.smk"
 include: "workflow/rules/score.smk"
 include: "workflow/rules/summary.smk"
@@ -47,16 +42,16 @@ include: "workflow/rules/retry.smk"
 
 onstart:
     require_python()
-    describe_run()
+    begin_run()
     follow_run(OUT, SHARDS, logger.info)
 
 
 onerror:
-    restore_finished()
-    describe_failures()
+    name_failures()
 
 
 rule all:
+    """Ask for all that config.yaml asks for."""
     default_target: True
     input:
         f"{OUT}/summary.json",

@@ -57,6 +57,7 @@ def check_embedder(
     device: str = "cpu",
     id_col: str = "__key__",
     on_speed: Callable[[Speed], None] = lambda speed: None,
+    image_suffix: str = "",
 ) -> Iterator[Finding]:
     """Try an embedder on the first images of a shard.
 
@@ -66,6 +67,7 @@ def check_embedder(
         device: `"cuda"` or `"cpu"`.
         id_col: The metadata field that identifies a sample.
         on_speed: Called with the speed that was seen, if the embedder came so far.
+        image_suffix: As in `embed_shards`.
 
     Yields:
         One finding for each thing that was looked at. After one that is wrong, what builds on it is left out.
@@ -89,7 +91,7 @@ def check_embedder(
         return
     yield Finding("model", f"loaded {embedder.model_name} on {'the GPU' if device == 'cuda' else 'the CPU'}")
     try:
-        batches, failed = load_batches(embedder, tar_path, id_col, device, IMAGES[device])
+        batches, failed = load_batches(embedder, tar_path, id_col, device, IMAGES[device], image_suffix)
         findings = list(check_batches(batches, failed, id_col))
         if not uses_default_loader(embedder) and not any(finding.is_wrong for finding in findings):
             findings += check_ids(batches, id_col, tar_path)
@@ -98,7 +100,7 @@ def check_embedder(
         if not batches or any(finding.is_wrong for finding in findings if not failed):
             return
         start = perf_counter()
-        again, _ = load_batches(embedder, tar_path, id_col, device, TIMED_IMAGES[device])
+        again, _ = load_batches(embedder, tar_path, id_col, device, TIMED_IMAGES[device], image_suffix)
         loaded_per_s = sum(len(metadata) for _, metadata in again) / (perf_counter() - start)
         yield from check_loading_again(batches, again)
     except TarquetError as error:

@@ -25,21 +25,24 @@ class Plan:
         centres: Of the clusters, of shape (clusters, dimension) and norm 1.
         shards: Names of the shards, in the order of the run.
         starts: Number of the first row of each shard, counted over the run; the last one is their total.
+        made_from: Size and time of change of each shard's file, so that a plan of other files is another plan.
     """
 
     centres: np.ndarray
     shards: list[str]
     starts: np.ndarray
+    made_from: np.ndarray
 
     def write(self, file: BinaryIO) -> None:
-        """Write the plan. It differs wherever the rows of the run do, so that nothing old is taken for new."""
-        np.savez(file, centres=self.centres, shards=np.array(self.shards), starts=self.starts)
+        """Write the plan."""
+        names = {"shards": np.array(self.shards), "starts": self.starts, "made_from": self.made_from}
+        np.savez(file, centres=self.centres, **names)
 
 
 def read_plan(path: str | Path) -> Plan:
     """Read a plan."""
     with np.load(path) as file:
-        return Plan(file["centres"], file["shards"].tolist(), file["starts"])
+        return Plan(file["centres"], file["shards"].tolist(), file["starts"], file["made_from"])
 
 
 def make_plan(run: Run) -> Plan:
@@ -49,7 +52,7 @@ def make_plan(run: Run) -> Plan:
     sample = sample_rows(run, min(SAMPLE_PER_CLUSTER * clusters, MAX_SAMPLE_BYTES // (4 * run.dimension)))
     clusters = min(clusters, len(sample))
     centres = find_centres(sample, clusters) if clusters > 1 else np.eye(1, run.dimension, dtype=np.float32)
-    return Plan(centres, list(run.rows), starts)
+    return Plan(centres, list(run.rows), starts, np.array(list(run.sizes.values())))
 
 
 def count_clusters(rows: int) -> int:

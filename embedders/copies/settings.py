@@ -1,9 +1,12 @@
 """What `near_copies` in config.yaml means, and how its work is divided among jobs. The Snakefile imports it."""
 
-from collections.abc import Mapping, Sequence
+import hashlib
+import json
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from embedders.errors import ConfigError
+from embedders.errors import ConfigError, ShardError
 
 # A job takes so many shards, or more where there would be too many jobs: each that compares reads what every one has
 # assigned.
@@ -33,3 +36,22 @@ def count_parts(shards: int) -> int:
 def choose_part(items: Sequence, part: int, parts: int) -> Sequence:
     """Return the items of one of so many parts, in order."""
     return items[part * len(items) // parts : (part + 1) * len(items) // parts]
+
+
+def name_search(cosine: float, shards: Collection[str]) -> str:
+    """Return a name for what a search leaves on its way, another one for another cosine or other shards."""
+    return hashlib.sha256(json.dumps([cosine, list(shards)]).encode()).hexdigest()[:12]
+
+
+def is_stale(path: str, settings: Mapping[str, Any], shards: Collection[str]) -> bool:
+    """Return whether a list that is there was made by other settings, or of other shards."""
+    # Here and not at the top: it brings pyarrow, which no other target needs.
+    from embedders.output.near_copies import read_counts
+
+    if not Path(path).is_file():
+        return False  # Snakemake makes what is missing
+    try:
+        counts = read_counts(path)
+    except ShardError:
+        return True
+    return settings != {"cosine": counts.cosine, "keep": counts.keep} or list(counts.rows) != list(shards)

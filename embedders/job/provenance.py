@@ -15,6 +15,7 @@ from embedders import __version__
 from embedders.base import ImageEmbedder
 from embedders.classifier import ImageClassifier
 from embedders.errors import ShardError
+from embedders.output.hashes import hash_file
 from embedders.output.provenance import ClassifierRecord, EmbedderRecord, FileRecord
 
 
@@ -70,16 +71,11 @@ def describe_shard(tar_path: str) -> FileRecord:
         raise ShardError(f"{tar_path!r}: cannot be read ({error.strerror}); expected a .tar file") from error
 
 
-def hash_file(path: str | Path) -> str:
-    """SHA-256 of a file."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def hash_source(embedder_class: type) -> str | None:
     """SHA-256 of the file that defines a class; `None` for one without a file (a notebook)."""
     try:
-        return hash_file(inspect.getsourcefile(embedder_class))
+        source = inspect.getsourcefile(embedder_class)
+        return None if source is None else hash_file(source)
     except (TypeError, OSError):
         return None
 
@@ -96,7 +92,7 @@ def hash_weights(model: Callable) -> str | None:
         for name, value in module.state_dict().items():
             digest.update(name.encode())
             if isinstance(value, torch.Tensor):
-                digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+                digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest() if modules else None
 
 

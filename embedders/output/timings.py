@@ -54,6 +54,11 @@ class Timings:
         # Many threads decode at once.
         self._lock = threading.Lock()
 
+    def add(self, spent_on: str, seconds: float) -> None:
+        """Put a time to an account."""
+        with self._lock:
+            self.seconds[spent_on] = self.seconds.get(spent_on, 0.0) + seconds
+
     @contextmanager
     def time(self, spent_on: str) -> Iterator[None]:
         """Put the time of a block to an account."""
@@ -61,16 +66,17 @@ class Timings:
         try:
             yield
         finally:
-            seconds = perf_counter() - start
-            with self._lock:
-                self.seconds[spent_on] = self.seconds.get(spent_on, 0.0) + seconds
+            self.add(spent_on, perf_counter() - start)
 
     def time_items(self, items: Iterable[Item], spent_on: str) -> Iterator[Item]:
         """Pass items on, and put the time that it takes to get them to an account."""
         iterator = iter(items)
         while True:
-            with self.time(spent_on):
+            start = perf_counter()
+            try:
                 item = next(iterator, _END)
+            finally:
+                self.add(spent_on, perf_counter() - start)
             if item is _END:
                 return
             yield item

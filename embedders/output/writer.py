@@ -19,7 +19,7 @@ from embedders.output.provenance import Provenance, ScoreProvenance
 
 DTYPES = {"float32": (pa.float32(), np.float32), "float16": (pa.float16(), np.float16)}
 PROVENANCE = b"tarquet"
-# A row group is held in memory, three times over while it is written.
+# A row group is held in memory, three times over while it is written, and whole by most readers who want one row.
 BYTES_PER_GROUP = 8 << 20
 
 LEDGER_SCHEMA = pa.schema(
@@ -83,29 +83,29 @@ class EmbeddingWriter:
             rows: The columns beside the vectors.
             vectors: float32 or the stored type, of shape (rows, dimension).
         """
-        self._open(vectors.shape[1])
+        writer = self._open(vectors.shape[1])
         if not len(vectors):
             return
         self._has_rows = True
         self._null_columns -= {name for name in self._null_columns if rows.column(name).null_count < len(vectors)}
-        schema = self._writer.schema
+        schema = writer.schema
         flat = pa.array(vectors.astype(self._numpy_type, copy=False).reshape(-1))
         stored = pa.FixedSizeListArray.from_arrays(flat, type=schema.field(self._vector_column).type)
         self._batches.append(pa.RecordBatch.from_arrays([*rows.columns, stored], schema=schema))
         self._bytes += self._batches[-1].nbytes
         if self._bytes >= BYTES_PER_GROUP:
-            self._flush()
+            self._flush(writer)
 
     def close(self, dimension: int, provenance: Provenance) -> None:
         """Write what is left and the footer; `dimension` serves a shard without a row."""
-        self._open(dimension)
-        self._flush()
-        self._writer.add_key_value_metadata({PROVENANCE: json.dumps(provenance.as_json())})
-        self._writer.close()
+        writer = self._open(dimension)
+        self._flush(writer)
+        writer.add_key_value_metadata({PROVENANCE: json.dumps(provenance.as_json())})
+        writer.close()
 
-    def _open(self, dimension: int) -> None:
+    def _open(self, dimension: int) -> pq.ParquetWriter:
         if self._writer is not None:
-            return
+            return self._writer
         vector = pa.list_(pa.field("element", self._arrow_type, nullable=False), dimension)
         schema = self._columns.append(pa.field(self._vector_column, vector, nullable=False))
         names = self._columns.names
@@ -117,11 +117,13 @@ class EmbeddingWriter:
             compression={**dict.fromkeys(names, "zstd"), leaf: "none"},
             write_statistics=names,
             write_page_checksum=True,
+            write_page_index=True,
         )
+        return self._writer
 
-    def _flush(self) -> None:
+    def _flush(self, writer: pq.ParquetWriter) -> None:
         if self._batches:
-            self._writer.write_table(pa.Table.from_batches(self._batches))
+            writer.write_table(pa.Table.from_batches(self._batches))
         self._batches, self._bytes = [], 0
 
 
@@ -144,4 +146,4 @@ def write_scores(file: BinaryIO, table: pa.Table, provenance: ScoreProvenance) -
 
 def _write_table(file: BinaryIO, table: pa.Table, footer: dict[str, Any]) -> None:
     table = table.replace_schema_metadata({PROVENANCE: json.dumps(footer)})
-    pq.write_table(table, file, write_page_checksum=True)
+    pq.write_table(table, file, write_page_checksum=True, write_page_index=True)

@@ -6,7 +6,8 @@ other address. The same results give the same page.
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -75,9 +76,9 @@ def write_report(folder: str | Path, path: str | Path) -> None:
     """
     tar_paths = read_shards(Path(folder))
     run = read_run(Path(folder), list(tar_paths))
-    if not run.shards:
+    if run.first is None:
         raise ConfigError(f"{str(folder)!r}: none of its {len(tar_paths)} shards is finished; run snakemake first")
-    page = describe_run(Path(folder), run, tar_paths)
+    page = describe_run(Path(folder), run, run.first, tar_paths)
     # What comes from the tars is strangers' text: all of it is escaped, in the JSON of the charts too (`tojson`).
     templates = jinja2.Environment(loader=jinja2.PackageLoader("embedders.report", "."), autoescape=True)
     templates.policies["json.dumps_kwargs"] = {}  # else it sorts the keys, and Bokeh goes by their order
@@ -89,6 +90,8 @@ def read_run(folder: Path, shards: list[str]) -> Run:
     """Read the footers and the ledgers of a run; shards that are not finished are only named."""
     finished = [shard for shard in shards if (folder / f"embeddings/{shard}.parquet").is_file()]
     run = Run(unfinished=sorted(set(shards) - set(finished)))
+    with suppress(FileNotFoundError):
+        run.summary.strays = json.loads((folder / "summary.json").read_text()).get("strays", {})
     for account in read_accounts(folder, finished):
         run.first = run.first or account.output
         run.devices[account.output.provenance.embedder.device] += 1
@@ -146,20 +149,20 @@ def choose_rows(vectors: np.ndarray) -> Choice:
     return replace(choice, points=sorted({*order[:MAP_POINTS], *choice.notes}))
 
 
-def describe_run(folder: Path, run: Run, tar_paths: Mapping[str, str]) -> dict[str, Any]:
+def describe_run(folder: Path, run: Run, first: VectorFile, tar_paths: Mapping[str, str]) -> dict[str, Any]:
     """Gather what the page shows."""
     rows = {shard["name"]: shard["rows"] for shard in run.shards}
-    everything = sample_vectors(folder / "embeddings", rows, run.first.dimension)
+    everything = sample_vectors(folder / "embeddings", rows, first.dimension)
     checks = check_vectors(everything.vectors)
     sample = everything.choose(find_sound(everything.vectors))
     vectors = scale_to_length_1(sample.vectors)
     choice = choose_rows(vectors)
-    thumbnails = Thumbnails(tar_paths)
+    thumbnails = Thumbnails(tar_paths, run.first.provenance.image_suffix)
     copies = gather_copies(folder, rows)
     thumbnails.read(size_pictures(sample, choice, run, copies))
 
     sampled_shards = sorted({name.shard for name in everything.names})
-    scores = gather_scores(folder, sampled_shards)
+    scores = gather_scores(folder, sampled_shards, run.summary.strays)
     charts = draw_charts(run.shards, checks, choice.nearest)
     charts |= {f"score {name}": draw_histogram(values, name) for name, values in scores.items()}
     if len(choice.points) > 1:
@@ -178,7 +181,7 @@ def describe_run(folder: Path, run: Run, tar_paths: Mapping[str, str]) -> dict[s
     return {
         "folder": str(folder),
         "run": run,
-        "arguments": json.dumps(run.first.provenance.embedder.args),
+        "arguments": json.dumps(first.provenance.embedder.args),
         "findings": sorted(findings, key=lambda finding: LEVELS.index(finding.level)),
         "checks": checks,
         "choice": choice,
@@ -229,11 +232,12 @@ def describe_time(seconds: Mapping[str, float]) -> dict[str, Any]:
     return {"total": total, "shares": shares, "beside": describe_seconds(beside)}
 
 
-def gather_scores(folder: Path, shards: list[str]) -> dict[str, np.ndarray]:
-    """Read the scores of some shards by the name of the score, where there are any."""
+def gather_scores(folder: Path, shards: list[str], strays: Collection[str]) -> dict[str, np.ndarray]:
+    """Read the scores of some shards by the name of the score, where there are any; no stray ones."""
     scores = {}
     for place in sorted((folder / "scores").glob("*/")):
         paths = [path for shard in shards if (path := place / f"{shard}.parquet").is_file()]
+        paths = [path for path in paths if str(path.relative_to(folder)) not in strays]
         values = np.concatenate([read_scores(str(path)) for path in paths] or [np.empty(0)])
         if len(values) and np.issubdtype(values.dtype, np.number):
             scores[place.name] = values[np.isfinite(values)]

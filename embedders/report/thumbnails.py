@@ -66,7 +66,7 @@ class Thumbnails:
     def _read_shard(self, shard: str, sides: dict[SampleName, int]) -> None:
         left = set(sides)
         for sample in read_chosen(self._tar_paths[shard], {wanted.key for wanted in sides}):
-            names = {SampleName(shard, sample.key, sample.offset)}
+            names = {SampleName(shard, sample.account, sample.offset)}
             if sample.problem is None:
                 names.add(SampleName(shard, sample.key))
             for wanted in names & left:
@@ -85,10 +85,10 @@ class Thumbnails:
             self._addresses[wanted] = address
 
 
-def draw_sample(sample: Sample, side: int) -> str | None:
+def draw_sample(sample: Sample, side: int, image_suffix: str = "") -> str | None:
     """Draw the image of a sample, or, where it has several, the first one that can be shown."""
     try:
-        suffixes = [select_image(sample)[0]]
+        suffixes = [select_image(sample, image_suffix)[0]]
     except SampleError:
         suffixes = [name for name in sample.members if name.rpartition(".")[2] in IMAGE_SUFFIXES]
     for name in suffixes:

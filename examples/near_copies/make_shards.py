@@ -1,7 +1,7 @@
 """Lays out shards as img2dataset writes them: photographs of scikit-image, some in copies from other addresses.
 
-The one argument is the folder to write to. Nothing is downloaded. From a list of addresses of your own you get the same
-by: img2dataset --url_list urls.txt --output_folder data --output_format webdataset
+The one argument is the folder to write to. Nothing is downloaded. From a list of addresses of your own the same
+comes by: img2dataset --url_list urls.txt --output_folder data --output_format webdataset
 """
 
 import io

@@ -114,7 +114,8 @@ def test_inspect_shows_all_that_made_the_vectors(folder):
     assert said == {
         "file": f"{folder}/s.parquet", "rows": 3, "dimension": 5, "vectors": said["vectors"], "schema_version": 1,
         "vector_column": "image_embedding", "classifiers": [],
-        "max_batch_size": None, "embedding_dtype": "float32", "id_col": "__key__", "ledger": f"{folder}/s.ledger",
+        "max_batch_size": None, "embedding_dtype": "float32", "id_col": "__key__", "image_suffix": "",
+        "ledger": f"{folder}/s.ledger",
         "shard": {"path": f"{folder}/s.tar", "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()},
         "null_columns": [],
         "is_retry": False, "samples": 5, "embedded": 3, "failed": {"undecodable": 1, "bad_name": 1},
@@ -162,6 +163,7 @@ def test_a_sound_output_is_called_sound(folder, dtype):
     assert said == f"sound: {folder}/s.parquet: 3 rows, 2 failed, 3 embedded again\n"
 
 
+@pytest.mark.slow
 def test_it_runs_as_a_process_and_takes_several_files(folder):
     shutil.copy(folder / "s.tar", folder / "t.tar")
     job = run_cli("verify", embed(folder), embed(folder, shard="t"), "--sample", 4, "--device", "cpu")
@@ -381,6 +383,7 @@ def test_a_flipped_byte_in_the_pages_is_found_without_embedding_again(folder):
     assert found > 40
 
 
+@pytest.mark.slow
 def test_a_program_gets_the_verdicts_as_json(tmp_path):
     make_shard(tmp_path / "s.tar", 3)
     assert run_cli("embed", tmp_path / "s.tar", tmp_path / "o.parquet", "--embedder", MEAN_COLOR).returncode == 0
@@ -390,3 +393,60 @@ def test_a_program_gets_the_verdicts_as_json(tmp_path):
     counts = {"rows": 3, "failed": 0, "embedded_again": 3}
     assert sound == {"file": f"{tmp_path}/o.parquet", **counts, "is_sound": True, "wrong": []}
     assert (wrong["file"], wrong["is_sound"], len(wrong["wrong"])) == (f"{tmp_path}/s.tar", False, 1)
+
+
+# Folders.
+
+
+@pytest.fixture
+def run(folder):
+    """The folder of a run of two shards, one of them in a folder of its own, with a retry."""
+    results = folder / "results"
+    for name in ("s", "val/t"):
+        make_tar(folder / f"{name.replace('/', '-')}.tar", {"0.jpg": make_image(1), "1.jpg": b"no image"})
+        paths = {"embeddings": "parquet_path", "ledger": "ledger_path"}
+        for place in (results, results / "retried")[: 1 + (name == "s")]:
+            embedder = build_embedder(f"{folder}/linear.py:Linear", {"weights": f"{folder}/weights.pth"})
+            only = {"1"} if place.name == "retried" else None
+            arguments = {key: place / f"{kind}/{name}.parquet" for kind, key in paths.items()}
+            options = {"max_failed_fraction": 1.0, "only": only, "device": "cpu"}
+            embed_shard(embedder, folder / f"{name.replace('/', '-')}.tar", **arguments, **options)
+    (results / "run_shards.json").write_text(json.dumps({"s": "s.tar", "val/t": "val-t.tar"}))
+    return results
+
+
+def test_a_folder_is_taken_as_the_run_in_it_and_all_its_outputs_are_verified(run, tmp_path, monkeypatch):
+    result = verify(run)
+    assert result.exit_code == 0, result.output
+    lines = [line for line in result.output.splitlines() if line.startswith("sound")]
+    names = ["embeddings/s", "embeddings/val/t", "retried/embeddings/s"]
+    assert [line.partition(": 1 rows")[0].partition(": 0 rows")[0] for line in lines] == [
+        f"sound: {run}/{name}.parquet" for name in names
+    ]
+    (run / "embeddings/val/t.parquet").unlink()
+    result = verify(run)
+    assert result.exit_code == 1
+    assert f"wrong: {run}/embeddings/val/t.parquet: " in result.output
+    assert "error: 1 of 3 files are not sound" in result.output
+
+
+def test_a_folder_of_outputs_alone_is_verified_too(run):
+    result = verify(run / "embeddings")
+    assert result.exit_code == 0, result.output
+    assert result.output.count("sound: ") == 2
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [("empty", "there is no output in this folder"), ("none", "there is no such file or folder")],
+)
+def test_a_path_that_means_no_output_is_one_line(tmp_path, path, words):
+    (tmp_path / "empty").mkdir()
+    job = run_cli("verify", tmp_path / path)
+    assert (job.returncode, job.stdout) == (1, "")
+    assert words in job.stderr and job.stderr.count("\n") == 1
+
+
+def test_shard_and_ledger_go_with_one_output(run, folder):
+    result = verify(run, "--shard", folder / "s.tar")
+    assert "--shard and --ledger go with one file; 3 were given" in result.output

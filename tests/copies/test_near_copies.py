@@ -21,6 +21,12 @@ from embedders.output.near_copies import read_near_copies
 from embedders.output.run import open_run
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Threads that wait for each other stand still where other tests take the cores."""
+    search.set_threads(1)
+
+
 def make_vectors(rows, dimension, copies, seed=0):
     """Random vectors with some directions more frequent than others; the last ones are copies of the first."""
     chance = np.random.default_rng(seed)

@@ -3,8 +3,17 @@
 #
 # outputs: {output_dir}/near_copies.parquet; {output_dir}/.near_copies/ holds what its jobs leave for each other
 
-COPIES = f"{OUT}/.near_copies"
+# What is there of a search for another cosine, or over other shards, is no part of this one.
+COPIES = f"{OUT}/.near_copies/{name_search(config['near_copies']['cosine'], SHARDS)}"
 COPY_PARTS = range(count_parts(len(SHARDS)))
+
+
+def find_pairs(wildcards):
+    """Name the pairs of each part, and have the list made again that was made by other settings."""
+    path = f"{OUT}/near_copies.parquet"
+    if is_stale(path, config["near_copies"], SHARDS):
+        snakemake_insides.force(workflow, [path])
+    return expand(f"{COPIES}/{{part}}.pairs.npz", part=COPY_PARTS)
 
 
 # It reads the keys of copies: as `summarize` not worth a wait in a cluster's queue.
@@ -13,8 +22,9 @@ localrules:
 
 
 rule plan_near_copies:
+    """Find the centres of clusters."""
     input:
-        list_requested,
+        list_embedded,
     output:
         f"{COPIES}/plan.npz",
     log:
@@ -38,12 +48,9 @@ rule plan_near_copies:
 
 
 rule assign_near_copies:
+    """Write the rows of some shards by cluster."""
     input:
         plan=f"{COPIES}/plan.npz",
-        shards=lambda wildcards: expand(
-            f"{OUT}/embeddings/{{shard}}.parquet",
-            shard=choose_part(list(SHARDS), int(wildcards.part), len(COPY_PARTS)),
-        ),
     output:
         rows=temp(f"{COPIES}/{{part}}.rows"),
         offsets=temp(f"{COPIES}/{{part}}.offsets.npy"),
@@ -74,6 +81,7 @@ rule assign_near_copies:
 
 
 rule compare_near_copies:
+    """Find the pairs in some clusters."""
     input:
         plan=f"{COPIES}/plan.npz",
         assigned=expand(
@@ -111,9 +119,10 @@ rule compare_near_copies:
 
 
 rule list_near_copies:
+    """Name the pairs and their groups."""
     input:
         plan=f"{COPIES}/plan.npz",
-        pairs=expand(f"{COPIES}/{{part}}.pairs.npz", part=COPY_PARTS),
+        pairs=find_pairs,
     output:
         f"{OUT}/near_copies.parquet",
     log:

@@ -5,16 +5,18 @@
 
 
 rule retry:
+    """Ask for the samples that failed, of all shards."""
     input:
         list_retried,
 
 
 rule embed_failed:
+    """Embed the samples of a shard that its ledger names."""
     input:
-        find_input,
+        find_input("retried/embeddings"),
     output:
-        embeddings=[f"{OUT}/retried/embeddings/{{shard}}.parquet"],
-        ledgers=[f"{OUT}/retried/ledger/{{shard}}.parquet"],
+        embeddings=f"{OUT}/retried/embeddings/{{shard}}.parquet",
+        ledger=f"{OUT}/retried/ledger/{{shard}}.parquet",
     log:
         f"{OUT}/logs/retry/{{shard}}.log",
     benchmark:
@@ -27,11 +29,8 @@ rule embed_failed:
         mem_mb=grow(config["mem_mb"]),
         runtime=grow(config["runtime"]),
     params:
-        **EMBED_PARAMS,
+        shards=write_shard_of_job,
         # The ledger is no input, or a new class in config.yaml would first embed the whole shard again.
-        extra=lambda wildcards: f"--only {shlex.quote(f'{OUT}/ledger/{wildcards.shard}.parquet')}",
-        ledger=lambda wildcards: fingerprint_file(
-            f"{OUT}/ledger/{wildcards.shard}.parquet"
-        ),
+        options=give_retry_options,
     shell:
         EMBED_COMMAND

@@ -9,8 +9,9 @@ localrules:
 
 
 rule summarize:
+    """Count what the shards left."""
     input:
-        list_requested,
+        list_embedded,
     output:
         f"{OUT}/summary.json",
     log:
