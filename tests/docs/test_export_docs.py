@@ -5,6 +5,8 @@ import re
 import datasets
 import faiss
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from support.results import make_run
 from support.tools import ROOT, run_cli
@@ -26,7 +28,7 @@ def project(request, tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("name", ["FAISS", "LanceDB", "Hugging Face"])
+@pytest.mark.parametrize("name", ["FAISS", "SemDeDup", "LanceDB", "Hugging Face"])
 def test_a_recipe_gives_what_it_says(name, project, monkeypatch):
     monkeypatch.chdir(project)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(project / "cache"))
@@ -37,6 +39,11 @@ def test_a_recipe_gives_what_it_says(name, project, monkeypatch):
         index = faiss.read_index(str(project / "images.faiss"))
         assert index.ntotal == 42
         assert np.array_equal(index.reconstruct_n(0, 42), vectors.astype(np.float32))
+    elif name == "SemDeDup":
+        table = pq.read_table(project / "semdedup")
+        assert table.schema.field("embeddings").type.value_type == pa.float32()
+        assert np.array_equal(np.stack(table["embeddings"].to_numpy()), vectors)
+        assert len(set(table["id"].to_pylist())) == 42 and table["id"][30].as_py() == "b/00000"
     elif name == "LanceDB":
         assert (names["nearest"][0]["shard"], names["nearest"][0]["key"]) == ("a", names["query"]["key"])
         assert len(names["nearest"]) == 10
@@ -45,6 +52,6 @@ def test_a_recipe_gives_what_it_says(name, project, monkeypatch):
 
 
 def test_every_recipe_of_the_page_is_run():
-    assert set(RECIPES) == {"FAISS", "LanceDB", "Hugging Face"}
+    assert set(RECIPES) == {"FAISS", "SemDeDup", "LanceDB", "Hugging Face"}
     assert PAGE.count("```python") == len(RECIPES)
     assert len(RECIPES["FAISS"].strip().splitlines()) <= 8
