@@ -200,9 +200,8 @@ def compare_with_brute_force(folder: Path) -> None:
     found = {pair for pair in zip(*sides, strict=True) if asked & {*pair}}
     # By another order of the sums, a cosine may differ in the sixth place.
     unsure = {pair for pair in found - truth if vectors[pair[0]] @ vectors[pair[1]] >= COSINE - 1e-5}
-    print(
-        f"{len(truth):,} pairs of {len(queries):,} images by brute force; found {len(found & truth) / len(truth):.5f} of them"
-    )
+    share = len(found & truth) / len(truth)
+    print(f"{len(truth):,} pairs of {len(queries):,} images by brute force; found {share:.5f} of them")
     print(f"wrong pairs: {len(found - truth - unsure)}; SemDeDup's way finds {within / len(truth):.5f}")
 
 
