@@ -15,7 +15,8 @@
 #   report.html                   what the run gave, to look at
 #   run_config.yaml               the configuration that the run was made with
 #   run_shards.json               the path of each shard, by name
-#   logs/, benchmarks/            per shard
+#   record/                       what each result was made from
+#   logs/, benchmarks/            per job
 #   retried/                      what `snakemake retry` embedded
 
 from snakemake.utils import min_version

@@ -14,6 +14,7 @@ from embedders.checks.shard_statistics import Survey, survey_shard
 from embedders.errors import EmbedderError
 from embedders.job.locate import build_embedder, locate_class
 from embedders.output.columns import Columns
+from embedders.output.failed import FailureKind
 from embedders.output.timings import describe_duration
 from embedders.reading.samples import check_suffix
 
@@ -123,7 +124,8 @@ def estimate_run(speed: Speed, images: float) -> dict[str, float]:
 def has_default_loader(class_path: str) -> bool:
     """Whether a class leaves `load_dataset_shard` as it is; so does one that cannot be located."""
     try:
-        return locate_class(class_path).load_dataset_shard is ImageEmbedder.load_dataset_shard
+        located: Any = locate_class(class_path)
+        return located.load_dataset_shard is ImageEmbedder.load_dataset_shard
     except EmbedderError:
         return True
 
@@ -149,5 +151,7 @@ def describe_survey(survey: Survey) -> list[Finding]:
         message = (
             f"{count} of {survey.samples} samples will fail, {kind}, as {survey.first_problems[kind]}; {kind.fix}"
         )
+        if kind is FailureKind.DAMAGED_TAR and count < survey.samples:  # else there is nothing whole to embed
+            message += ", or set accept_damaged_shards: true"
         findings.append(Finding("shard", message, is_wrong=True))
     return findings

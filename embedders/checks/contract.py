@@ -90,6 +90,7 @@ def check_embedder(
         yield Finding("model", str(error), is_wrong=True)
         return
     yield Finding("model", f"loaded {embedder.model_name} on {'the GPU' if device == 'cuda' else 'the CPU'}")
+    yield from (Finding("model", note) for note in embedder.notes)
     try:
         batches, failed = load_batches(embedder, tar_path, id_col, device, IMAGES[device], image_suffix)
         findings = list(check_batches(batches, failed, id_col))
@@ -125,7 +126,7 @@ def build_on_trial(build: Callable[[], ImageEmbedder]) -> tuple[ImageEmbedder | 
     except EmbedderError as error:
         return None, [Finding("class", str(error), is_wrong=True)]
     except Exception as error:
-        message = f"it cannot be built: {describe_error(error)}; expected an embedder; mend the class"
+        message = f"it cannot be built: {describe_error(error)}; expected an embedder; fix the class"
         return None, [Finding("class", message, is_wrong=True)]
     if not isinstance(embedder, ImageEmbedder):
         message = f"it gives a {type(embedder).__name__}; expected an ImageEmbedder; derive the class from it"
@@ -156,7 +157,7 @@ def check_model(
         yield Finding("model", message, is_wrong=True)
         return
     norms = np.linalg.norm(vectors, axis=1)
-    shape = f"{vectors.shape[1]} numbers per image, all finite, lengths {norms.min():.3g} to {norms.max():.3g}"
+    shape = f"{vectors.shape[1]} dimensions, all finite, norms {norms.min():.3g} to {norms.max():.3g}"
     yield Finding("model", shape)
     parts = [part for module in find_modules(model.forward) for part in module.modules()]
     training = [type(part).__name__ for part in parts if part.training]

@@ -93,7 +93,7 @@ def check_batches(batches: list[Batch], failed: list[FailedSample], id_col: str)
     unprepared = [sample for sample in failed if sample.kind == FailureKind.PREPROCESS_ERROR]
     if unprepared:
         share = f"preprocess fails on {len(unprepared)} of the first {images + len(failed)} images"
-        message = f"{share}, as on {unprepared[0].key!r}: {unprepared[0].message}; expected a tensor; mend it"
+        message = f"{share}, as on {unprepared[0].key!r}: {unprepared[0].message}; expected a tensor; fix it"
         yield Finding("loader", message, is_wrong=True)
     if not images:
         first = f", {failed[0].key!r} for instance: {failed[0].message}" if failed else ""
@@ -126,7 +126,7 @@ def check_ids(batches: list[Batch], id_col: str, tar_path: str) -> Iterator[Find
     names = Counter(str(sample[id_col]) for sample in chain.from_iterable(metadata for _, metadata in batches))
     name, times = names.most_common(1)[0]
     if times > 1:
-        message = f"load_dataset_shard yields {name!r} {times} times; expected each sample once; mend the loader"
+        message = f"load_dataset_shard yields {name!r} {times} times; expected each sample once; fix the loader"
         yield Finding("loader", message, is_wrong=True)
         return
     if os.path.getsize(tar_path) > MAX_COUNTED_BYTES:

@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import median
 
 from embedders.output.failed import FailureKind, SampleError
-from embedders.reading.headers import ends_in_zeros
+from embedders.reading.end import ends_in_zeros
 from embedders.reading.images import ImageError, convert_to_rgb, open_image
 from embedders.reading.metadata import read_metadata
 from embedders.reading.samples import Sample, read_samples, select_image
@@ -111,7 +111,7 @@ def _survey_sample(
     survey.image_bytes.append(len(encoded))
     try:
         image = open_image(encoded)
-        survey.formats[image.format] += 1
+        survey.formats[image.format or "unknown"] += 1
         survey.sides.append(image.size)
         if len(survey.sides) <= DECODED_IMAGES:
             convert_to_rgb(image)

@@ -118,7 +118,7 @@ def _compare_vectors(output: Output, keys: list[str], tar_path: str, sample_size
         cosine, ratio = compare_vectors(output.vectors[rows[key]], vectors[key])
         if not min(cosine, ratio) >= limit:  # so, because NaN is less than nothing
             yield (
-                f"sample {key!r}: cosine {cosine:.5f} between its vector and a new one, ratio of their lengths "
+                f"sample {key!r}: cosine {cosine:.5f} between its vector and a new one, ratio of their norms "
                 f"{ratio:.5f}; expected at least {limit} (changed since: {changed})"
             )
 
@@ -141,7 +141,7 @@ def compare_vectors(one: np.ndarray, other: np.ndarray) -> tuple[float, float]:
     """Compare two vectors.
 
     Returns:
-        Their cosine, and the shorter length by the longer; both are 1 for two zero vectors.
+        Their cosine, and the smaller norm by the larger; both are 1 for two zero vectors.
     """
     one, other = one.astype(np.float64), other.astype(np.float64)
     short, long = sorted((np.linalg.norm(one), np.linalg.norm(other)))
@@ -154,8 +154,8 @@ def find_shard(output: Output, tar_path: str | None) -> str:
     """Tell which shard an output is to be compared with: the one given, or the one its footer names."""
     tar_path = tar_path or output.provenance.shard.path
     if not Path(tar_path).is_file():
-        mend = "fetch it and name the copy" if is_remote(tar_path) else "name it"
-        raise ShardError(f"{output.path!r}: its shard {tar_path!r} is not there; {mend} with --shard")
+        what = "fetch it and name the copy" if is_remote(tar_path) else "name it"
+        raise ShardError(f"{output.path!r}: its shard {tar_path!r} is not there; {what} with --shard")
     return tar_path
 
 

@@ -57,6 +57,10 @@ def run_job(
         return
     # Before they are read: one that changes later is told by its content.
     times = {job: None if job.address else find_time(job.tar_path) for job in todo}
+    if addition is not None:
+        # As Snakemake does with outputs that it knows: what fails now must not be taken for what it was before.
+        for path in (path for job in todo for path in job.outputs):
+            Path(path).unlink(missing_ok=True)
     failed: list[str] = []
 
     def go_on(job: ShardJob, error: TarquetError) -> None:

@@ -15,6 +15,7 @@ from embedders.errors import EmbedderError
 from embedders.job.locate import EXPECTED, add_working_folder, split_class_path
 from embedders.output.hashes import hash_file
 
+_FOLDER = "local-dir:"  # as timm names the folder of a model
 _PACKAGE = Path(__file__).resolve().parents[1]
 
 
@@ -28,9 +29,9 @@ def describe_recipe(
     """Describe what decides an output beside its shard; another recipe is a reason to make the output again.
 
     That is the class, the content of its file and of the files beside it that it imports (their imports included),
-    the arguments with the content of each file that one names, and the options. Where a file lies does not count.
-    Nor do Tarquet's own files, beside the class's, and installed packages: an upgrade does not rerun terabytes by
-    itself (`snakemake -F` does).
+    the arguments with the content of each file that one names, or that lies in a model's folder (`local-dir:`), and
+    the options. Where a file lies does not count. Nor do Tarquet's own files, beside the class's, and installed
+    packages: an upgrade does not rerun terabytes by itself (`snakemake -F` does).
 
     Args:
         class_path: The class.
@@ -124,7 +125,7 @@ def _find_files(value: Any) -> list[Path]:
         value = list(value.values())
     if isinstance(value, list | tuple):
         return [path for item in value for path in _find_files(item)]
-    return [Path(value)] if _is_file(value) else []
+    return [Path(value)] if _is_file(value) else _list_model_folder(value)
 
 
 def _describe_value(value: Any, hash_file: Callable[[Path], str]) -> Any:
@@ -133,7 +134,17 @@ def _describe_value(value: Any, hash_file: Callable[[Path], str]) -> Any:
         return {key: _describe_value(item, hash_file) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_describe_value(item, hash_file) for item in value]
+    if files := _list_model_folder(value):
+        return {path.name: hash_file(path) for path in files}
     return f"{os.path.basename(value)}, SHA-256 {hash_file(Path(value))}" if _is_file(value) else value
+
+
+def _list_model_folder(value: Any) -> list[Path]:
+    """List the files of a model's folder, where an argument names one as timm does."""
+    if not isinstance(value, str) or not value.startswith(_FOLDER):
+        return []
+    folder = Path(value.removeprefix(_FOLDER))
+    return sorted(path for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []
 
 
 def _is_file(value: Any) -> bool:

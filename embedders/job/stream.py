@@ -170,14 +170,16 @@ def count_samples(tar_path: str, id_col: str, ledger: Ledger, accept_damage: boo
     samples = read_samples(tar_path, accept_damage=accept_damage, wants=lambda name: name.lower().endswith(suffixes))
     for sample in samples:
         ledger.open(sample.account)
-        if fields and sample.problem is None:
+        is_later = sample.account != sample.key  # such a loader may put the members of a key together
+        if fields and (sample.problem is None or is_later):
             try:
                 sample_id = read_metadata(sample, fields).get(id_col)
             except SampleError:
                 continue  # its id stays unknown; if the loader yields it, the loader could read it
             if sample_id is None:
-                without_id.add(sample.key)
+                without_id.update([] if is_later else [sample.key])
             else:
+                without_id.discard(sample.key)
                 ids[str(sample_id)] = sample.key
     return ids, without_id
 

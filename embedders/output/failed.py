@@ -36,7 +36,7 @@ class FailureKind(StrEnum):
     BAD_NAME = "bad_name", "rename or remove the member; a name needs a key, a dot and a suffix"
     NOT_A_FILE = "not_a_file", "put the file itself into the tar"
     TOO_LARGE = "too_large", "leave the member out, or split it"
-    DAMAGED_TAR = "damaged_tar", "copy or make the tar again, or set accept_damaged_shards: true"
+    DAMAGED_TAR = "damaged_tar", "copy or make the tar again"
 
     def __new__(cls, word: str, fix: str):
         kind = str.__new__(cls, word)

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from time import perf_counter
-from typing import TypeVar
+from typing import Any, TypeVar
 
 Item = TypeVar("Item")
 
@@ -74,7 +74,7 @@ class Timings:
         while True:
             start = perf_counter()
             try:
-                item = next(iterator, _END)
+                item: Any = next(iterator, _END)
             finally:
                 self.add(spent_on, perf_counter() - start)
             if item is _END:

@@ -94,12 +94,12 @@ class EmbeddingWriter:
         self._batches.append(pa.RecordBatch.from_arrays([*rows.columns, stored], schema=schema))
         self._bytes += self._batches[-1].nbytes
         if self._bytes >= BYTES_PER_GROUP:
-            self._flush(writer)
+            self._flush()
 
     def close(self, dimension: int, provenance: Provenance) -> None:
         """Write what is left and the footer; `dimension` serves a shard without a row."""
         writer = self._open(dimension)
-        self._flush(writer)
+        self._flush()
         writer.add_key_value_metadata({PROVENANCE: json.dumps(provenance.as_json())})
         writer.close()
 
@@ -121,9 +121,9 @@ class EmbeddingWriter:
         )
         return self._writer
 
-    def _flush(self, writer: pq.ParquetWriter) -> None:
-        if self._batches:
-            writer.write_table(pa.Table.from_batches(self._batches))
+    def _flush(self) -> None:
+        if self._writer is not None and self._batches:
+            self._writer.write_table(pa.Table.from_batches(self._batches))
         self._batches, self._bytes = [], 0
 
 

@@ -7,6 +7,7 @@ from dataclasses import fields
 from typing import Any
 
 from embedders.gpu.terms import Terms
+from embedders.planning.recipes import DECIDING_KEYS
 
 
 def write_shards(shards: Iterable[tuple[str, str, str]], address: str | None = None, part: str | None = None) -> str:
@@ -31,11 +32,11 @@ def write_embed_options(config: Mapping[str, Any], folder: str, recipe: Mapping[
         f"--embedder-args={json.dumps(config['embedder']['args'])}",
         f"--record={folder}",
         f"--recipe={json.dumps(recipe)}",
-        f"--id-col={config['id_col']}",
-        f"--metadata-columns={json.dumps(config['metadata_columns'])}",
-        f"--embedding-dtype={config['embedding_dtype']}",
         f"--max-failed-fraction={config['max_failed_fraction']}",
     ]
+    for key in DECIDING_KEYS:
+        value = json.dumps(config[key]) if key == "metadata_columns" else config[key]
+        options.append(f"--{key.replace('_', '-')}={value}")
     options += ["--accept-damaged-shards"] if config["accept_damaged_shards"] else []
     return f"{shlex.join(options)} {write_device_options(config)}"
 

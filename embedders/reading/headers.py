@@ -1,6 +1,6 @@
 """Tar -> headers of members, as tarfile reads them, with the damage that tarfile (and webdataset) takes for the end.
 
-Owns headers, offsets, and where a tar ends; not which members are read (`tar`).
+Owns headers and offsets; not which members are read (`tar`), nor how many zeros an end has (`end`).
 """
 
 import gzip
@@ -8,17 +8,13 @@ import os
 import re
 import tarfile
 import zlib
-from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-BLOCK = tarfile.BLOCKSIZE
+from embedders.reading.end import BLOCK, is_end
+
 # All that tarfile reads into memory for one member before its data: long names, PAX fields, sparse maps.
 MAX_HEADER_BYTES = 1 << 20
 _MAX_OFFSET = 1 << 60  # beyond any file, and still an offset that can be asked for
-# A tar ends with two zero blocks, and more up to a whole record. By default, programs write records of at most 20
-# blocks. Larger ones are asked for (`tar -b`); others than these, as 40 or 200, cannot be told from a lost tail.
-_DEFAULT_RECORD = 20
-_LARGE_RECORDS = (63, 126, *(1 << power for power in range(5, 14)))
 _DIGITS = bytes.maketrans(b"123456789", b"0" * 9)
 # Size, time and checksum of a header, as nearly all programs write them.
 _NUMBERS = re.compile(rb"([0-7]{11})[\0 ][0-7]{11}[\0 ]([0-7]{6})(?:\0 | \0)")
@@ -82,8 +78,8 @@ class HeaderStream:
 class Archive(tarfile.TarFile):
     """Reads member headers by tarfile's own code, without its loop, which takes a damaged header for the end.
 
-    Headers of plain files are alike but for name, size and time. Once tarfile has read one, the others like it are
-    read here, in a tenth of the time.
+    Headers of plain files are alike but for name, size and time. Once tarfile has read one, others like it are read
+    here, in a tenth of the time.
 
     Attributes:
         start: Position of the header that was read last, or could not be.
@@ -236,24 +232,3 @@ def _holds_times_only(block: bytes, size: int | None) -> bool:
             return False
         records = records[record.end() :]
     return not records
-
-
-def is_end(start: int, length: int) -> bool:
-    """Whether zeros from `start` to the end, at `length`, are what a program writes behind the last member.
-
-    A broken download of the full size, and a file that a crash has filled up, hold more of them.
-    """
-    zeros = length - start
-    if zeros <= (_DEFAULT_RECORD + 1) * BLOCK:
-        return True
-    records = [blocks * BLOCK for blocks in _LARGE_RECORDS if start]  # without a member, nothing is lost
-    return any(length % record == 0 and zeros < record + 2 * BLOCK for record in records)
-
-
-def ends_in_zeros(tar_path: str) -> bool:
-    """Whether a file ends in more zeros than any program writes, as far as a look at its last megabytes can tell."""
-    most = (max(_LARGE_RECORDS) + 2) * BLOCK
-    with Path(tar_path).open("rb") as stream:
-        stream.seek(max(0, stream.seek(0, os.SEEK_END) - most))
-        content = stream.read(most)
-    return len(content) == most and not content.strip(b"\0")

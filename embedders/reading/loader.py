@@ -19,6 +19,7 @@ from embedders.output.timings import Timings
 from embedders.reading.images import ImageError
 from embedders.reading.metadata import list_suffixes, read_metadata
 from embedders.reading.prefetch import map_ordered
+from embedders.reading.remarks import collect_remarks
 from embedders.reading.samples import IMAGE_SUFFIXES, Sample, read_samples, select_image
 
 Item = TypeVar("Item")
@@ -98,9 +99,16 @@ def _load(
 ) -> Iterator[tuple[torch.Tensor, list[dict]]]:
     tensors, metadata = [], []
 
+    def decode_noted(sample: Sample) -> tuple[torch.Tensor, dict] | FailedSample:
+        remarks = collect_remarks()
+        outcome = decode_sample(decode, sample, load.fields, load.image_suffix)
+        if remarks and not isinstance(outcome, FailedSample):
+            load.ledger.remark(sample.key, remarks)
+        return outcome
+
     def decode_timed(samples: list[Sample]) -> list[tuple[torch.Tensor, dict] | FailedSample]:
         with load.timings.time("decoding"):
-            return [decode_sample(decode, sample, load.fields, load.image_suffix) for sample in samples]
+            return [decode_noted(sample) for sample in samples]
 
     pending = map_ordered(
         decode_timed,

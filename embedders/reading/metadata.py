@@ -4,7 +4,8 @@ Owns what a field is and of which type; not which members form a sample (`sample
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from embedders.output.failed import FailureKind, SampleError
 from embedders.reading.samples import IMAGE_SUFFIXES, Sample
@@ -15,8 +16,16 @@ TEXT_SUFFIXES = {"txt", "text", "transcript", "caption", "cls", "cls2", "class",
 MAX_TEXT_BYTES = 1 << 20
 # So that what could be read can also be written: json.dumps raises RecursionError where the stack is deeper.
 MAX_JSON_DEPTH = 100
+# Python reads NaN and Infinity, which are no JSON, and would write them into a column of JSON. One decoder for all:
+# json.loads makes one for each call, which takes longer than a short .json.
+_JSON = json.JSONDecoder(parse_constant=lambda name: None)
 _BOOLS = {"true": True, "false": False, "1": True, "0": False}
-_PARSERS = {"string": str, "int64": int, "float64": float, "bool": lambda text: _BOOLS[text.lower()]}
+_PARSERS: dict[str, Callable[[str], Any]] = {
+    "string": str,
+    "int64": int,
+    "float64": float,
+    "bool": lambda text: _BOOLS[text.lower()],
+}
 
 
 def list_suffixes(fields: Mapping[str, str] | None) -> tuple[str, ...]:
@@ -39,11 +48,10 @@ def read_metadata(sample: Sample, fields: Mapping[str, str] | None = None) -> di
     Raises:
         SampleError: A member that is needed cannot be read.
     """
-    if fields is None:
-        types = dict.fromkeys((suffix for suffix in sample.members if _is_text(suffix) and suffix != "txt"), "string")
-        types["caption"] = "string"
-    else:
-        types = fields
+    types = fields
+    if types is None:
+        suffixes = [suffix for suffix in sample.members if _is_text(suffix) and suffix != "txt"]
+        types = dict.fromkeys([*suffixes, "caption"], "string")
     texts = {}
     for name, type_name in types.items():
         suffix = _find_text(sample.members, name)
@@ -73,7 +81,7 @@ def _find_text(members: Mapping[str, bytes | None], name: str) -> str | None:
 def _read_text(members: Mapping[str, bytes | None], suffix: str) -> str:
     _check_size(members, suffix)
     try:
-        return members[suffix].decode("utf-8-sig").strip()
+        return (members[suffix] or b"").decode("utf-8-sig").strip()
     except UnicodeDecodeError as error:
         raise _bad(f"its .{suffix} is not UTF-8: {error}") from error
 
@@ -93,8 +101,7 @@ def _read_json(members: Mapping[str, bytes | None]) -> dict:
         return {}
     _check_size(members, "json")
     try:
-        # Python reads NaN and Infinity, which are no JSON, and would write them into a column of JSON.
-        metadata = json.loads(content, parse_constant=lambda name: None)
+        metadata = _JSON.decode(content.decode(json.detect_encoding(content), "surrogatepass"))
     except RecursionError:
         raise _bad("its .json is nested too deeply") from None
     except ValueError as error:
@@ -109,7 +116,7 @@ def _read_json(members: Mapping[str, bytes | None]) -> dict:
 
 
 def _check_size(members: Mapping[str, bytes | None], suffix: str) -> None:
-    size = len(members[suffix])
+    size = len(members[suffix] or b"")
     if size > MAX_TEXT_BYTES:
         raise SampleError(
             FailureKind.BAD_METADATA, f"its .{suffix} has {size} bytes; expected at most {MAX_TEXT_BYTES}"

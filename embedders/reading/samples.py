@@ -11,9 +11,9 @@ from pathlib import Path
 
 from embedders.errors import ConfigError, ShardError
 from embedders.output.failed import FailureKind, SampleError
-from embedders.reading.no_tar import describe_start
+from embedders.reading.magic import describe_start
 from embedders.reading.remote import is_remote
-from embedders.reading.tar import MAX_MEMBER_BYTES, Member, read_members, read_start
+from embedders.reading.tar import MAX_MEMBER_BYTES, Member, read_members
 
 # fmt: off
 IMAGE_SUFFIXES = {
@@ -33,7 +33,7 @@ class Sample:
 
     Attributes:
         key: The WebDataset key.
-        members: Content by suffix (lower case, without the leading dot), in tar order.
+        members: Content by suffix (lower case, without the leading dot), in tar order; `None` if not wanted.
         name: Name of the first member, for messages.
         offset: Position of the first member's header in the uncompressed tar, in bytes.
         problem: Kind and message of what makes this sample unusable, if anything does.
@@ -42,13 +42,13 @@ class Sample:
     key: str
     name: str
     offset: int
-    members: dict[str, bytes] = field(default_factory=dict)
+    members: dict[str, bytes | None] = field(default_factory=dict)
     problem: tuple[FailureKind, str] | None = None
 
     @property
     def account(self) -> str:
         """The name by which it is counted: its key, which later members of an earlier key do not have."""
-        is_later = self.problem is not None and self.problem[0] == FailureKind.REPEATED_KEY
+        is_later = self.problem is not None and self.problem[0] is FailureKind.REPEATED_KEY
         return f"{self.key} (again at byte {self.offset})" if is_later else self.key
 
 
@@ -136,7 +136,7 @@ def select_image(sample: Sample, image_suffix: str = "") -> tuple[str, bytes]:
     """
     if image_suffix:
         if image_suffix in sample.members:
-            return image_suffix, sample.members[image_suffix]
+            return image_suffix, sample.members[image_suffix] or b""
         names = _name_some(list(sample.members))
         message = f"no .{image_suffix} (image_suffix) among its members ({names})"
         raise SampleError(FailureKind.NO_SINGLE_IMAGE, message)
@@ -144,7 +144,7 @@ def select_image(sample: Sample, image_suffix: str = "") -> tuple[str, bytes]:
     plain = [suffix for suffix in images if "." not in suffix]
     candidates = plain or images
     if len(candidates) == 1:
-        return candidates[0], sample.members[candidates[0]]
+        return candidates[0], sample.members[candidates[0]] or b""
     if not candidates:
         names = _name_some(list(sample.members))
         raise SampleError(FailureKind.NO_SINGLE_IMAGE, f"no image among its members ({names})")
@@ -159,11 +159,13 @@ def _group_members(members: Iterator[Member], tar_path: str, accept_damage: bool
         if member.damage is not None:
             reason = str(member.damage)
             if member.offset == 0:
-                what, fix = describe_start(read_start(tar_path))
-                reason = f"{reason}: {what}"
+                reason = f"{reason}; the file {describe_start(tar_path)}"
             if not accept_damage:
-                if member.offset == 0:
-                    raise ShardError(f"{tar_path!r}: damaged at byte 0: {reason}; expected a tar or .tar.gz; {fix}")
+                if member.offset == 0:  # there may be nothing in it to accept
+                    raise ShardError(
+                        f"{tar_path!r}: damaged at byte 0: {reason}; expected a tar, plain or compressed by gzip; "
+                        "fetch the file itself, or pack its images as a tar"
+                    )
                 after = f", after member {member.name!r}" if member.name else ""
                 raise ShardError(
                     f"{tar_path!r}: damaged at byte {member.offset}{after}: {reason}; expected a whole tar; "

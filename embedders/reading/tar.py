@@ -14,7 +14,7 @@ from typing import BinaryIO, cast
 
 from embedders.errors import ShardError
 from embedders.output.failed import FailureKind
-from embedders.reading.headers import BLOCK, Archive, Damage, Header
+from embedders.reading.headers import Archive, Damage, Header
 
 log = logging.getLogger(__name__)
 
@@ -59,15 +59,6 @@ def open_tar(tar_path: str) -> BinaryIO:
         return cast(BinaryIO, gzip.open(tar_path)) if is_gzip else Path(tar_path).open("rb", _BUFFER_BYTES)
     except OSError as error:
         raise ShardError(f"{tar_path!r}: cannot be read ({error.strerror}); expected a .tar file") from error
-
-
-def read_start(tar_path: str) -> bytes:
-    """Return the first bytes of a file, decompressed where it is compressed by gzip and can be."""
-    with open_tar(tar_path) as stream:
-        try:
-            return stream.read(BLOCK)
-        except _GZIP_ERRORS:
-            return b"\x1f\x8b"
 
 
 def read_members(tar_path: str, wants: Callable[[str], bool]) -> Iterator[Member]:

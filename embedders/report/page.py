@@ -5,10 +5,8 @@ other address. The same results give the same page.
 """
 
 import json
-from collections import Counter
 from collections.abc import Collection, Mapping
-from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +18,7 @@ from embedders.output.failed import FailedSample
 from embedders.output.files import write_whole
 from embedders.output.parquet import VectorFile, read_scores
 from embedders.output.run import read_shards
-from embedders.output.summary import Summary, read_accounts
-from embedders.output.timings import describe_seconds, split_seconds, sum_seconds
+from embedders.output.timings import describe_seconds, split_seconds
 from embedders.report.charts import draw_bars, draw_histogram, draw_points, read_script
 from embedders.report.copies import CopyGroups, gather_copies
 from embedders.report.findings import (
@@ -33,33 +30,13 @@ from embedders.report.findings import (
     judge_run,
     judge_vectors,
 )
-from embedders.report.neighbours import draw_map, find_closest_pairs, find_nearest, find_outliers, scale_to_length_1
+from embedders.report.neighbours import draw_map, find_closest_pairs, find_nearest, find_outliers, normalize
+from embedders.report.run import Run, read_run
 from embedders.report.subset import SampleName, VectorSample, sample_vectors
 from embedders.report.thumbnails import LARGE_SIDE, SMALL_SIDE, Thumbnails
 
 MAP_POINTS = 2_000
-PAIRS, OUTLIERS, QUERIES, FAILURES_PER_KIND, SLOWEST = 8, 12, 6, 6, 5
-
-
-@dataclass
-class Run:
-    """What the shards of a run left, in numbers.
-
-    Attributes:
-        summary: The totals.
-        shards: Name, number of rows and failed samples, seconds and images per second of each finished shard.
-        unfinished: Names of the shards without vectors.
-        failed: The first few failed samples of each kind, with the names of their shards.
-        first: The footer of the first shard's vectors.
-        devices: Number of shards by what they were computed on.
-    """
-
-    summary: Summary = field(default_factory=Summary)
-    shards: list[dict] = field(default_factory=list)
-    unfinished: list[str] = field(default_factory=list)
-    failed: dict[str, list[tuple[str, FailedSample]]] = field(default_factory=dict)
-    first: VectorFile | None = None
-    devices: Counter[str] = field(default_factory=Counter)
+PAIRS, OUTLIERS, QUERIES, SLOWEST = 8, 12, 6, 5
 
 
 def write_report(folder: str | Path, path: str | Path) -> None:
@@ -84,28 +61,6 @@ def write_report(folder: str | Path, path: str | Path) -> None:
     templates.policies["json.dumps_kwargs"] = {}  # else it sorts the keys, and Bokeh goes by their order
     with write_whole(path) as file:
         file.write(templates.get_template("page.html.jinja").render(page, script=read_script()).encode())
-
-
-def read_run(folder: Path, shards: list[str]) -> Run:
-    """Read the footers and the ledgers of a run; shards that are not finished are only named."""
-    finished = [shard for shard in shards if (folder / f"embeddings/{shard}.parquet").is_file()]
-    run = Run(unfinished=sorted(set(shards) - set(finished)))
-    with suppress(FileNotFoundError):
-        run.summary.strays = json.loads((folder / "summary.json").read_text()).get("strays", {})
-    for account in read_accounts(folder, finished):
-        run.first = run.first or account.output
-        run.devices[account.output.provenance.embedder.device] += 1
-        run.summary.add(account, account.shard)
-        seconds = sum_seconds(account.seconds)
-        rows, failed = account.output.rows, len(account.failed)
-        speed = rows / seconds if seconds else 0.0
-        shard = {"name": account.shard, "rows": rows, "failed": failed, "seconds": seconds, "speed": speed}
-        run.shards.append(shard)
-        for sample in account.failed:
-            named = run.failed.setdefault(sample.kind, [])
-            if len(named) < FAILURES_PER_KIND:
-                named.append((account.shard, sample))
-    return run
 
 
 @dataclass(frozen=True)
@@ -134,7 +89,7 @@ class Choice:
 
 
 def choose_rows(vectors: np.ndarray) -> Choice:
-    """Choose what to show of vectors of length 1; the same rows for the same vectors."""
+    """Choose what to show of vectors of norm 1; the same rows for the same vectors."""
     near, cosines = find_nearest(vectors)
     order = np.random.default_rng(0).permutation(len(vectors)).tolist()
     choice = Choice(
@@ -155,9 +110,9 @@ def describe_run(folder: Path, run: Run, first: VectorFile, tar_paths: Mapping[s
     everything = sample_vectors(folder / "embeddings", rows, first.dimension)
     checks = check_vectors(everything.vectors)
     sample = everything.choose(find_sound(everything.vectors))
-    vectors = scale_to_length_1(sample.vectors)
+    vectors = normalize(sample.vectors)
     choice = choose_rows(vectors)
-    thumbnails = Thumbnails(tar_paths, run.first.provenance.image_suffix)
+    thumbnails = Thumbnails(tar_paths, first.provenance.image_suffix)
     copies = gather_copies(folder, rows)
     thumbnails.read(size_pictures(sample, choice, run, copies))
 
@@ -216,8 +171,8 @@ def draw_charts(shards: list[dict], checks: VectorChecks, nearest: np.ndarray) -
         ]
         names, speeds = [shard["name"] for shard in shards], [shard["speed"] for shard in shards]
         charts["speed"] = draw_bars(names, speeds, notes, "images/s")
-    if not checks.have_one_length:
-        charts["lengths"] = draw_histogram(checks.lengths, "length")
+    if not checks.have_one_norm:
+        charts["norms"] = draw_histogram(checks.norms, "norm")
     if len(nearest):
         charts["nearest"] = draw_histogram(nearest, "cosine to the nearest neighbour")
     return charts
@@ -228,8 +183,8 @@ def describe_time(seconds: Mapping[str, float]) -> dict[str, Any]:
     parts = split_seconds(seconds)
     total = sum(parts.values())
     shares = [(phrase, spent, spent / total) for phrase, spent in parts.items()] if total else []
-    beside = {name: seconds[name] for name in ("reading", "decoding") if name in seconds}
-    return {"total": total, "shares": shares, "beside": describe_seconds(beside)}
+    meanwhile = {name: seconds[name] for name in ("reading", "decoding") if name in seconds}
+    return {"total": total, "shares": shares, "meanwhile": describe_seconds(meanwhile)}
 
 
 def gather_scores(folder: Path, shards: list[str], strays: Collection[str]) -> dict[str, np.ndarray]:

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import simplejpeg
 import torch
 import torchvision
 from click.testing import CliRunner
@@ -117,7 +118,7 @@ def test_inspect_shows_all_that_made_the_vectors(folder):
         "max_batch_size": None, "embedding_dtype": "float32", "id_col": "__key__", "image_suffix": "",
         "ledger": f"{folder}/s.ledger",
         "shard": {"path": f"{folder}/s.tar", "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()},
-        "null_columns": [],
+        "null_columns": [], "remarks": {},
         "is_retry": False, "samples": 5, "embedded": 3, "failed": {"undecodable": 1, "bad_name": 1},
     }  # fmt: skip
     source = hashlib.sha256((folder / "linear.py").read_bytes()).hexdigest()
@@ -128,6 +129,7 @@ def test_inspect_shows_all_that_made_the_vectors(folder):
     assert made["preprocessing"] == {"background": "white"}
     assert made["versions"].items() >= {
         "tarquet": embedders.__version__, "torch": torch.__version__, "torchvision": torchvision.__version__,
+        "simplejpeg": simplejpeg.__version__,
     }.items()  # fmt: skip
 
 
@@ -304,7 +306,7 @@ ALTERED = {
         lambda folder: rewrite(
             folder / "s.parquet", change_vectors(lambda vectors: vectors * np.array([[1], [1], [2]], "f"))
         ),
-        "sample '2': cosine 1.00000 between its vector and a new one, ratio of their lengths 0.50000",
+        "sample '2': cosine 1.00000 between its vector and a new one, ratio of their norms 0.50000",
     ),
     "a vector of NaN": (lambda folder: rewrite(folder / "s.parquet", put(1, np.nan)), "sample '1': cosine nan"),
     "a vector of zeros": (lambda folder: rewrite(folder / "s.parquet", put(1, 0)), "sample '1': cosine 0.0"),

@@ -45,8 +45,9 @@ def test_a_footer_of_version_0_1_is_read(tmp_path):
     write_shard(tmp_path, "a", 3, [("x", "undecodable")], embedded=3)
     path = tmp_path / "embeddings/a.parquet"
     stored = json.loads(pq.read_metadata(path).metadata[b"tarquet"])
-    for new in ("null_columns", "image_suffix"):
+    for new in ("null_columns", "image_suffix", "remarks"):
         del stored[new]
+    del stored["embedder"]["notes"]
     assert set(stored) == {
         *("schema_version", "embedder", "classifiers", "max_batch_size", "embedding_dtype", "id_col", "shard"),
         *("ledger", "is_retry", "samples", "embedded", "failed"),

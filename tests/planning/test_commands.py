@@ -8,6 +8,7 @@ from support.tools import ROOT
 from embedders.cli import main
 from embedders.planning.commands import write_device_options, write_embed_options, write_score_options, write_shards
 from embedders.planning.config import check_config
+from embedders.planning.recipes import DECIDING_KEYS
 
 SCHEMA = ROOT / "workflow/schemas/config.schema.yaml"
 LEAST = {"shards": "*.tar", "embedder": {"class": "it's.py:A", "args": {"a b": "'\""}}}
@@ -30,10 +31,12 @@ def test_the_options_of_the_device_are_those_of_the_command_line():
 def test_the_options_of_vectors_are_read_as_they_were_meant(columns):
     values = {
         "id_col": "{x} $y",
+        "image_suffix": "left.png",
         "metadata_columns": columns,
-        "accept_damaged_shards": True,
-        "max_failed_fraction": 0.5,
+        "embedding_dtype": "float16",
     }
+    assert set(values) == set(DECIDING_KEYS)
+    values |= {"accept_damaged_shards": True, "max_failed_fraction": 0.5}
     config = check_config(LEAST | values, SCHEMA)
     options = write_embed_options(config, "my results", {"class": "it's"})
     found = parse("embed", f"{write_shards([('a.tar', 'a.parquet', 'a.ledger')])} {options}")

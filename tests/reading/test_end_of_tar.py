@@ -11,7 +11,7 @@ import webdataset
 from support.tools import MEAN_COLOR, make_shard, make_tar, run_cli
 
 from embedders.errors import ShardError
-from embedders.reading.headers import is_end
+from embedders.reading.end import is_end
 from embedders.reading.samples import read_samples
 
 SIZES = {f"{number:03}.jpg": 100 + 137 * number % 5000 for number in range(60)}
@@ -145,6 +145,7 @@ def test_where_damage_is_accepted_a_lost_tail_is_in_the_ledger_with_its_neighbou
     ]
 
 
+@pytest.mark.slow
 def test_check_and_verify_notice_a_lost_tail(tmp_path):
     shard, output = tmp_path / "s.tar", tmp_path / "s.parquet"
     make_shard(shard, 30)

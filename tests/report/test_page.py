@@ -237,7 +237,7 @@ def test_broken_vectors_are_counted_and_are_no_outliers(run, tmp_path):
     assert "2 of 50 vectors are zero, or hold NaN or infinity" in html
     assert "1 of the 6 numbers are the same in every vector" in html
     assert "key-7<" not in html
-    assert 'data-chart="lengths"' in html
+    assert 'data-chart="norms"' in html
 
 
 def test_the_groups_of_near_copies_are_shown_with_a_link_to_the_list(run, tmp_path):

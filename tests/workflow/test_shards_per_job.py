@@ -178,6 +178,10 @@ def test_a_job_that_is_started_once_more_goes_on_where_it_was(tmp_path):
     assert "1 of 2 shards were finished before" in again and f"{second}: 3 samples" in again
     assert f"{first}: 3 samples" in run_cli("embed", *command, "--part", "of another run").stderr
 
+    make_tar(first, {"a.jpg": b"no image"})
+    assert f"failed: {first}: 1 of 1 samples failed" in run_cli("embed", *command).stderr
+    assert [path.exists() for path in one] == [False, False]  # the old result is no result of this shard
+
 
 def test_shards_are_grouped_in_order_and_auto_leaves_enough_jobs(tmp_path):
     shards = {f"{number:04d}": str(tmp_path / f"{number}.tar") for number in range(200)}
