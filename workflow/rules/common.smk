@@ -32,6 +32,12 @@ from embedders.planning.config import (
     require_output_dir,
     take_command_line,
 )
+from embedders.copies.settings import (
+    check_settings,
+    count_parts,
+    is_stale,
+    name_search,
+)
 from embedders.planning.container import check_image, describe_container
 from embedders.planning.folder import (
     Comparison,
@@ -74,6 +80,7 @@ try:
             config, config_files, config_args, config_given, schema
         )
     config = check_config(config, schema)
+    check_settings(config)
     require_output_dir(config["output_dir"])
     SHARDS = find_shards(config["shards"])
     require_distinct(SHARDS, config["output_dir"])
