@@ -49,7 +49,7 @@ def assign(plan: Plan, files: dict[str, str], cosine: float, rows_file: BinaryIO
                 unit, sound = normalize(vectors[part : part + chunk_rows])
                 skipped += len(vectors[part : part + chunk_rows]) - len(unit)
                 rows, segments = sort_by_cluster(plan.centres, unit, start + first + part + sound, cosine)
-                rows_file.write(rows)
+                rows_file.write(rows.tobytes())
                 counts = np.bincount(segments, minlength=2 * len(plan.centres))
                 offsets.append(written + np.concatenate([[0], np.cumsum(counts)]))
                 written += len(rows)

@@ -35,8 +35,8 @@ class Plan:
 
     def write(self, file: BinaryIO) -> None:
         """Write the plan."""
-        names = {"shards": np.array(self.shards), "starts": self.starts, "made_from": self.made_from}
-        np.savez(file, centres=self.centres, **names)
+        shards = np.array(self.shards)
+        np.savez(file, centres=self.centres, shards=shards, starts=self.starts, made_from=self.made_from)
 
 
 def read_plan(path: str | Path) -> Plan:

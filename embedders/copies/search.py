@@ -32,7 +32,7 @@ def find_centres(vectors: np.ndarray, count: int) -> np.ndarray:
         max_points_per_centroid=256,
     )
     kmeans.train(vectors)
-    return kmeans.centroids
+    return np.asarray(kmeans.centroids)
 
 
 def find_nearest(vectors: np.ndarray, centres: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -56,7 +56,7 @@ def find_near(queries: np.ndarray, block: np.ndarray, cosine: float) -> tuple[np
     at_once = max(1, _CELLS // max(1, len(block)))
     for start in range(0, len(queries), at_once):
         limits, cosines, rows = index.range_search(queries[start : start + at_once], cosine - ROUNDING)
-        counts = np.diff(limits.astype(np.int64))
+        counts = np.asarray(np.diff(limits.astype(np.int64)), np.int64)
         numbers = np.repeat(np.arange(start, start + len(counts)), counts)
         if len(counts) and counts.max() > MAX_PER_ROW:
             order = np.lexsort((rows, -cosines, numbers))
@@ -66,4 +66,5 @@ def find_near(queries: np.ndarray, block: np.ndarray, cosine: float) -> tuple[np
         found.append((numbers, rows, cosines))
     if not found:
         return np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32)
-    return tuple(np.concatenate(parts) for parts in zip(*found, strict=True))
+    queries_found, rows_found, cosines_found = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    return queries_found, rows_found, cosines_found

@@ -33,7 +33,8 @@ class Part:
 
 def divide(run: Run) -> list[Part]:
     """Divide a run into parts of whole shards, of about `BYTES_PER_PART` of vectors."""
-    parts, shards, rows = [], [], 0
+    parts: list[Part] = []
+    shards, rows = [], 0
     for shard, count in run.rows.items():
         shards.append(shard)
         rows += count

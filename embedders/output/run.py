@@ -94,11 +94,11 @@ def open_run(folder: str | Path) -> Run:
             f"{str(folder)!r}: {len(missing)} of its {len(shards)} shards have no vectors{_name_first(missing)}; "
             "expected a finished run; run snakemake first"
         )
-    rows, sizes, samples, first = {}, {}, 0, None
+    rows, sizes, samples = {}, {}, 0
+    first = describe_file(str(folder / f"embeddings/{shards[0]}.parquet"))
     for shard in shards:
         path = folder / f"embeddings/{shard}.parquet"
         footer = describe_file(str(path))
-        first = first or footer
         for name, value, expected in _compare(footer, first):
             raise ShardError(
                 f"{str(path)!r}: its {name} is {_shorten(value)}, but {_shorten(expected)} in {first.path!r}; "

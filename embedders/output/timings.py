@@ -79,7 +79,7 @@ class Timings:
                 self.add(spent_on, perf_counter() - start)
             if item is _END:
                 return
-            yield item  # type: ignore[misc]  # not the sentinel
+            yield item
             del item  # else it lives on while the next one is made
 
     def round(self) -> dict[str, float]:

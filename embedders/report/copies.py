@@ -43,7 +43,7 @@ def gather_copies(folder: Path, rows: Mapping[str, int]) -> CopyGroups | None:
         return None
     group, pairs = np.unique(read_groups(path), return_counts=True)
     largest = group[np.argsort(-pairs, kind="stable")[:GROUPS]].tolist()
-    images = {number: {} for number in largest}
+    images: dict[int, dict[SampleName, bool]] = {number: {} for number in largest}
     for pair in read_pairs(path, largest).to_pylist():
         images[pair["group"]][SampleName(pair["shard"], pair["key"])] = pair["keep"]
         images[pair["group"]][SampleName(pair["other_shard"], pair["other_key"])] = pair["other_keep"]
