@@ -8,9 +8,9 @@ import numpy as np
 
 # A pair of equal vectors may have a cosine that is this much below 1, by rounding.
 ROUNDING = 1e-6
-# A picture in very many copies has as many pairs as copies squared. Each image keeps this many of a block: enough to
-# put all of them into one group.
-MAX_PER_ROW = 64
+# A picture in very many copies has as many pairs as copies squared. Each image keeps this many of a block: more than
+# enough to put all of them into one group.
+MAX_PER_ROW = 1000
 # Numbers in the table of cosines of some queries with a block.
 _CELLS = 16 << 20
 

@@ -133,7 +133,8 @@ def test_a_group_is_what_hangs_together_and_has_one_image_to_keep(tmp_path):
         assert "5 of 6 images are near copies" in counts.describe()
 
 
-def test_a_picture_in_very_many_copies_is_one_group_in_bounded_pairs(tmp_path):
+def test_a_picture_in_very_many_copies_is_one_group_in_bounded_pairs(tmp_path, monkeypatch):
+    monkeypatch.setattr(search, "MAX_PER_ROW", 64)
     vectors = np.ones((1500, 4))
     make_run(tmp_path / "results", {"a": 1500}, vectors={"a": vectors})
     counts = find_copies(tmp_path / "results", tmp_path, cosine=1.0)
