@@ -26,7 +26,7 @@ log = logging.getLogger("embedders")
 END_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 # By the fields of `Terms`, which hold the defaults.
 TERMS_OPTIONS = {
-    "gpu_wait_timeout_s": (click.FloatRange(0), "Seconds to wait for a free GPU; 0 looks once."),
+    "gpu_wait_timeout_s": (click.FloatRange(0), "Seconds to wait for a free GPU; 0 tries once."),
     "gpu_max_used_mb": (click.IntRange(0), "A GPU with more memory in use is not free."),
     "gpu_max_processes": (click.IntRange(0), "A GPU with more compute processes is not free."),
     "jobs_per_gpu": (click.IntRange(1), "Jobs that share a GPU."),
@@ -61,7 +61,7 @@ def device_options(command: Callable) -> Callable:
         name = f"--{field.name.replace('_', '-')}"
         take_terms = click.option(name, type=kind, default=field.default, help=text)(take_terms)
     devices = click.Choice(["auto", "gpu", "cpu"])
-    return click.option("--device", type=devices, default="auto", help="What to compute on.")(take_terms)
+    return click.option("--device", type=devices, default="auto", help="Device to compute on.")(take_terms)
 
 
 @contextmanager
