@@ -70,7 +70,7 @@ def plan(run, output, threads) -> None:
 @cosine_option
 @thread_option
 def assign(run, plan, rows, offsets, part, cosine, threads) -> None:
-    """Sort the rows of some shards of RUN by the clusters of PLAN into ROWS, and write to OFFSETS where each begins."""
+    """Sort rows of some shards of RUN by the clusters of PLAN into ROWS, and write where each begins to OFFSETS."""
     from embedders.copies.clusters import assign
     from embedders.copies.plan import read_plan
     from embedders.copies.search import set_threads
