@@ -126,7 +126,9 @@ class Model:
         """Return what is wrong with a vector that `find_bad` found, and a fix if the class has an option for it."""
         reason = "NaN" if np.isnan(vector).any() else "infinity" if np.isinf(vector).any() else None
         if reason is None:
-            return f"its vector has numbers too large for {self.dtype}; set embedding_dtype: float32"
+            return (
+                f"its vector has numbers too large for {self.dtype}; expected smaller; set embedding_dtype: float32"
+            )
         hint = "; set autocast: false" if getattr(self.embedder, "autocast", False) else ""
         return f"its vector contains {reason}; expected finite numbers{hint}"
 

@@ -149,7 +149,7 @@ def _compare_recipes(record: Record, names: Iterable[str], recipe: Mapping[str, 
     for name in names:
         origin = record.origins.get(name)
         if origin is None:
-            stale[name] = "the record of the folder does not say how they were made"
+            stale[name] = "the record of the folder does not say how"
         elif origin.recipe != present:
             if origin.recipe not in reasons:
                 reasons[origin.recipe] = _describe_change(record.recipes.get(origin.recipe, {}), recipe)
