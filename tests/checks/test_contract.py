@@ -136,7 +136,7 @@ class WithoutSuper(MeanColor):
 WRONG = {
     "no method": (Incomplete, "load_embedding_model", "fix the class"),
     "cannot be built": (WithoutWeights, "FileNotFoundError: weights.pt", "fix the class"),
-    "something else": (lambda: 5, "it gives a int", "derive the class from it"),
+    "something else": (lambda: 5, "it returns a int", "derive the class from it"),
     "no super": (WithoutSuper, "does not call super().__init__", "add the call"),
     "no model": (embedder_of(None), "load_embedding_model gave a NoneType", "return the model"),
     "one row for all": (embedder_of(lambda batch: mean(batch)[0]), "gave shape (3,)", "expected (6, dimension)"),
@@ -146,7 +146,7 @@ WRONG = {
     "integers": (embedder_of(lambda batch: (mean(batch) * 255).int()), "torch.int32", "expected floats"),
     "one vector": (
         embedder_of(lambda batch: torch.ones(len(batch), 3)),
-        "all the images have one vector",
+        "all the images have the same vector",
         "check preprocess and the layer",
     ),
     "random": (embedder_of(lambda batch: torch.rand(len(batch), 3)), "the same batch twice", "remove randomness"),
@@ -183,7 +183,11 @@ WRONG = {
         "other images the second time",
         "remove random augmentation",
     ),
-    "nothing": (embedder_of(mean, load_dataset_shard=load_nothing), "yielded no image", "see what the shard holds"),
+    "nothing": (
+        embedder_of(mean, load_dataset_shard=load_nothing),
+        "yielded no image",
+        "check the content of the shard",
+    ),
     "single images": (
         embedder_of(mean, load_dataset_shard=load_singly),
         "its metadata is a dict",

@@ -101,19 +101,19 @@ def test_two_shards_of_one_name_are_refused_with_what_to_write_and_that_is_right
     message = str(caught.value)
     assert "'data/00.tar' and '" in message and message.endswith(advice.replace("FOLDER", str(folder)))
     if "list.txt" in message:
-        (folder / "list.txt").write_text("data/00.tar\n" + message.rpartition(" as ")[2].strip("'"))
+        (folder / "list.txt").write_text("data/00.tar\n" + message.rpartition(" for example ")[2].strip("'"))
         assert find_shards("list.txt") == {"00": "data/00.tar", "other/00": f"{folder}/other/00.tar"}
     else:
-        assert len(find_shards(yaml.safe_load(message.rpartition(" as shards: ")[2]))) >= 2
+        assert len(find_shards(yaml.safe_load(message.rpartition(" for example shards: ")[2]))) >= 2
 
 
 def test_addresses_of_one_name_are_refused_with_a_mark_that_is_right(folder):
     (folder / "list.txt").write_text("s3://b/photos/x/0.tar\ns3://b/photos/y/0.tar\n")
-    with pytest.raises(ConfigError, match=r"as 's3://b/photos/\./y/0\.tar'$"):
+    with pytest.raises(ConfigError, match=r"for example 's3://b/photos/\./y/0\.tar'$"):
         find_shards("list.txt")
     (folder / "list.txt").write_text("s3://b/photos/x/0.tar\ns3://b/photos/./y/0.tar\n")
     assert find_shards("list.txt") == {"0": "s3://b/photos/x/0.tar", "y/0": "s3://b/photos/y/0.tar"}
-    with pytest.raises(ConfigError, match=r"as shards: \{.: 's3://a/0.tar', b: 's3://b/0.tar'\}$"):
+    with pytest.raises(ConfigError, match=r"for example shards: \{.: 's3://a/0.tar', b: 's3://b/0.tar'\}$"):
         find_shards(["s3://a/0.tar", "s3://b/0.tar"])
 
 
@@ -176,7 +176,7 @@ def test_brackets_and_quotes_are_parts_of_names(folder):
     assert find_shards("*.tar") == {"-rf": "./-rf.tar"}
     (folder / "[b]").mkdir()
     (folder / "[b]/0.tar").touch()
-    with pytest.raises(ConfigError, match=r"a \[ that is part of a name is written \[\[\]$"):
+    with pytest.raises(ConfigError, match=r"write a \[ that is part of a name as \[\[\]$"):
         find_shards("[b]/*.tar")
     assert find_shards("[[]b]/*.tar") == {"[b]/0": "[b]/0.tar"}
 
