@@ -78,7 +78,7 @@ def run_in_turn(
         runs: How often each runs; one that fails is not tried again.
 
     Returns:
-        By name, what `run_alone` gave each time.
+        By name, what `run_alone` returned each time.
     """
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])
     measured = {name: [] for name in contestants}

@@ -181,7 +181,7 @@ def check_model(
     if not dtype.is_floating_point:
         yield Finding("model", f"it returns {dtype}; expected floats, the features and not classes", is_wrong=True)
     if last is None or len(vectors) < 2:
-        yield Finding("model", f"an image alone was not tried: a {type(images).__name__} cannot be sliced")
+        yield Finding("model", f"an image alone was not tried: cannot take one out of a {type(images).__name__}")
         return
     alone = min(compare_vectors(vectors[-1], embed_batch(model, (last, metadata[-1:]), tar_path)[0]))
     if alone < limit:
@@ -192,7 +192,7 @@ def check_model(
 
 
 def take_last(batch: Any) -> Any:
-    """Return the last image of a batch as a batch; `None` if the type cannot be sliced."""
+    """Return the last image of a batch as a batch; `None` if it is unknown how to take it out."""
     if isinstance(batch, Mapping):
         parts = {name: take_last(part) for name, part in batch.items()}
         return None if any(part is None for part in parts.values()) else parts

@@ -71,7 +71,7 @@ class Model:
             timings: Where the time is recorded.
 
         Yields:
-            Each batch with its vectors: float32 of shape (images, dimension). A vector may hold NaN or infinity.
+            Each batch with its vectors: float32 of shape (images, dimension). A vector may contain NaN or infinity.
 
         Raises:
             EmbedderError: The model returned something else; the message names the shard and the first sample.

@@ -128,7 +128,7 @@ def read_run(folder: str | Path) -> tuple[dict[str, str], set[str] | None]:
         The path of each shard by name; the names of the scores, `None` if the folder does not contain them.
 
     Raises:
-        ConfigError: The folder holds no run.
+        ConfigError: The folder has no run.
     """
     path = Path(folder, "run_shards.json")
     try:

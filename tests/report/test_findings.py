@@ -28,7 +28,7 @@ def test_vectors_of_a_model_that_works_are_good():
 @pytest.mark.parametrize(
     ("spoil", "words", "level"),
     [
-        (lambda vectors: vectors * np.linspace(1, 3, 200)[:, None], "norms of the vectors go from 1 to 3", "look"),
+        (lambda vectors: vectors * np.linspace(1, 3, 200)[:, None], "norms of the vectors range from 1 to 3", "look"),
         (lambda vectors: vectors * 5, "have norm 5: but not 1", "good"),
         (
             lambda vectors: np.where(np.arange(8) == 3, 0, vectors),
