@@ -34,7 +34,7 @@ def test_a_pattern_or_a_key_more_embeds_nothing_again(project):
     configure(project, shards=["data/*.tar", "more/*.tar"])
     refused = run_snakemake(project, "-n").stdout
     assert (
-        "would both be named 'a'; write a mapping, whose keys become folders ('.' is none), for example shards: {."
+        "would both be named 'a'; use a mapping, whose keys become folders ('.' for none), for example shards: {."
         in refused
     )
 
@@ -70,7 +70,7 @@ def test_every_name_that_a_file_system_allows_is_embedded(project, tmp_path, mon
     [
         (
             ["--config", "shards=data/a.tar", "shards=data/b.tar"],
-            "--config: 'shards' is given twice; expected once; quote a value",
+            "--config: 'shards' is given twice; expected once; quote the value",
         ),
         (["--configfile", "config.yaml", "other.yaml"], "--configfile: 2 files are given"),
         (["--config", "output_dir=README.md/x"], "README.md' is not a folder; move it away, or name another folder"),
