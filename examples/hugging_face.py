@@ -1,10 +1,10 @@
-"""A vision model of Hugging Face transformers, by its name on the hub or the path of its folder.
+"""A vision model of Hugging Face transformers, given by its name on the hub or the path of its folder.
 
     embedder:
       class: "examples/hugging_face.py:HuggingFaceEmbedder"
       args: {model_name: facebook/dinov2-base, batch_size: 128}
 
-Any model that `AutoModel` knows and that has a pooled output: DINOv2, DINOv3, ViT, Swin, ConvNeXt.
+Works with any model of `AutoModel` that has a pooled output: DINOv2, DINOv3, ViT, Swin, ConvNeXt.
 """
 
 from torch.nn.functional import normalize
@@ -14,7 +14,7 @@ from embedders import ImageEmbedder
 
 
 class HuggingFaceEmbedder(ImageEmbedder):
-    """The pooled output, of length 1."""
+    """Embeds by the pooled output, normalized to norm 1."""
 
     def __init__(self, model_name, batch_size=64):
         super().__init__(model_name)

@@ -1,4 +1,4 @@
-"""An embedder as it was written for NeMo Curator 0.x, with both methods: only the import of `ImageEmbedder` differs.
+"""An embedder written for NeMo Curator 0.x, with both methods: only the import of `ImageEmbedder` is changed.
 
 embedder:
   class: "examples/nemo_style.py:ResNetEmbedder"
@@ -18,7 +18,7 @@ from embedders import ImageEmbedder  # was: from nemo_curator.image.embedders im
 
 
 class ResNetEmbedder(ImageEmbedder):
-    """512 numbers per image."""
+    """Embeds with 512 dimensions."""
 
     def __init__(self, weights_path, batch_size=32, image_embedding_column="image_embedding", classifiers=()):
         super().__init__("resnet18", image_embedding_column=image_embedding_column, classifiers=classifiers)

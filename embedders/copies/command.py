@@ -1,4 +1,4 @@
-"""`tarquet near-copies`: the steps of a search, as the workflow runs them. Options in, one call out."""
+"""`tarquet near-copies`: the commands for the steps of the search. Each turns its options into one call."""
 
 import logging
 
@@ -21,8 +21,8 @@ def near_copies() -> None:
         import scipy  # noqa: F401
     except ModuleNotFoundError as error:
         raise ConfigError(
-            f"near_copies: it needs {error.name}, which is not installed; expected it where jobs run; pip install "
-            "'tarquet[near-copies]'"
+            f"near_copies: it needs {error.name}, which is not installed; expected it where jobs run; run "
+            "pip install 'tarquet[near-copies]'"
         ) from error
 
 
@@ -36,7 +36,7 @@ cosine_option = click.option(
 )
 
 
-@near_copies.command(short_help="Find the centres of clusters.")
+@near_copies.command(short_help="Find the centres of the clusters.")
 @click.argument("run", type=click.Path())
 @click.argument("output", type=click.Path())
 @thread_option
@@ -82,7 +82,7 @@ def assign(run, plan, rows, offsets, part, cosine, threads) -> None:
     files = {shard: f"{run}/embeddings/{shard}.parquet" for shard in choose_part(made.shards, *part)}
     with write_whole(rows) as rows_file, write_whole(offsets) as offsets_file:
         skipped = assign(made, files, cosine, rows_file, offsets_file)
-    click.echo(f"{len(files)} shards; {skipped} vectors are zero, or hold NaN or infinity, and are left out")
+    click.echo(f"{len(files)} shards; left out {skipped} vectors that are zero or contain NaN or infinity")
 
 
 @near_copies.command(short_help="Compare the rows of some clusters.")

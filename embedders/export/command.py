@@ -1,4 +1,4 @@
-"""`tarquet export`: options in, one call out."""
+"""`tarquet export`: the command; it turns its options into one call."""
 
 import click
 
@@ -22,5 +22,5 @@ def export(run, folder, form) -> None:
     from embedders.export.export import export_run
 
     done = export_run(run, form, folder)
-    vectors = f"{done.total} vectors of {done.dimension} numbers, {done.dtype}"
+    vectors = f"{done.total} vectors of {done.dimension} dimensions, {done.dtype}"
     click.echo(f"{folder}: {vectors}, from {len(done.rows)} shards")

@@ -1,4 +1,4 @@
-"""An embedder's model on its device: loading it, running it, and the checks of what it gives back."""
+"""An embedder's model on its device: loads it, runs it, and checks what it returns."""
 
 import gc
 import io
@@ -21,19 +21,20 @@ from embedders.output.timings import Timings
 
 log = logging.getLogger(__name__)
 
-# torch of 2.8 and later raises a class of its own for what the device reports
+# Since 2.8, torch raises its own class for errors that the device reports.
 _ACCELERATOR_ERRORS = (torch.AcceleratorError,) if hasattr(torch, "AcceleratorError") else ()
-# Not every error that says "cuda": "found at least two devices, cuda:0 and cpu" is a defect of the embedder.
+# Not every error that says "cuda": "found at least two devices, cuda:0 and cpu" is a bug in the embedder.
 _GPU_WORDS = re.compile(
     r"CUDA (unknown )?(error|failure)|CUDA (driver|runtime|initialization)|No CUDA GPUs|\bcuda[A-Z]\w+\(\)"
     r"|CU(DNN|BLAS)_STATUS_|NVIDIA driver|uncorrectable|\bECC\b"
 )
-# The device reports these, but they are wrong calls: every GPU would.
+# The device reports these, but they are bugs in the embedder: every GPU would report them.
 _DEFECT_WORDS = re.compile(r"device-side assert|_STATUS_(NOT_SUPPORTED|BAD_PARAM|INVALID_VALUE)")
-# Memory that is not torch's own: of the CUDA driver, cuBLAS, cuDNN, DALI
+# Memory that torch does not manage: of the CUDA driver, cuBLAS, cuDNN, DALI
 _MEMORY_WORDS = re.compile(r"out of memory|ALLOC_FAILED|MemoryAllocation")
 
-# Vectors on their way from the device, with the event after which they are there; in parts, where memory was short.
+# Vectors being copied from the device, each part with the event that marks the end of the copy. A batch has several
+# parts if the device ran out of memory.
 Started = list[tuple[torch.Tensor, torch.cuda.Event | None]]
 
 
@@ -41,10 +42,10 @@ class Model:
     """An embedder's model on its device, and the checks of what it returns.
 
     Attributes:
-        forward: What `load_embedding_model` gave.
-        dimension: Length of a vector, once the first batch has shown it.
-        weights: Fingerprint of the weights, as `provenance.hash_weights` gives it.
-        max_batch_size: Images that the device holds at once, where it has run out of memory; else `None`.
+        forward: What `load_embedding_model` returned.
+        dimension: Dimension of the vectors; `None` before the first batch.
+        weights: Fingerprint of the weights, from `provenance.hash_weights`.
+        max_batch_size: Largest batch to run since the device ran out of memory; `None` if it never did.
     """
 
     def __init__(self, embedder: ImageEmbedder, device: str, dtype: str):
@@ -62,18 +63,18 @@ class Model:
     def embed_batches(
         self, batches: Iterable[Batch], tar_path: str, timings: Timings
     ) -> Iterator[tuple[Batch, np.ndarray]]:
-        """Embed batches, each fetched after the next one was started: a GPU has work while the last one is written.
+        """Embed batches. Each is fetched after the next was started, so the GPU is busy while one is written.
 
         Args:
-            batches: What the loader yielded; the images of each go to the model as they are, and are let go.
+            batches: What the loader yielded; the images go to the model unchanged and are then released.
             tar_path: The shard, for messages.
-            timings: Where the time is put down.
+            timings: Where the time is recorded.
 
         Yields:
-            Each batch with its vectors: float32 of shape (images, dimension). A vector may hold NaN or infinity.
+            Each batch with its vectors: float32 of shape (images, dimension). A vector may contain NaN or infinity.
 
         Raises:
-            EmbedderError: Something else came back; names the shard and the first sample concerned.
+            EmbedderError: The model returned something else; the message names the shard and the first sample.
             GpuError: The GPU was lost, or is too small for one image.
         """
         last = None
@@ -92,10 +93,10 @@ class Model:
 
     def _start(self, images: Any, keys: Sequence[Any], tar_path: str) -> Started:
         where = self._describe_place(keys, tar_path)
-        # What else a loader yields, a dict of tensors say, has no length that means images.
+        # The length of anything else, such as a dict of tensors, is not the number of images.
         if isinstance(images, torch.Tensor | np.ndarray | list) and len(images) != len(keys):
             raise EmbedderError(
-                f"{where}: load_dataset_shard gave {len(images)} images with {len(keys)} dicts of metadata; "
+                f"{where}: load_dataset_shard yielded {len(images)} images with {len(keys)} dicts of metadata; "
                 "expected one dict per image"
             )
         return self._run(images, where)
@@ -105,37 +106,40 @@ class Model:
         vectors = self._wait(started, where)
         if vectors.ndim != 2 or len(vectors) != len(keys):
             raise EmbedderError(
-                f"{where}: the model gave shape {vectors.shape}; expected ({len(keys)}, dimension): one vector "
+                f"{where}: the model returned shape {vectors.shape}; expected ({len(keys)}, dimension): one vector "
                 "per image"
             )
         if self.dimension not in (None, vectors.shape[1]):
             raise EmbedderError(
-                f"{where}: the model gave dimension {vectors.shape[1]}, but {self.dimension} before; expected one"
+                f"{where}: the model returned dimension {vectors.shape[1]}, but {self.dimension} before; expected "
+                "the same one"
             )
         self.dimension = vectors.shape[1]
         return vectors
 
     def find_bad(self, vectors: np.ndarray) -> np.ndarray:
-        """Return for each vector whether it cannot be stored: it holds NaN, or numbers beyond the stored type."""
+        """Return for each vector whether it cannot be stored, because of NaN or numbers too large for the type."""
         limit = np.finfo(self.dtype).max
         return ~(np.abs(vectors) <= limit).all(axis=1)  # NaN compares false, so it counts as bad
 
     def explain_bad(self, vector: np.ndarray) -> str:
-        """Say what is wrong with a vector that `find_bad` found, and what may help where the class has it."""
+        """Return what is wrong with a vector that `find_bad` found, and a fix if the class has an option for it."""
         reason = "NaN" if np.isnan(vector).any() else "infinity" if np.isinf(vector).any() else None
         if reason is None:
-            return f"its vector holds numbers beyond {self.dtype}; expected less; set embedding_dtype: float32"
+            return (
+                f"its vector has numbers too large for {self.dtype}; expected smaller; set embedding_dtype: float32"
+            )
         hint = "; set autocast: false" if getattr(self.embedder, "autocast", False) else ""
-        return f"its vector holds {reason}; expected finite numbers{hint}"
+        return f"its vector contains {reason}; expected finite numbers{hint}"
 
     def probe_dimension(self, tar_path: str) -> int:
-        """Learn the dimension from a blank image, for a shard that holds none: its schema must be the others'."""
+        """Return the dimension of a blank image's vector, to give an empty shard the same schema as the others."""
         if not uses_default_loader(self.embedder):
             raise ShardError(
-                f"{tar_path}: no sample to learn the dimension of the vectors from; expected at least one, "
-                "since this embedder has a loader of its own; leave empty shards out"
+                f"{tar_path}: no sample, so the dimension of the vectors is unknown; expected at least one, "
+                "because this embedder has its own loader; leave empty shards out"
             )
-        where = f"{tar_path}: no sample; a blank image to learn the dimension from"
+        where = f"{tar_path}: no sample, so the dimension is taken from a blank image"
         blank = io.BytesIO()
         Image.new("RGB", (64, 64)).save(blank, "PNG")
         try:
@@ -149,14 +153,14 @@ class Model:
         return f"{tar_path}: batch that starts at sample {first!r}: {self.embedder.model_name}"
 
     def _run(self, batch: Any, where: str) -> Started:
-        """Start the model; when the device runs out of memory, halve the batch, down to one image."""
+        """Start the model; if the device runs out of memory, halve the batch, down to one image."""
         size = len(batch) if isinstance(batch, torch.Tensor) else None
         if size and self.max_batch_size and size > self.max_batch_size:
             return [part for images in batch.split(self.max_batch_size) for part in self._run(images, where)]
         try:
             with torch.inference_mode():
                 vectors = torch.as_tensor(self.forward(batch)).detach()
-                # A copy, in the order of the device's own work: the next call may use the same memory again.
+                # A copy, queued after the device's own work: the next call may reuse the memory.
                 copied = vectors.to("cpu", torch.float32, non_blocking=vectors.is_cuda, copy=True)
                 return [(copied, torch.cuda.current_stream().record_event() if vectors.is_cuda else None)]
         except TarquetError:
@@ -167,14 +171,14 @@ class Model:
             if not size or size < 2:
                 raise GpuError(
                     f"{where}: out of memory on the device with {'one image' if size else 'this batch'}; expected "
-                    "it to fit; take a smaller model or a larger GPU"
+                    "it to fit; use a smaller model or a larger GPU"
                 ) from error
-        # Outside the handler: the exception's traceback holds the tensors that are to be freed. Where the embedder
-        # put the exception into a variable on its way, a cycle holds them too.
+        # Outside the handler, because the exception's traceback references the tensors that must be freed. If the
+        # embedder assigned the exception to a variable, a reference cycle keeps them alive too.
         self.max_batch_size = size // 2
         gc.collect()
         torch.cuda.empty_cache()
-        log.warning("%s: out of memory with %d images; going on with %d", where, size, self.max_batch_size)
+        log.warning("%s: out of memory with %d images; continuing with %d", where, size, self.max_batch_size)
         return self._run(batch, where)
 
     def _wait(self, started: Started, where: str) -> np.ndarray:
@@ -188,7 +192,11 @@ class Model:
 
 
 def load_model(owner: Any, method: str, device: str) -> tuple[Callable[[Any], torch.Tensor], str | None]:
-    """Load a model by a method of its embedder or classifier, and fingerprint its weights; once for each device."""
+    """Load the model of an embedder or classifier by this method and hash its weights, once per device.
+
+    Returns:
+        The model and the hash of its weights, `None` if it has no weights that can be found.
+    """
     models = owner.__dict__.setdefault("_loaded_models", {})
     if device not in models:
         start = perf_counter()
@@ -196,12 +204,12 @@ def load_model(owner: Any, method: str, device: str) -> tuple[Callable[[Any], to
             model = getattr(owner, method)(device)
             if not callable(model):
                 raise EmbedderError(
-                    f"{owner.model_name}: {method} gave a {type(model).__name__}; expected a function of a batch; "
-                    "return the model"
+                    f"{owner.model_name}: {method} returned a {type(model).__name__}; expected a function of a "
+                    "batch; return the model"
                 )
             if isinstance(model, torch.nn.Module):
-                model.eval()  # else dropout and batch statistics make a vector depend on its neighbours
-            models[device] = model, hash_weights(model)  # reads the device, and so may be what finds it lost
+                model.eval()  # else, by dropout and batch statistics, a vector depends on the rest of the batch
+            models[device] = model, hash_weights(model)  # reads from the device, so it may find the device lost
         except TarquetError:
             raise
         except Exception as error:
@@ -213,27 +221,27 @@ def load_model(owner: Any, method: str, device: str) -> tuple[Callable[[Any], to
 
 
 def is_out_of_memory(error: Exception, device: str) -> bool:
-    """Tell whether the device has no room, be it torch that says so or a library beside it."""
+    """Return whether the device is out of memory, as reported by torch or by another library."""
     is_torchs = isinstance(error, torch.cuda.OutOfMemoryError)
     return is_torchs or (device == "cuda" and bool(_MEMORY_WORDS.search(str(error))))
 
 
 def explain_failure(error: Exception, where: str, device: str) -> TarquetError:
-    """Tell a failing GPU from a defect in the embedder: only after the first does a retry elsewhere help."""
+    """Return a GPU error or an error of the embedder; only after a GPU error can a retry on another GPU help."""
     return explain_gpu_failure(error, where, device) or EmbedderError(
         f"{where}: the model raised {describe_error(error)}"
     )
 
 
 def explain_gpu_failure(error: Exception, where: str, device: str) -> GpuError | None:
-    """Say what is the matter with the GPU; None where the error is not the GPU's."""
+    """Return the GPU error that an exception means; `None` if the GPU did not cause it."""
     reason = describe_error(error)
     if is_out_of_memory(error, device):
         return GpuError(
-            f"{where}: out of memory on the device: {reason}; expected room; take a smaller model or a larger GPU"
+            f"{where}: out of memory on the device: {reason}; expected enough; use a smaller model or a larger GPU"
         )
     is_gpus = isinstance(error, _ACCELERATOR_ERRORS) or _GPU_WORDS.search(str(error))
     if device == "cuda" and is_gpus and not _DEFECT_WORDS.search(str(error)):
         uuid = os.environ.get("CUDA_VISIBLE_DEVICES", "not pinned")
-        return GpuLostError(f"{where}: GPU {uuid} failed: {reason}; expected it to work; run again, on another one")
+        return GpuLostError(f"{where}: GPU {uuid} failed: {reason}; expected it to work; run again on another GPU")
     return None
