@@ -131,7 +131,7 @@ def test_card_that_failed_at_work_is_left_alone_for_a_while_even_as_the_only_fre
     node.write(describe("GPU-0"), describe("GPU-1", procs=1))
     assert fail_at_work() == "GPU-0"
     with (
-        pytest.raises(GpuError, match="GPU 0 GPU-0: it failed at work a few minutes ago; GPU 1 GPU-1: compute proc"),
+        pytest.raises(GpuError, match="GPU 0 GPU-0: it failed during a job a few minutes ago; GPU 1 GPU-1: compute"),
         lease_gpu(terms=Terms(0)),
     ):
         pass
