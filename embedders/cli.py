@@ -1,7 +1,7 @@
-"""The commands of `python -m embedders`: options in, one call out, and what it returned printed.
+"""The commands of `python -m embedders`: each turns its options into one call and prints the result.
 
-Imports nothing heavy at the top: `--help` and a bad option answer at once, and torch comes only after the GPU is
-pinned.
+Imports nothing heavy at the top, so that `--help` and a bad option answer at once. torch must be imported only after
+the GPU is pinned.
 """
 
 import json
@@ -34,7 +34,7 @@ def main() -> None:
         format="%(asctime)s %(levelname)s %(message)s",
         datefmt="%Y-%m-%d %H:%M:%S",
     )
-    logging.getLogger("timm").setLevel(logging.WARNING)  # it says twice what this log says once
+    logging.getLogger("timm").setLevel(logging.WARNING)  # its messages repeat those of this log
 
 
 @main.command(short_help="Embed a shard, as the workflow does.")
@@ -42,29 +42,31 @@ def main() -> None:
 @click.argument("output", type=click.Path())
 @click.option("--embedder", required=True, help='"package.module:Class" or "path/to/file.py:Class".')
 @click.option("--embedder-args", type=JsonValue(), default="{}", help="Arguments of the class, as JSON.")
-@click.option("--address", default=None, help="What SHARD is a copy of, for the footer: s3://bucket/00000.tar.")
-@click.option("--ledger", default=None, help="Parquet file that names the samples that failed.")
+@click.option(
+    "--address", default=None, help="Address that SHARD was copied from, for the footer: s3://bucket/0.tar."
+)
+@click.option("--ledger", default=None, help="Parquet file for the list of failed samples.")
 @click.option(
     "--also", nargs=3, multiple=True, metavar="SHARD OUTPUT LEDGER", help="One more shard; may be repeated."
 )
-@click.option("--record", default=None, help="Folder of the run, to record there what the output was made from.")
+@click.option("--record", default=None, help="Output folder of the run, to record there how the output was made.")
 @click.option(
-    "--recipe", type=JsonValue(), default="{}", help="What to record of class, arguments and options, as JSON."
+    "--recipe", type=JsonValue(), default="{}", help="Class, arguments and options to put into the record, as JSON."
 )
-@click.option("--part", default=None, help="Name of this job's part of the record: what is in it was embedded.")
+@click.option("--part", default=None, help="Name of this job's part of the record; outputs in it are not made again.")
 @click.option("--id-col", default="__key__", help="Metadata field that identifies a sample.")
-@click.option("--metadata-columns", type=JsonValue(), default="[]", help="Fields to carry, as JSON; or '\"all\"'.")
-@click.option("--image-suffix", default="", help="Suffix of the images, where a sample has several: jpg.")
+@click.option("--metadata-columns", type=JsonValue(), default="[]", help="Fields to store, as JSON; or '\"all\"'.")
+@click.option("--image-suffix", default="", help="Suffix of the image to use if samples have several, such as jpg.")
 @click.option("--embedding-dtype", type=click.Choice(["float32", "float16"]), default="float32")
 @click.option("--max-failed-fraction", type=click.FloatRange(0, 1), default=0.1)
-@click.option("--accept-damaged-shards", is_flag=True, help="Embed what is whole of a damaged tar.")
+@click.option("--accept-damaged-shards", is_flag=True, help="Embed the intact samples of a damaged tar.")
 @click.option("--only", default=None, help="Ledger of an earlier run: embed only the samples that failed then.")
 @click.option("--threads", type=click.IntRange(1), default=None, help="Threads to compute and decode with.")
 @device_options
 def embed(
     shard, output, embedder, embedder_args, address, ledger, also, record, recipe, part, device, terms, **options,
 ) -> None:  # fmt: skip
-    """Embed SHARD, a .tar or .tar.gz, into OUTPUT, a Parquet file that appears whole or not at all.
+    """Embed SHARD, a .tar or .tar.gz, into OUTPUT, a Parquet file that is either complete or not there.
 
     Example: python -m embedders embed 00000.tar 00000.parquet --embedder my_embedder.py:MyEmbedder
     """
@@ -78,10 +80,10 @@ def embed(
         run_job(jobs, embedder, embedder_args, pin_device(work, device, terms), addition=addition, **options)
 
 
-@main.command(short_help="Show the GPUs of this node, and who leases them.")
+@main.command(short_help="Show the GPUs of this node and the jobs that lease them.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per device, in a list.")
 def gpus(as_json) -> None:
-    """Show the GPUs of this node: what the driver reports, and which job leases each.
+    """Show the GPUs of this node: what the driver reports, and which jobs lease them.
 
     Example: python -m embedders gpus --json
     """
@@ -97,8 +99,8 @@ def gpus(as_json) -> None:
 @click.option("--shard", "shards", required=True, help="A shard, or a pattern as in config.yaml; the first is tried.")
 @click.option("--embedder-args", type=JsonValue(), default="{}", help="Arguments of the class, as JSON.")
 @click.option("--id-col", default="__key__", help="Metadata field that identifies a sample.")
-@click.option("--metadata-columns", type=JsonValue(), default="[]", help="Fields to carry, as JSON; or '\"all\"'.")
-@click.option("--image-suffix", default="", help="Suffix of the images, where a sample has several: jpg.")
+@click.option("--metadata-columns", type=JsonValue(), default="[]", help="Fields to store, as JSON; or '\"all\"'.")
+@click.option("--image-suffix", default="", help="Suffix of the image to use if samples have several, such as jpg.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 @device_options
 def check(embedder, shards, embedder_args, id_col, metadata_columns, image_suffix, as_json, device, terms) -> None:
@@ -113,7 +115,7 @@ def check(embedder, shards, embedder_args, id_col, metadata_columns, image_suffi
 
         if words := click.get_current_context().args:
             raise ConfigError(
-                f"--shard: expected one shard or pattern, and {len(words)} more words follow, as "
+                f"--shard: expected one shard or pattern, but {len(words)} more words follow, such as "
                 f"{words[0]!r}; quote a pattern, so that the shell does not expand it: --shard 'data/*.tar'"
             )
         paths = list(find_shards(shards).values())
@@ -122,7 +124,7 @@ def check(embedder, shards, embedder_args, id_col, metadata_columns, image_suffi
         with pin_device(paths[0], device, terms) as torch_device:
             from embedders.checks.before_run import check_before_run
 
-            with errors_alone():  # the rest, the findings say
+            with errors_alone():  # the findings repeat everything else
                 columns = (id_col, metadata_columns, image_suffix)
                 report = check_before_run(embedder, embedder_args, paths, torch_device, *columns)
         if as_json:
@@ -141,24 +143,24 @@ def check(embedder, shards, embedder_args, id_col, metadata_columns, image_suffi
 @click.argument("output", type=click.Path())
 @click.option("--classifier", required=True, help='"package.module:Class" or "path/to/file.py:Class".')
 @click.option("--classifier-args", type=JsonValue(), default="{}", help="Arguments of the class, as JSON.")
-@click.option("--record", default=None, help="Folder of the run, to record there what the output was made from.")
-@click.option("--recipe", type=JsonValue(), default="{}", help="What to record of class and arguments.")
+@click.option("--record", default=None, help="Output folder of the run, to record there how the output was made.")
+@click.option("--recipe", type=JsonValue(), default="{}", help="Class and arguments to put into the record, as JSON.")
 @click.option("--threads", type=click.IntRange(1), default=None, help="Threads to compute with.")
 @device_options
 def score(embeddings, output, classifier, classifier_args, record, recipe, threads, device, terms) -> None:
     """Score the vectors of EMBEDDINGS, an output of `embed`, into OUTPUT, a Parquet file of keys and scores.
 
-    Example: python -m embedders score results/embeddings/00000.parquet scores.parquet --classifier my_head.py:MyHead
+    Example: python -m embedders score results/embeddings/00000.parquet scores.parquet --classifier my.py:MyClassifier
     """
     with one_line_errors():
         from embedders.job.locate import split_class_path
         from embedders.output.files import check_writable
 
         if not Path(embeddings).is_file():
-            raise ConfigError(f"{embeddings!r} is no file; expected an output of `embed`; check the path")
+            raise ConfigError(f"{embeddings!r} is not a file; expected an output of `embed`; check the path")
         split_class_path(classifier, "classifier")
         if not isinstance(classifier_args, dict):
-            raise ConfigError(f"classifier args {classifier_args!r}: expected an object, as {{}}")
+            raise ConfigError(f"classifier args {classifier_args!r}: expected an object, such as {{}}")
         check_writable(Path(output))
         with pin_device(embeddings, device, terms) as torch_device:
             import torch
