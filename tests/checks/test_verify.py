@@ -324,7 +324,7 @@ ALTERED = {
     ),
     "another footer": (
         lambda folder: edit_footer(folder / "s.parquet", schema_version=99),
-        "its footer is of version 99",
+        "its footer has the version 99",
     ),
     "other counts in the footer": (
         lambda folder: edit_footer(folder / "s.parquet", embedded=4),

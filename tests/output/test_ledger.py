@@ -29,7 +29,7 @@ def test_a_sample_cannot_be_settled_twice_or_without_being_there():
     ledger = ledger_of("a", "b")
     ledger.settle(["a"])
     for key in ("a", "never there"):
-        with pytest.raises(EmbedderError, match=f"a sample '{key}' that the tar does not hold, or yielded it twice"):
+        with pytest.raises(EmbedderError, match=f"a sample '{key}' that is not in the tar, or yielded it twice"):
             ledger.settle(["b", key])
         with pytest.raises(EmbedderError, match=f"'{key}'"):
             ledger.fail(FailedSample(key, "bad_vector", "NaN"))
