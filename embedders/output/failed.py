@@ -21,7 +21,7 @@ class FailureKind(StrEnum):
     UNDECODABLE = "undecodable", "make the image again, or leave it out"
     NO_SINGLE_IMAGE = (
         "no_single_image",
-        "put one image into each sample, with only one dot in its name (0001.jpg), or set image_suffix",
+        "put one image into each sample, with one dot in its name (0001.jpg), or set image_suffix",
     )
     BAD_METADATA = "bad_metadata", "fix the metadata, or choose another id_col, metadata_columns or type"
     PREPROCESS_ERROR = "preprocess_error", "fix preprocess or decode of the embedder's class"

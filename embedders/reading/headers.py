@@ -193,7 +193,7 @@ class Archive(tarfile.TarFile):
             raise Damage(f"zeros from here to the end, {length - self.start} bytes, more than a program writes")
 
     def find_header(self, start: int) -> int:
-        """Return the offset of the first valid header from `start` on, to continue after damage; or the file's end."""
+        """Return the offset of the next valid header, to continue after damage; or the file's end."""
         self.stream.seek(start)
         while block := self.stream.read(BLOCK):
             if block[257:262] == b"ustar":

@@ -90,7 +90,7 @@ def read_samples(
                 sample.problem = (
                     FailureKind.REPEATED_KEY,
                     f"members {names} of key {sample.key!r}, which came earlier in the tar, are left out; expected "
-                    "the members of a key side by side, and no key twice; tar --sort=name puts them together",
+                    "the members of a key next to each other, and no key twice; tar --sort=name puts them together",
                 )
             seen_keys.add(fingerprint)
         yield sample
@@ -118,7 +118,7 @@ def check_suffix(image_suffix: str) -> str:
         ConfigError: It begins with a dot.
     """
     if image_suffix.startswith("."):
-        raise ConfigError(f"image_suffix: {image_suffix!r}; expected a suffix without a leading dot, such as jpg")
+        raise ConfigError(f"image_suffix: {image_suffix!r}; expected a suffix without the dot, such as jpg")
     return image_suffix.lower()
 
 

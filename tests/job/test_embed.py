@@ -306,7 +306,7 @@ BREACHES = {
     "no tensor from the model": (Own([(ONES, rows_of(*ABC))], lambda batch: "text"), "the model raised TypeError"),
     "a sample twice": (Own([(ONES, rows_of("a", "b", "a"))]), "yielded a sample 'a' .* twice"),
     "a batch twice": (Own([(ONES, rows_of(*ABC)), (ONES, rows_of(*ABC))]), "yielded a sample 'a' .* twice"),
-    "a sample that is not there": (Own([(ONES, rows_of("a", "b", "x"))]), "a sample 'x' that the tar does not hold"),
+    "a sample that is not there": (Own([(ONES, rows_of("a", "b", "x"))]), "a sample 'x' that is not in the tar"),
     "no pairs": (Own([ONES, ONES]), "load_dataset_shard failed: .* expected it to yield pairs"),
     "no list of dicts": (Own([(ONES, list(ABC))]), "load_dataset_shard failed: .* one dict per image"),
     "nothing but None": (Own(None), "load_dataset_shard failed: TypeError"),

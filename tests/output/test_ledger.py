@@ -57,7 +57,7 @@ def test_more_failures_than_allowed_fail_the_shard_with_counts_and_the_first():
         ledger.fail(FailedSample(key, "undecodable", f"{key} is broken"))
     ledger.settle(list("abefghij"))
     ledger.check(0.2)
-    with pytest.raises(ShardError, match=r"2 of 10 samples failed \(2 undecodable\), as 'c': c .*make the image"):
+    with pytest.raises(ShardError, match=r"2 of 10 samples failed \(2 undecodable\), such as 'c': c .*make the"):
         ledger.check(0.19)
 
 
