@@ -1,6 +1,6 @@
-"""WebDataset tar shards in, Parquet embeddings out.
+"""Tarquet: embed the images of WebDataset tar shards into Parquet files.
 
-The names below are imported when they are first used, so that `python -m embedders` starts without torch.
+The names below are imported on first use, so that `python -m embedders` starts without torch.
 """
 
 import importlib

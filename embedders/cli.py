@@ -1,7 +1,7 @@
-"""The commands of `python -m embedders`: options in, one call out, and what it returned printed.
+"""The commands of `python -m embedders`: each turns its options into one call and prints the result.
 
-Imports nothing heavy at the top: `--help` and a bad option answer at once, and torch comes only after the GPU is
-pinned.
+Imports nothing heavy at the top, so that `--help` and a bad option answer at once. torch must be imported only after
+the GPU is pinned.
 """
 
 import json
@@ -34,7 +34,7 @@ def main() -> None:
         format="%(asctime)s %(levelname)s %(message)s",
         datefmt="%Y-%m-%d %H:%M:%S",
     )
-    logging.getLogger("timm").setLevel(logging.WARNING)  # it says twice what this log says once
+    logging.getLogger("timm").setLevel(logging.WARNING)  # its messages repeat those of this log
 
 
 @main.command(short_help="Embed a shard into a Parquet file.")
@@ -124,7 +124,7 @@ def check(embedder, shards, embedder_args, id_col, metadata_columns, image_suffi
 
         if words := click.get_current_context().args:
             raise ConfigError(
-                f"--shard: expected one shard or pattern, and {len(words)} more words follow, as "
+                f"--shard: expected one shard or pattern, but {len(words)} more words follow, such as "
                 f"{words[0]!r}; quote a pattern, so that the shell does not expand it: --shard 'data/*.tar'"
             )
         paths = list(find_shards(shards).values())
@@ -133,7 +133,7 @@ def check(embedder, shards, embedder_args, id_col, metadata_columns, image_suffi
         with pin_device(paths[0], device, terms) as torch_device:
             from embedders.checks.before_run import check_before_run
 
-            with errors_alone():  # the rest, the findings say
+            with errors_alone():  # the findings repeat everything else
                 columns = (id_col, metadata_columns, image_suffix)
                 report = check_before_run(embedder, embedder_args, paths, torch_device, *columns)
         if as_json:
@@ -159,17 +159,17 @@ def check(embedder, shards, embedder_args, id_col, metadata_columns, image_suffi
 def score(embeddings, output, classifier, classifier_args, record, recipe, threads, device, terms) -> None:
     """Score the vectors of EMBEDDINGS, an output of `embed`. OUTPUT is a Parquet file of keys and scores.
 
-    Example: python -m embedders score results/embeddings/00000.parquet scores.parquet --classifier my_head.py:MyHead
+    Example: python -m embedders score results/embeddings/00000.parquet scores.parquet --classifier my.py:MyClassifier
     """
     with one_line_errors():
         from embedders.job.locate import split_class_path
         from embedders.output.files import check_writable
 
         if not Path(embeddings).is_file():
-            raise ConfigError(f"{embeddings!r} is no file; expected an output of `embed`; check the path")
+            raise ConfigError(f"{embeddings!r} is not a file; expected an output of `embed`; check the path")
         split_class_path(classifier, "classifier")
         if not isinstance(classifier_args, dict):
-            raise ConfigError(f"classifier args {classifier_args!r}: expected an object, as {{}}")
+            raise ConfigError(f"classifier args {classifier_args!r}: expected an object, such as {{}}")
         check_writable(Path(output))
         with pin_device(embeddings, device, terms) as torch_device:
             import torch

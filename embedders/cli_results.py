@@ -1,4 +1,4 @@
-"""The commands over results that are there: inspect, verify, summarize, report, prune. `cli.py` adds them."""
+"""The commands that work on finished results: inspect, verify, summarize, report, prune. `cli.py` adds them."""
 
 import json
 import sys
@@ -40,9 +40,9 @@ def verify(files, shard, ledger, sample, as_json, device, terms) -> None:
     with one_line_errors():
         from embedders.checks.outputs import find_outputs
 
-        outputs = [output for file in files for output in find_outputs(file)]  # before it waits for a GPU
+        outputs = [output for file in files for output in find_outputs(file)]  # before waiting for a GPU
         if len(outputs) > 1 and (shard or ledger):
-            raise ConfigError(f"--shard and --ledger go with one file; {len(outputs)} were given; name one")
+            raise ConfigError(f"--shard and --ledger need exactly one file; {len(outputs)} were given; name one")
         with pin_device(files[0], device, terms) as torch_device:
             from embedders.checks.verify import verify_file
 

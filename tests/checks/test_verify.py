@@ -324,7 +324,7 @@ ALTERED = {
     ),
     "another footer": (
         lambda folder: edit_footer(folder / "s.parquet", schema_version=99),
-        "its footer is of version 99",
+        "its footer has the version 99",
     ),
     "other counts in the footer": (
         lambda folder: edit_footer(folder / "s.parquet", embedded=4),
@@ -451,4 +451,4 @@ def test_a_path_that_means_no_output_is_one_line(tmp_path, path, words):
 
 def test_shard_and_ledger_go_with_one_output(run, folder):
     result = verify(run, "--shard", folder / "s.tar")
-    assert "--shard and --ledger go with one file; 3 were given" in result.output
+    assert "--shard and --ledger need exactly one file; 3 were given" in result.output

@@ -126,7 +126,7 @@ def test_what_decoders_say_of_embedded_images_is_counted_and_named(tmp_path, cap
     assert "4 samples, 3 embedded, 1 failed, 2 patched in" in caplog.text
     summary = summarize_run(tmp_path, ["s"])
     assert summary.remarks == {"patched": 2}
-    assert "embedded all the same: 2 patched" in summary.describe()
+    assert "embedded nevertheless: 2 patched" in summary.describe()
 
 
 def test_metadata_and_id_come_beside_the_vectors(tmp_path, shard):
@@ -306,7 +306,7 @@ BREACHES = {
     "no tensor from the model": (Own([(ONES, rows_of(*ABC))], lambda batch: "text"), "the model raised TypeError"),
     "a sample twice": (Own([(ONES, rows_of("a", "b", "a"))]), "yielded a sample 'a' .* twice"),
     "a batch twice": (Own([(ONES, rows_of(*ABC)), (ONES, rows_of(*ABC))]), "yielded a sample 'a' .* twice"),
-    "a sample that is not there": (Own([(ONES, rows_of("a", "b", "x"))]), "a sample 'x' that the tar does not hold"),
+    "a sample that is not there": (Own([(ONES, rows_of("a", "b", "x"))]), "a sample 'x' that is not in the tar"),
     "no pairs": (Own([ONES, ONES]), "load_dataset_shard failed: .* expected it to yield pairs"),
     "no list of dicts": (Own([(ONES, list(ABC))]), "load_dataset_shard failed: .* one dict per image"),
     "nothing but None": (Own(None), "load_dataset_shard failed: TypeError"),

@@ -70,5 +70,5 @@ def test_images_that_were_embedded_although_a_decoder_said_something_are_shown()
     (_, look) = judge_run(Summary(shards=1, samples=9, embedded=9, remarks={"patched": 2}), 0)
     assert (look.level, look.text) == (
         "look",
-        "Images embedded all the same: 2 patched; the logs of the shards name them.",
+        "Images embedded nevertheless: 2 patched; the logs of the shards name them.",
     )
