@@ -53,7 +53,8 @@ class ImageEmbedder(ABC):
         """Read a shard as batches.
 
         The default reads images of any common format, decodes them on threads through `decode`, keeps tar order,
-        and names every sample that it cannot use.
+        and names every sample that it cannot use. One that is written in its place reads the tar by itself, or by
+        `embedders.TarSamples`, as strictly as the default does.
 
         Args:
             tar_path: Path of a WebDataset shard.
