@@ -12,6 +12,7 @@ if TYPE_CHECKING:  # what an editor and a type checker see
     from embedders.builtin.timm_embedder import TimmImageEmbedder
     from embedders.classifier import ImageClassifier
     from embedders.job.embed import embed_shard
+    from embedders.reading.tar_samples import TarSamples
 
 __version__ = "0.1.0"
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "ImageClassifier",
     "ImageEmbedder",
     "NsfwClassifier",
+    "TarSamples",
     "TimmImageEmbedder",
     "embed_shard",
 ]
@@ -27,6 +29,7 @@ _MODULES = {
     "ImageClassifier": "embedders.classifier",
     "ImageEmbedder": "embedders.base",
     "NsfwClassifier": "embedders.builtin.laion",
+    "TarSamples": "embedders.reading.tar_samples",
     "TimmImageEmbedder": "embedders.builtin.timm_embedder",
     "embed_shard": "embedders.job.embed",
 }

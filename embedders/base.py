@@ -53,7 +53,8 @@ class ImageEmbedder(ABC):
         """Read a shard as batches.
 
         The default reads images of any common format, decodes them on threads with `decode`, keeps tar order,
-        and records every sample that it cannot use.
+        and records every sample that it cannot use. A loader of your own that reads with `embedders.TarSamples` does
+        the same.
 
         Args:
             tar_path: Path of a WebDataset shard.

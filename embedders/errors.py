@@ -54,6 +54,8 @@ def describe_error(error: BaseException) -> str:
     text = str(error).strip().splitlines()
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_users(frame.filename)]
     place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
+    if not text and error.__cause__:  # as of webdataset's DecodingError, whose message is that of its cause
+        return f"{type(error).__name__}: {describe_error(error.__cause__)}{place}"
     return f"{type(error).__name__}: {text[0] if text else 'without a message'}{place}"
 
 

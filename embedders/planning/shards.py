@@ -30,6 +30,9 @@ BYTES_PER_JOB = 8 << 30
 MIN_JOBS, MAX_SHARDS_PER_JOB = 32, 64
 SUFFIXES = ", ".join(SHARD_SUFFIXES)
 
+# webdataset's own form. A file can have `::` in its name.
+_LIST_HINT = "; webdataset's a.tar::b.tar is written as a list, [a.tar, b.tar]"
+
 Patterns = str | Sequence[str]
 
 
@@ -132,6 +135,8 @@ def _expand(pattern: str, list_folder: Callable[[str], frozenset[str]]) -> Itera
     """Yield the paths and addresses that one pattern expands to; every path exists."""
     for expanded in _expand_braces(pattern):
         if is_remote(expanded):
+            if "::" in expanded:
+                raise ConfigError(f"shards: {expanded!r}: expected one address{_LIST_HINT}")
             if glob.has_magic(expanded) or not expanded.endswith(SHARD_SUFFIXES):
                 raise ConfigError(
                     f"shards: {expanded!r}: expected an address that ends in {SUFFIXES}, without "
@@ -168,6 +173,7 @@ def _expand_braces(pattern: str) -> Iterator[str]:
 
 def _hint_at_signs(pattern: str) -> str:
     hint = "; write a [ that is part of a name as [[]" if "[" in pattern else ""
+    hint += _LIST_HINT if "::" in pattern else ""
     return hint + ("; variables such as $HOME are not expanded, write the value" if "$" in pattern else "")
 
 

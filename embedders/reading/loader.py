@@ -55,7 +55,7 @@ class ShardLoad:
     timings: Timings = field(default_factory=Timings)
 
     def run(self, function: Callable[..., Item], *arguments: Any) -> Item:
-        """Call a function; a default loader that is created during the call uses this load.
+        """Call a function; a default loader or `TarSamples` that is created during the call uses this load.
 
         The load cannot be an argument: `load_dataset_shard` has a fixed signature, and a user's own loader may call
         the default one.
@@ -68,6 +68,11 @@ class ShardLoad:
 
 
 _CURRENT: ContextVar[ShardLoad | None] = ContextVar("current shard load", default=None)
+
+
+def find_load(tar_path: str) -> ShardLoad:
+    """Return the load that `ShardLoad.run` works for; outside of it a new one, which nobody asks for its account."""
+    return _CURRENT.get() or ShardLoad(Ledger(tar_path))
 
 
 def load_batches(
@@ -90,8 +95,7 @@ def load_batches(
         ShardError: The shard is missing or damaged.
         EmbedderError: `decode` returns images of different shapes.
     """
-    load = _CURRENT.get() or ShardLoad(Ledger(tar_path))
-    return _load(tar_path, decode, batch_size, threads or len(os.sched_getaffinity(0)), load)
+    return _load(tar_path, decode, batch_size, threads or len(os.sched_getaffinity(0)), find_load(tar_path))
 
 
 def _load(
@@ -141,15 +145,22 @@ def compute_alone() -> None:
     torch.set_num_threads(1)
 
 
-def open_samples(tar_path: str, load: ShardLoad) -> Iterator[Sample]:
-    """Read the samples of a shard, open an account for each, and yield those that can be used."""
-    # Other members of a sample, such as a video or an array, are skipped.
+def select_members(load: ShardLoad) -> Callable[[str], bool]:
+    """Return what tells by a member's name whether the default loader reads it: images and metadata."""
     images = [load.image_suffix] if load.image_suffix else IMAGE_SUFFIXES
     suffixes = (*(f".{suffix}" for suffix in images), *list_suffixes(load.fields))
-    samples = read_samples(
-        tar_path, accept_damage=load.accept_damage, wants=lambda name: name.lower().endswith(suffixes)
-    )
-    for sample in samples:
+    return lambda name: name.lower().endswith(suffixes)
+
+
+def open_samples(tar_path: str, load: ShardLoad, wants: Callable[[str], bool] | None = None) -> Iterator[Sample]:
+    """Read the samples of a shard, open an account for each, and yield those that can be used.
+
+    Args:
+        tar_path: The shard.
+        load: The account, and what is asked for.
+        wants: As in `read_samples`; by default the images and the metadata that is needed.
+    """
+    for sample in read_samples(tar_path, accept_damage=load.accept_damage, wants=wants or select_members(load)):
         load.offset = sample.offset
         if load.only is not None and sample.account not in load.only:
             continue

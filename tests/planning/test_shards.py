@@ -4,6 +4,7 @@ import os
 
 import pytest
 import yaml
+from webdataset.shardlists import expand_urls
 
 from embedders.errors import ConfigError
 from embedders.planning.shard_names import make_visible, require_distinct
@@ -289,3 +290,40 @@ def test_a_hundred_thousand_shards_are_found_by_one_listing(tmp_path, monkeypatc
     assert listings == [str(tmp_path)]
     assert len(lookups) < 10
     assert list(found.items())[99_999] == ("99999", f"{tmp_path}/99999.tar")
+
+
+# webdataset's own patterns
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    ["{00..02}.tar", "{a,b}-{8..11}.tar", "{01..09..4}.tar", "{2..0}.tar", "x{,-y}.tar", "{a..c}.tar", "plain.tar"],
+)
+def test_braces_expand_as_webdatasets_do(folder, pattern):
+    expected = expand_urls(f"other/{pattern}")
+    for path in expected:
+        (folder / path).touch()
+    assert sorted(find_shards(f"other/{pattern}").values()) == sorted(expected)
+    addresses = [path.replace("other", "https://host") for path in expected]
+    assert sorted(find_shards(f"https://host/{pattern}").values()) == sorted(addresses)
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "data/00.tar::data/01.tar",
+        "data/{00..01}.tar::other/00.tar",
+        "data/*.tar::other/*.tar",
+        "s3://b/0.tar::s3://b/1.tar",
+    ],
+)
+def test_webdatasets_list_by_colons_is_refused_with_what_to_write(folder, pattern):
+    with pytest.raises(ConfigError, match=r"a\.tar::b\.tar is written as a list, \[a\.tar, b\.tar\]"):
+        find_shards(pattern)
+    (folder / "data/a::b.tar").touch()
+    assert find_shards("data/a::b.tar") == find_shards("data/a*.tar") == {"a%3A:b": "data/a::b.tar"}
+
+
+def test_webdatasets_variables_are_refused_too(folder):
+    with pytest.raises(ConfigError, match=r"a variable such as \$HOME is not filled in"):
+        find_shards("$FOLDER/00.tar")
