@@ -66,7 +66,7 @@ def take_command_line(
             "merged; write all keys into one file, or set single keys with --config"
         )
     keys = yaml.safe_load(Path(schema_path).read_text())["properties"]
-    texts: dict[str, str] = {}
+    texts: dict[str, Any] = {}
     for key, _, value in (arg.partition("=") for arg in config_args):
         if key in texts:
             raise ConfigError(
@@ -74,9 +74,18 @@ def take_command_line(
                 f"it, for example --config '{key}=data/{{00000..00099}}.tar'"
             )
         texts[key] = value.strip("'\"")
-    # Snakemake reads `output_dir=2024_01` as a number, with quotes or without.
-    texts = {key: text for key, text in texts.items() if keys.get(key, {}).get("type") == "string"}
-    return {**config, **given, **texts}
+    types = {key: keys.get(key, {}).get("type") for key in texts}
+    # Snakemake reads `output_dir=2024_01` as a number, with quotes or without, and each number in a mapping as text.
+    nested = {key: _parse(key, text) for key, text in texts.items() if types[key] in ("object", "array")}
+    texts = {key: text for key, text in texts.items() if types[key] == "string"}
+    return {**config, **given, **texts, **nested}
+
+
+def _parse(key: str, text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--config: {key}={text!r} is not YAML; expected a value such as {{name: 1}}") from error
 
 
 def require_clone(folder: str) -> None:

@@ -5,6 +5,7 @@ The plan is saved in the output folder for the processes that an executor starts
 
 import hashlib
 import json
+import re
 import secrets
 import shutil
 from collections.abc import Collection, Mapping
@@ -76,7 +77,13 @@ def plan_jobs(jobs: Jobs, shards: Mapping[str, str], unfinished: Collection[str]
     """
     todo = {shard: path for shard, path in shards.items() if shard in unfinished or is_remote(path)}
     groups = _group(todo, shards_per_job) if jobs.is_grouped else [[shard] for shard in todo]
-    jobs.shards = {group[0] + (f"+{len(group) - 1}" if len(group) > 1 else ""): group for group in groups}
+    jobs.shards = {_name_job(group) if jobs.is_grouped else group[0]: group for group in groups}
+
+
+def _name_job(group: list[str]) -> str:
+    # A single shard whose name looks like that of a group gets a number too: no two jobs have one name.
+    is_ambiguous = re.search(r"\+[0-9]+$", group[0]) is not None
+    return f"{group[0]}+{len(group) - 1}" if len(group) > 1 or is_ambiguous else group[0]
 
 
 def _group(shards: Mapping[str, str], shards_per_job: int | str) -> list[list[str]]:

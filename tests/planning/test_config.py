@@ -7,7 +7,7 @@ from support.tools import ROOT
 from embedders.cli import main
 from embedders.errors import ConfigError
 from embedders.gpu.terms import Terms
-from embedders.planning.config import check_config, name_scores, require_output_dir
+from embedders.planning.config import check_config, name_scores, require_output_dir, take_command_line
 
 SCHEMA = ROOT / "workflow/schemas/config.schema.yaml"
 LEAST = {"shards": "*.tar", "embedder": {"class": "embedders:TimmImageEmbedder"}}
@@ -151,3 +151,12 @@ def test_scores_have_folders_that_readers_see_and_names_that_snakemake_takes():
     for name in ("a/b", "", 5, "a{b}"):
         with pytest.raises(ConfigError, match="expected a valid folder name"):
             name_scores([score | {"args": {"pred_column": name}}])
+
+
+def test_numbers_in_a_mapping_of_the_command_line_are_numbers():
+    argument = "near_copies={cosine: 0.96}"
+    parsed = {"near_copies": {"cosine": "0.96"}}  # as Snakemake parses it
+    config = take_command_line({"id_col": "url"}, [], [argument], parsed, SCHEMA)
+    assert config == {"id_col": "url", "near_copies": {"cosine": 0.96}}
+    with pytest.raises(ConfigError, match=r"--config: near_copies='\{cosine: 0.96' is not YAML; expected a value"):
+        take_command_line({}, [], ["near_copies={cosine: 0.96"], {}, SCHEMA)

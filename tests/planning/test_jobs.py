@@ -1,0 +1,22 @@
+from embedders.planning.jobs import begin_jobs, plan_jobs
+
+
+def test_no_two_jobs_have_one_name(tmp_path):
+    names = ["a", "a0", "a+1", "b", "b+1+0", "c"]
+    shards = {name: f"{tmp_path}/{name}.tar" for name in sorted(names)}
+    jobs = begin_jobs(shards, 2)
+    plan_jobs(jobs, shards, shards, 2)
+    assert sorted(shard for group in jobs.shards.values() for shard in group) == sorted(names)
+    plan_jobs(jobs, shards, {"a", "a0", "a+1"}, 2)  # what an earlier run has left
+    assert sorted(shard for group in jobs.shards.values() for shard in group) == ["a", "a+1", "a0"]
+    groups = [["a", "a0"], ["a+1"]]
+    shards = {name: f"{tmp_path}/{name}.tar" for group in groups for name in group}
+    plan_jobs(jobs, shards, shards, 2)
+    assert jobs.shards == {"a+1": ["a", "a0"], "a+1+0": ["a+1"]}
+
+
+def test_a_job_of_one_shard_is_named_after_it():
+    shards = {"a": "a.tar", "a+1": "a+1.tar"}
+    jobs = begin_jobs(shards, 1)
+    plan_jobs(jobs, shards, shards, 1)
+    assert jobs.shards == {"a": ["a"], "a+1": ["a+1"]}
