@@ -182,7 +182,7 @@ def test_what_cannot_be_exported_is_one_line(run, tmp_path, monkeypatch):
     (tmp_path / "full/file").touch()
     with pytest.raises(ConfigError, match="full' is not empty; expected a new folder"):
         export_run(run, "npy", tmp_path / "full")
-    with pytest.raises(ConfigError, match=r"no run_shards\.json"):
+    with pytest.raises(ConfigError, match=r"no readable run_shards\.json"):
         export_run(tmp_path / "full", "npy", tmp_path / "out")
     with pytest.raises(OutputError, match="cannot be written"):
         export_run(run, "npy", tmp_path / "full/file/out")
@@ -191,7 +191,7 @@ def test_what_cannot_be_exported_is_one_line(run, tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match=r"needs lancedb.*pip install 'tarquet\[lance\]'"):
         export_run(run, "lance", tmp_path / "out")
     (run / "embeddings/d.parquet").unlink()
-    with pytest.raises(ConfigError, match="1 of its 4 shards have no vectors, as 'd'"):
+    with pytest.raises(ConfigError, match="1 of its 4 shards have no vectors, such as 'd'"):
         export_run(run, "npy", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

@@ -325,5 +325,5 @@ def test_webdatasets_list_by_colons_is_refused_with_what_to_write(folder, patter
 
 
 def test_webdatasets_variables_are_refused_too(folder):
-    with pytest.raises(ConfigError, match=r"a variable such as \$HOME is not filled in"):
+    with pytest.raises(ConfigError, match=r"variables such as \$HOME are not expanded"):
         find_shards("$FOLDER/00.tar")

@@ -159,6 +159,6 @@ def test_check_and_verify_notice_a_lost_tail(tmp_path):
     shard.write_bytes(content[:cut].ljust(len(content), b"\0"))
     checked = run_cli("check", MEAN_COLOR, "--shard", shard, "--device", "cpu")
     assert checked.returncode == 1
-    assert f"damaged_tar, as '(damage at byte {cut})': zeros from here to the end" in checked.stdout
+    assert f"damaged_tar, for example '(damage at byte {cut})': zeros from here to the end" in checked.stdout
     verified = run_cli("verify", output, "--device", "cpu")
     assert verified.returncode == 1

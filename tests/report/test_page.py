@@ -130,7 +130,7 @@ def test_runs_of_no_and_of_one_image_have_a_report(tmp_path):
 def test_a_folder_without_a_run_is_one_line(tmp_path):
     done = run_cli("report", tmp_path)
     assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
-    assert "no run_shards.json" in done.stderr
+    assert "no readable run_shards.json" in done.stderr
 
 
 def test_scores_are_drawn(run, tmp_path):

@@ -116,7 +116,7 @@ def test_a_run_lists_its_near_copies_and_follows_each_change(project):
 def test_what_cannot_be_is_one_line_before_anything_runs(project, tmp_path):
     for near_copies, columns, message in [
         ({"cosine": 0.98, "keep": "largest"}, [], "metadata_columns has no width and no height; expected both"),
-        ({"cosine": 2}, [], "near_copies.cosine is 2; expected: The least cosine similarity"),
+        ({"cosine": 2}, [], "near_copies.cosine is 2; expected: The minimum cosine similarity"),
         ({"cosin": 0.9}, [], "unknown key 'near_copies.cosin'; did you mean 'cosine'?"),
     ]:
         config = CONFIG | {"near_copies": near_copies, "metadata_columns": columns, "shards": f"{project}/data/a.tar"}

@@ -101,7 +101,7 @@ def test_the_folder_of_a_score_is_named_after_its_column_or_its_class():
     assert list(name_scores([entry, named])) == ["Head", "light"]
     for scores, message in [
         ([entry, entry], "two are named 'Head'; set another pred_column"),
-        ([{"class": "a:B", "args": {"pred_column": "a/b"}}], "pred_column is 'a/b'; expected a name"),
+        ([{"class": "a:B", "args": {"pred_column": "a/b"}}], "pred_column is 'a/b'; expected a valid folder name"),
     ]:
         with pytest.raises(ConfigError, match=message):
             name_scores(scores)
