@@ -45,12 +45,11 @@ include: "workflow/rules/retry.smk"
 
 onstart:
     require_python()
-    describe_run()
+    begin_run()
     follow_run(OUT, SHARDS, logger.info)
 
 
 onerror:
-    restore_finished()
     describe_failures()
 
 

@@ -121,6 +121,14 @@ def test_a_bad_option_is_named_with_exit_code_2(tmp_path, shard, options, reason
     assert reason in " ".join(result.stderr.split())
 
 
+def test_a_pattern_that_the_shell_has_expanded_is_told_to_be_quoted(tmp_path, shard):
+    others = [make_tar(tmp_path / name, {"1.jpg": make_image()}) for name in ("t.tar", "u.tar")]
+    result = CliRunner().invoke(main, ["check", MEAN_COLOR, "--shard", str(shard), *others])
+    assert result.exit_code == 1
+    assert "and 2 more words follow, as '" in result.stderr
+    assert "quote a pattern, so that the shell does not expand it: --shard 'data/*.tar'" in result.stderr
+
+
 def test_an_output_folder_that_cannot_be_written_is_one_line(tmp_path, shard):
     (tmp_path / "file").touch()
     for place in (tmp_path / "file" / "o.parquet", "/proc/o.parquet"):

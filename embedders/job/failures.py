@@ -30,10 +30,16 @@ def find_error(log: str | Path, tar_path: str) -> str:
         tar_path: The shard, which may be one of several in the job.
     """
     lines = [line for line in Path(log).read_text(errors="replace").splitlines() if line.strip()]
-    for start in (_start(tar_path), _ERROR):
+    is_done = any(f" INFO {tar_path}: " in line and " samples, " in line for line in lines)
+    for start in (_start(tar_path), *([] if is_done else [_ERROR])):
         found = [line.removeprefix(start) for line in lines if line.startswith(start)]
         if found:
             return _strip_path(found[-1], tar_path)
+    if is_done:
+        return (
+            "its job ended well, but Snakemake did not take what it made and says why above; compare the clocks of "
+            "this machine and of the file server, and give --latency-wait more seconds"
+        )
     last = f"; its log ends with: {make_one_line(lines[-1])}" if lines else ""
     return f"its job left no error: it was killed, as for want of memory or time, or did not start{last}"
 

@@ -15,6 +15,7 @@ from embedders import __version__
 from embedders.base import ImageEmbedder
 from embedders.classifier import ImageClassifier
 from embedders.errors import ShardError
+from embedders.output.hashes import hash_file
 from embedders.output.provenance import ClassifierRecord, EmbedderRecord, FileRecord
 
 
@@ -68,12 +69,6 @@ def describe_shard(tar_path: str) -> FileRecord:
         return FileRecord(tar_path, hash_file(tar_path), Path(tar_path).stat().st_size)
     except OSError as error:
         raise ShardError(f"{tar_path!r}: cannot be read ({error.strerror}); expected a .tar file") from error
-
-
-def hash_file(path: str | Path) -> str:
-    """SHA-256 of a file."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def hash_source(embedder_class: type) -> str | None:

@@ -11,10 +11,11 @@ from typing import Any
 
 from embedders.errors import ConfigError, ShardError, TarquetError
 from embedders.job.failures import report_failure
-from embedders.job.finished import FinishedShards
 from embedders.job.locate import split_class_path
 from embedders.job.shard_job import ShardJob
 from embedders.output.files import check_writable
+from embedders.output.hashes import hash_file
+from embedders.output.record import Addition, find_time
 from embedders.output.timings import Timings
 from embedders.reading.samples import check_exists
 
@@ -27,7 +28,7 @@ def run_job(
     args: Mapping[str, Any],
     device: AbstractContextManager[str],
     *,
-    finished: str | None = None,
+    addition: Addition | None = None,
     only: str | None = None,
     threads: int | None = None,
     **options: Any,
@@ -39,7 +40,7 @@ def run_job(
         class_path: As in `locate.split_class_path`.
         args: Arguments of the class.
         device: Entered for the time of the work; it gives `"cuda"` or `"cpu"`.
-        finished: Folder that keeps finished outputs; what it has is not embedded again.
+        addition: The job's part of a folder's record; what it has is not embedded again.
         only: Ledger of an earlier run; only the samples that failed then are embedded.
         threads: Threads to compute and decode with.
         options: `id_col`, `metadata_columns`, `embedding_dtype` and others of `embed_shards`.
@@ -48,14 +49,13 @@ def run_job(
         TarquetError: The job cannot begin, or a shard failed.
     """
     check_before_lease(jobs[0], class_path, args)
-    store, todo = None, list(jobs)
-    if finished is not None:
-        deciding = {name: options[name] for name in ("id_col", "metadata_columns", "embedding_dtype")}
-        store = FinishedShards(finished, class_path, args, **deciding)
-        todo = [job for job in jobs if not store.take(job)]
-        log.info("%d of %d shards were finished by an earlier job", len(jobs) - len(todo), len(jobs))
+    todo = [job for job in jobs if not (addition and addition.has(job.parquet_path) and job.is_finished)]
+    if len(jobs) > 1:
+        log.info("%d of %d shards were finished before", len(jobs) - len(todo), len(jobs))
     if not todo:
         return
+    # Before they are read: one that changes later is told by its content.
+    times = {job: None if job.address else find_time(job.tar_path) for job in todo}
     failed: list[str] = []
 
     def go_on(job: ShardJob, error: TarquetError) -> None:
@@ -74,7 +74,7 @@ def run_job(
             from embedders.job.embed import embed_shards
             from embedders.job.locate import build_embedder
             from embedders.job.progress import show_progress
-            from embedders.output.parquet import read_ledger
+            from embedders.output.parquet import describe_file, read_ledger
 
             if threads is not None:
                 torch.set_num_threads(threads)
@@ -87,8 +87,10 @@ def run_job(
         options["on_batch"] = stack.enter_context(show_progress(todo))
         options["on_error"] = go_on if len(jobs) > 1 else None
         for job, _ in embed_shards(embedder, todo, device=torch_device, startup=startup, **options):
-            if store is not None:
-                store.keep(job)
+            if addition is not None:
+                shard = describe_file(job.parquet_path).provenance.shard
+                made_from = {"bytes": shard.bytes, "sha256": shard.sha256, "mtime_ns": times[job]}
+                addition.add(job.parquet_path, **made_from, ledger=only and hash_file(only))
     if failed:
         raise ShardError(f"{len(failed)} of {len(jobs)} shards failed, each with a line above; see these")
 

@@ -8,9 +8,9 @@ import pyarrow as pa
 from embedders.classifier import ImageClassifier
 from embedders.errors import EmbedderError
 from embedders.job.head import Head
-from embedders.job.provenance import hash_file
 from embedders.output.columns import KEY
 from embedders.output.files import write_whole
+from embedders.output.hashes import hash_file
 from embedders.output.parquet import describe_file, read_groups
 from embedders.output.provenance import FileRecord, ScoreProvenance
 from embedders.output.writer import write_scores

@@ -1,5 +1,6 @@
 """`ShardJob`: a shard, and where its results go."""
 
+import os
 from dataclasses import dataclass
 
 
@@ -23,3 +24,8 @@ class ShardJob:
     def outputs(self) -> list[str]:
         """The paths of its results."""
         return [path for path in (self.parquet_path, self.ledger_path) if path is not None]
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether all its results are there."""
+        return all(map(os.path.isfile, self.outputs))

@@ -4,29 +4,53 @@ Imports none of it, so that the Snakefile can ask without loading torch.
 """
 
 import ast
-import hashlib
 import importlib.util
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
 from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
 from embedders.errors import EmbedderError
 from embedders.job.locate import EXPECTED, add_working_folder, split_class_path
+from embedders.output.hashes import hash_file
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 
 
-def fingerprint_sources(class_path: str, args: Mapping[str, Any], kind: str = "embedder") -> dict[str, str]:
-    """Fingerprint what decides the vectors beside the configuration's own text, so that a change reruns shards.
+def describe_recipe(
+    class_path: str,
+    args: Mapping[str, Any],
+    kind: str = "embedder",
+    hash_file: Callable[[Path], str] = hash_file,
+    **options: Any,
+) -> dict[str, Any]:
+    """Describe what decides an output beside its shard; another recipe is a reason to make the output again.
 
-    That is the class's file, the files beside it that it imports (their imports included), and each file that an
-    argument names. Small files are hashed; large ones (weights) are told apart by size and time of change, since
-    every job of a cluster asks for it anew. Tarquet's own files, beside the class's, and installed packages do not
-    count: an upgrade does not rerun terabytes by itself (`snakemake -F` does).
+    That is the class, the content of its file and of the files beside it that it imports (their imports included),
+    the arguments with the content of each file that one names, and the options. Where a file lies does not count.
+    Nor do Tarquet's own files, beside the class's, and installed packages: an upgrade does not rerun terabytes by
+    itself (`snakemake -F` does).
+
+    Args:
+        class_path: The class.
+        args: Its arguments.
+        kind: `embedder` or `classifier`.
+        hash_file: Returns the hash of a file.
+        options: Whatever else decides, ready for JSON.
     """
-    files = [*find_sources(class_path, kind), *_find_files(args)]
-    return {str(path): fingerprint_file(path) for path in dict.fromkeys(files)}
+    module, _, name = class_path.rpartition(":")
+    return {
+        "class": f"{os.path.basename(module)}:{name}",
+        "args": _describe_value(args, hash_file),
+        "source": sorted(hash_file(path) for path in find_sources(class_path, kind)),
+        **options,
+    }
+
+
+def find_deciding_files(class_path: str, args: Mapping[str, Any], kind: str = "embedder") -> list[Path]:
+    """Find the files that decide an output: those of `find_sources`, and each that an argument names."""
+    return list(dict.fromkeys([*find_sources(class_path, kind), *_find_files(args)]))
 
 
 def find_sources(class_path: str, kind: str = "embedder") -> list[Path]:
@@ -100,13 +124,17 @@ def _find_files(value: Any) -> list[Path]:
         value = list(value.values())
     if isinstance(value, list | tuple):
         return [path for item in value for path in _find_files(item)]
-    return [Path(value)] if isinstance(value, str) and len(value) < 4096 and Path(value).is_file() else []
+    return [Path(value)] if _is_file(value) else []
 
 
-def fingerprint_file(path: str | Path) -> str:
-    """Fingerprint a file: by content if it is small, else by size and time of change."""
-    path = Path(path)
-    stat = path.stat()
-    if stat.st_size > 1 << 20:
-        return f"{stat.st_size} bytes, changed {int(stat.st_mtime)}"
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def _describe_value(value: Any, hash_file: Callable[[Path], str]) -> Any:
+    """Return an argument with the content of each file in the place of its path."""
+    if isinstance(value, Mapping):
+        return {key: _describe_value(item, hash_file) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_describe_value(item, hash_file) for item in value]
+    return f"{os.path.basename(value)}, SHA-256 {hash_file(Path(value))}" if _is_file(value) else value
+
+
+def _is_file(value: Any) -> bool:
+    return isinstance(value, str) and len(value) < 4096 and Path(value).is_file()

@@ -14,6 +14,8 @@ from typing import BinaryIO
 from embedders.errors import OutputError
 
 PARTIAL = ".partial"
+# Bytes of a name before `.parquet`, so that its partial file can be named `.{name}.parquet.{8 digits}.partial`.
+MAX_NAME_BYTES = 255 - len(".parquet") - len("..01234567") - len(PARTIAL)
 # What a user can mend; anything else is a defect and keeps its traceback.
 _USER_ERRORS = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOENT),

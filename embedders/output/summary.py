@@ -1,15 +1,19 @@
 """The summary of a run: counted from what its shards left, never from what a job said on the way."""
 
 import json
+import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from embedders.errors import ShardError
 from embedders.output.failed import FailedSample
 from embedders.output.files import write_whole
 from embedders.output.parquet import VectorFile, describe_file, read_account, read_ledger
+from embedders.output.provenance import EmbedderRecord
+from embedders.output.strays import describe_strays
 from embedders.output.timings import describe_seconds, find_bottleneck
 
 # Enough to see what is wrong; the ledgers hold all of them.
@@ -47,6 +51,8 @@ class Summary:
         null_columns: Number of shards in which a column is null in every row, by column.
         vectors: Type of the vectors' column, the same in every shard.
         seconds: Time of all the shards together by what it was spent on, as in `timings`.
+        strays: Why a file in the folder belongs to none of these shards, by its path; it is not counted here.
+        made_from: Digest of what the vectors were made from, by the record of the folder.
     """
 
     shards: int = 0
@@ -58,6 +64,8 @@ class Summary:
     null_columns: dict[str, int] = field(default_factory=dict)
     vectors: str = ""
     seconds: dict[str, float] = field(default_factory=dict)
+    strays: dict[str, str] = field(default_factory=dict)
+    made_from: str = ""
 
     def add(self, account: Account, ledger_path: str) -> None:
         """Count a shard in."""
@@ -87,6 +95,8 @@ class Summary:
             lines.append(f"  {self.describe_null_columns()}")
         if self.seconds:
             lines.append(f"time: {describe_seconds(self.seconds)}; {find_bottleneck(self.seconds)}")
+        if self.strays:
+            lines.append(describe_strays(self.strays))
         return "\n".join(lines)
 
     def describe_null_columns(self) -> str:
@@ -105,12 +115,46 @@ def summarize_run(folder: str | Path, shards: Sequence[str]) -> Summary:
         shards: Names of its shards.
 
     Raises:
-        ShardError: A file does not say what a ledger and its vectors must, or the shards' vectors differ in type.
+        ShardError: A file does not say what a ledger and its vectors must, or the shards' vectors differ in type, or
+            are of several models.
     """
     summary = Summary()
+    models: dict[str, list[str]] = {}
     for account in read_accounts(folder, shards):
         summary.add(account, f"{folder}/ledger/{account.shard}.parquet")
+        models.setdefault(_describe_model(account.output.provenance.embedder), []).append(account.shard)
+    if len(models) > 1:
+        raise ShardError(f"{str(folder)!r}: {_describe_difference(models)}")
     return summary
+
+
+def _describe_model(embedder: EmbedderRecord) -> str:
+    """Describe in JSON what must be the same in all the shards; where a file lies may differ."""
+    stored = embedder.as_json()
+    kept = {key: stored[key] for key in ("class", "args", "source_sha256", "weights_sha256")}
+    return json.dumps(_shorten_paths(kept), sort_keys=True)
+
+
+def _shorten_paths(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _shorten_paths(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_shorten_paths(item) for item in value]
+    return os.path.basename(value) if isinstance(value, str) else value
+
+
+def _describe_difference(models: Mapping[str, Sequence[str]]) -> str:
+    most = json.loads(max(models, key=lambda model: len(models[model])))
+    parts = []
+    for model, shards in models.items():
+        other = json.loads(model)
+        if changed := [key for key in most if other[key] != most[key]]:
+            names = ", ".join(map(repr, shards[:5])) + (f" and {len(shards) - 5} more" if len(shards) > 5 else "")
+            parts.append(f"{names} ({', '.join(changed)})")
+    return (
+        f"shards of {len(models)} models: other than most are {'; '.join(parts)}; expected one model in a folder; "
+        "remove these shards' files from embeddings/ and run again, or run `snakemake --forceall`"
+    )
 
 
 def read_accounts(folder: str | Path, shards: Iterable[str]) -> Iterator[Account]:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from embedders.output.strays import describe_strays
 from embedders.output.summary import Summary
 from embedders.output.timings import find_bottleneck
 from embedders.report.neighbours import count_main_directions, measure_spread, scale_to_length_1
@@ -102,6 +103,8 @@ def judge_run(summary: Summary, unfinished: int) -> list[Finding]:
     if summary.null_columns:
         text = summary.describe_null_columns()
         findings.append(Finding("look", f"Columns {text}.", "totals"))
+    if summary.strays:
+        findings.append(Finding("look", f"{describe_strays(summary.strays)}.", "totals"))
     if summary.seconds:
         findings.append(Finding("note", f"Speed: {find_bottleneck(summary.seconds)}.", "speed"))
     return findings

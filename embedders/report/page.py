@@ -6,7 +6,8 @@ other address. The same results give the same page.
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,8 @@ def read_run(folder: Path, shards: list[str]) -> Run:
     """Read the footers and the ledgers of a run; shards that are not finished are only named."""
     finished = [shard for shard in shards if (folder / f"embeddings/{shard}.parquet").is_file()]
     run = Run(unfinished=sorted(set(shards) - set(finished)))
+    with suppress(FileNotFoundError):
+        run.summary.strays = json.loads((folder / "summary.json").read_text()).get("strays", {})
     for account in read_accounts(folder, finished):
         run.first = run.first or account.output
         run.devices[account.output.provenance.embedder.device] += 1
@@ -171,7 +174,7 @@ def describe_run(folder: Path, run: Run, tar_paths: Mapping[str, str]) -> dict[s
     thumbnails.read(size_pictures(sample, choice, run))
 
     sampled_shards = sorted({name.shard for name in everything.names})
-    scores = gather_scores(folder, sampled_shards)
+    scores = gather_scores(folder, sampled_shards, run.summary.strays)
     charts = draw_charts(run.shards, checks, choice.nearest)
     charts |= {f"score {name}": draw_histogram(values, name) for name, values in scores.items()}
     if len(choice.points) > 1:
@@ -238,11 +241,12 @@ def describe_time(seconds: Mapping[str, float]) -> dict[str, Any]:
     return {"total": total, "shares": shares, "beside": describe_seconds(beside)}
 
 
-def gather_scores(folder: Path, shards: list[str]) -> dict[str, np.ndarray]:
-    """Read the scores of some shards by the name of the score, where there are any."""
+def gather_scores(folder: Path, shards: list[str], strays: Collection[str]) -> dict[str, np.ndarray]:
+    """Read the scores of some shards by the name of the score, where there are any; no stray ones."""
     scores = {}
     for place in sorted((folder / "scores").glob("*/")):
         paths = [path for shard in shards if (path := place / f"{shard}.parquet").is_file()]
+        paths = [path for path in paths if str(path.relative_to(folder)) not in strays]
         values = np.concatenate([read_scores(str(path)) for path in paths] or [np.empty(0)])
         if len(values) and np.issubdtype(values.dtype, np.number):
             scores[place.name] = values[np.isfinite(values)]

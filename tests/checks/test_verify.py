@@ -390,3 +390,60 @@ def test_a_program_gets_the_verdicts_as_json(tmp_path):
     counts = {"rows": 3, "failed": 0, "embedded_again": 3}
     assert sound == {"file": f"{tmp_path}/o.parquet", **counts, "is_sound": True, "wrong": []}
     assert (wrong["file"], wrong["is_sound"], len(wrong["wrong"])) == (f"{tmp_path}/s.tar", False, 1)
+
+
+# Folders.
+
+
+@pytest.fixture
+def run(folder):
+    """The folder of a run of two shards, one of them in a folder of its own, with a retry."""
+    results = folder / "results"
+    for name in ("s", "val/t"):
+        make_tar(folder / f"{name.replace('/', '-')}.tar", {"0.jpg": make_image(1), "1.jpg": b"no image"})
+        paths = {"embeddings": "parquet_path", "ledger": "ledger_path"}
+        for place in (results, results / "retried")[: 1 + (name == "s")]:
+            embedder = build_embedder(f"{folder}/linear.py:Linear", {"weights": f"{folder}/weights.pth"})
+            only = {"1"} if place.name == "retried" else None
+            arguments = {key: place / f"{kind}/{name}.parquet" for kind, key in paths.items()}
+            options = {"max_failed_fraction": 1.0, "only": only, "device": "cpu"}
+            embed_shard(embedder, folder / f"{name.replace('/', '-')}.tar", **arguments, **options)
+    (results / "run_shards.json").write_text(json.dumps({"s": "s.tar", "val/t": "val-t.tar"}))
+    return results
+
+
+def test_a_folder_is_taken_as_the_run_in_it_and_all_its_outputs_are_verified(run, tmp_path, monkeypatch):
+    result = verify(run)
+    assert result.exit_code == 0, result.output
+    lines = [line for line in result.output.splitlines() if line.startswith("sound")]
+    names = ["embeddings/s", "embeddings/val/t", "retried/embeddings/s"]
+    assert [line.partition(": 1 rows")[0].partition(": 0 rows")[0] for line in lines] == [
+        f"sound: {run}/{name}.parquet" for name in names
+    ]
+    (run / "embeddings/val/t.parquet").unlink()
+    result = verify(run)
+    assert result.exit_code == 1
+    assert f"wrong: {run}/embeddings/val/t.parquet: " in result.output
+    assert "error: 1 of 3 files are not sound" in result.output
+
+
+def test_a_folder_of_outputs_alone_is_verified_too(run):
+    result = verify(run / "embeddings")
+    assert result.exit_code == 0, result.output
+    assert result.output.count("sound: ") == 2
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [("empty", "there is no output in this folder"), ("none", "there is no such file or folder")],
+)
+def test_a_path_that_means_no_output_is_one_line(tmp_path, path, words):
+    (tmp_path / "empty").mkdir()
+    job = run_cli("verify", tmp_path / path)
+    assert (job.returncode, job.stdout) == (1, "")
+    assert words in job.stderr and job.stderr.count("\n") == 1
+
+
+def test_shard_and_ledger_go_with_one_output(run, folder):
+    result = verify(run, "--shard", folder / "s.tar")
+    assert "--shard and --ledger go with one file; 3 were given" in result.output

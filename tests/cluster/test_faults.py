@@ -55,8 +55,8 @@ def limited(slurm, nodes, tmp_path_factory):
     kept = {}
     for name, (project, _) in runs.items():
         wait_for(partial(find_partials, project, "00001"), f"the second shard of the one to be {name}", 200)
-        slurm.ask("scontrol", "update", f"JobId={read_job_ids(project)['rule_embed_00000'][0]}", "TimeLimit=1")
-        kept[name] = read_inodes(project / "results/.finished")
+        slurm.ask("scontrol", "update", f"JobId={read_job_ids(project)['00000+1'][0]}", "TimeLimit=1")
+        kept[name] = read_inodes(project / "results/embeddings") | read_inodes(project / "results/ledger")
     return {name: (*run, kept[name]) for name, run in runs.items()}
 
 
@@ -157,10 +157,10 @@ def test_a_job_that_reaches_its_time_limit_keeps_what_it_had_finished(slurm, lim
     project, run, kept = limited[name]
     assert len(kept) == 2  # the vectors and the ledger of one shard
     printed = finish(run, project)
-    assert slurm.read_state(read_job_ids(project)["rule_embed_00000"][0]) == state
+    assert slurm.read_state(read_job_ids(project)["00000+1"][0]) == state
     assert ("error: stopped by SIGTERM; run it again" in printed) == (name == "warned")
     assert "mem_mb=2000" in printed and "runtime=240" in printed  # twice as much, the second time
-    assert "1 of 2 shards were finished by an earlier job" in (project / "results/logs/embed/00000.log").read_text()
+    assert "1 of 2 shards were finished before" in (project / "results/logs/embed/00000+1.log").read_text()
     assert kept < read_inodes(project / "results/embeddings") | read_inodes(project / "results/ledger")
     assert "partial" not in "".join(leftovers(project / "results"))
     assert select(read_results(project), 2) == select(read_results(local), 2)

@@ -40,6 +40,7 @@ def test_of_a_job_of_several_each_shard_has_its_own_error(tmp_path):
     log = run_job(tmp_path, good, bad, cut)
     assert find_error(log, str(bad)).startswith("1 of 1 samples failed")
     assert find_error(log, str(cut)).startswith("damaged at byte 0")
+    assert find_error(log, str(good)).startswith("its job ended well, but Snakemake did not take what it made")
 
 
 def test_of_a_traceback_the_last_line_is_told(tmp_path):

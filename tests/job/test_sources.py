@@ -1,12 +1,11 @@
 import os
 import sys
-import time
 
 import pytest
 from support.tools import ROOT
 
 from embedders.errors import EmbedderError
-from embedders.job.sources import find_sources, fingerprint_sources
+from embedders.job.sources import describe_recipe, find_deciding_files, find_sources
 
 
 @pytest.fixture
@@ -72,26 +71,31 @@ def test_what_is_not_there_is_named(project, class_path):
         find_sources(class_path)
 
 
-def test_the_fingerprint_changes_with_the_file_its_imports_and_its_weights_only(project):
+def test_the_recipe_changes_with_the_file_its_imports_and_its_weights_only(project):
     (project / "w.pt").write_bytes(b"weights")
     args = {"checkpoint": "w.pt", "nested": {"also": ["helper.py"]}, "words": "not a file", "n": 5}
-    found = [fingerprint_sources("mine.py:Mine", args)]
-    assert set(found[0]) >= {"mine.py", "helper.py", "late.py", "w.pt"}
+    found = [describe_recipe("mine.py:Mine", args)]
+    assert (found[0]["class"], found[0]["args"]["words"], found[0]["args"]["n"]) == ("mine.py:Mine", "not a file", 5)
     for name in ("mine.py", "late.py", "pkg/top.py", "w.pt"):
         (project / name).write_bytes((project / name).read_bytes() + b"\n")
-        found.append(fingerprint_sources("mine.py:Mine", args))
-    assert len({str(fingerprint) for fingerprint in found}) == 5
+        found.append(describe_recipe("mine.py:Mine", args))
+    assert len({str(recipe) for recipe in found}) == 5
     for name in ("unrelated.py", "pkg/unrelated.py", "README.md"):
         (project / name).write_text("# a comment")
     (project / "mine.py").touch()
-    assert fingerprint_sources("mine.py:Mine", args) == found[-1]
+    assert describe_recipe("mine.py:Mine", args) == found[-1]
+    assert describe_recipe("mine.py:Mine", args, id_col="id") == found[-1] | {"id_col": "id"}
 
 
-def test_large_weights_are_told_by_size_and_time_without_being_read(project):
-    weights = project / "w.pt"
-    with weights.open("wb") as file:
-        file.truncate(50 << 30)  # sparse: hashing it would take a minute
-    first = fingerprint_sources("mine.py:Mine", {"weights": "w.pt"})
-    assert first == fingerprint_sources("mine.py:Mine", {"weights": "w.pt"})
-    os.utime(weights, (time.time(), time.time() + 100))
-    assert first != fingerprint_sources("mine.py:Mine", {"weights": "w.pt"})
+def test_where_a_file_lies_does_not_count_but_its_name_and_content_do(project):
+    (project / "w.pt").write_bytes(b"weights")
+    first = describe_recipe("mine.py:Mine", {"checkpoint": "w.pt"})
+    assert describe_recipe(f"{project}/mine.py:Mine", {"checkpoint": f"{project}/w.pt"}) == first
+    (project / "w.pt").rename(project / "v.pt")
+    assert describe_recipe("mine.py:Mine", {"checkpoint": "v.pt"}) != first
+
+
+def test_the_files_that_decide_are_found(project):
+    (project / "w.pt").write_bytes(b"weights")
+    found = {str(path) for path in find_deciding_files("mine.py:Mine", {"nested": ["w.pt", 1]})}
+    assert found >= {"mine.py", "helper.py", "late.py", "w.pt"}

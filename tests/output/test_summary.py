@@ -1,10 +1,12 @@
 import json
+from dataclasses import replace
 
 import pyarrow.parquet as pq
 import pytest
 from support.results import write_shard
 
 from embedders.errors import ShardError
+from embedders.output.provenance import EmbedderRecord
 from embedders.output.summary import find_failed_shards, summarize_run, write_summary
 from embedders.report.findings import judge_run
 
@@ -68,6 +70,23 @@ def test_vectors_of_another_type_are_an_error(tmp_path):
     write_shard(tmp_path, "b", 1, [], dimension=3)
     with pytest.raises(ShardError, match=r"\[3\], but .*\[2\] in other shards"):
         summarize_run(tmp_path, ["a", "b"])
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("class_path", "my.py:Other"), ("args", {"n": 2}), ("source_sha256", "other"), ("weights_sha256", "other")],
+)
+def test_shards_of_two_models_are_an_error_that_names_those_which_differ(tmp_path, key, value):
+    model = EmbedderRecord("my.py:Mine", {"weights": "w.pt", "n": 1}, "mine", "1", "2", {}, "cpu", {})
+    elsewhere = {"class_path": "/my/my.py:Mine", "args": {"weights": "/other/w.pt", "n": 1}}
+    for name in "abd":
+        write_shard(tmp_path, name, 1, [], embedder=model)
+    write_shard(tmp_path, "e", 1, [], embedder=replace(model, **elsewhere))
+    write_shard(tmp_path, "c", 1, [], embedder=replace(model, **{key: value}))
+    assert summarize_run(tmp_path, ["a", "b", "d", "e"]).embedded == 4
+    changed = key.removesuffix("_path")
+    with pytest.raises(ShardError, match=rf"shards of 2 models: other than most are 'c' \({changed}\)"):
+        summarize_run(tmp_path, ["a", "b", "c", "d"])
 
 
 def test_a_shard_that_left_nothing_is_an_error(tmp_path):

@@ -1,14 +1,14 @@
-import os
 import shlex
 from dataclasses import fields
 
 import pytest
+import yaml
 from support.tools import ROOT
 
 from embedders.cli import main
 from embedders.errors import ConfigError
 from embedders.gpu.terms import Terms
-from embedders.planning.config import check_config, find_shards, write_device_options
+from embedders.planning.config import check_config, name_scores, require_output_dir, write_device_options
 
 SCHEMA = ROOT / "workflow/schemas/config.schema.yaml"
 LEAST = {"shards": "*.tar", "embedder": {"class": "embedders:TimmImageEmbedder"}}
@@ -55,8 +55,6 @@ def test_the_options_of_the_device_are_those_of_the_command_line():
 
 
 def test_the_shipped_config_is_sound():
-    import yaml
-
     check_config(yaml.safe_load((ROOT / "config.yaml").read_text()), SCHEMA)
 
 
@@ -76,7 +74,7 @@ def test_a_missing_key_is_named():
 @pytest.mark.parametrize(
     ("key", "values"),
     [
-        ("shards", [5, [], "", [1], {"a": 1}, None]),
+        ("shards", [5, [], "", [1], {"a": 1}, {}, {1: "a"}, {"a": []}, {"a": {"b": "c"}}, None]),
         ("output_dir", [5, "", None]),
         ("embedder", ["embedders:TimmImageEmbedder", None, {"class": 5}, {"class": "a:B", "args": []}]),
         ("id_col", [5, "", None]),
@@ -102,6 +100,7 @@ def test_a_value_of_the_wrong_type_is_told_with_what_was_expected(key, values):
     ("key", "value"),
     [
         ("shards", ["a.tar", "b/*.tar"]),
+        ("shards", {"train": "a/*.tar", ".": ["b/*.tar", "c.txt"]}),
         ("metadata_columns", "all"),
         ("metadata_columns", ["a", "b"]),
         ("metadata_columns", {"a": "int64", "b": "bool"}),
@@ -114,106 +113,51 @@ def test_every_documented_form_is_taken(key, value):
     assert check_config(LEAST | {key: value}, SCHEMA)[key] == value
 
 
-# Which shards a configuration names.
+@pytest.mark.parametrize(
+    "text",
+    ["output_dir: 2024_01", "output_dir: 2024-01-31", "id_col: yes", "shards: {01: a.tar}", "metadata_columns: [no]"],
+)
+def test_a_name_that_yaml_reads_as_something_else_is_told_to_be_quoted(text):
+    message = message_of(**yaml.safe_load(text))
+    assert "as a number, 2024-01-31 as a date, yes as true: quote such a name, as " in message
+    assert "quote" not in message_of(threads=1.5) + message_of(shards=[]) + message_of(gpu=True)
 
 
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    for name in ("data/00.tar", "data/01.tar", "data/sub/00.tar", "other/00.tar", "other/x.tar.gz", "other/y.tgz"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).touch()
-    (tmp_path / "data" / "notes.txt").touch()
-    return tmp_path
-
-
-def test_a_glob_names_shards_by_their_path_below_its_fixed_part(folder):
-    assert find_shards("data/*.tar") == {"00": "data/00.tar", "01": "data/01.tar"}
-    assert find_shards("data/**/*.tar") == {"00": "data/00.tar", "01": "data/01.tar", "sub/00": "data/sub/00.tar"}
-    assert find_shards("*/*.tar") == {"data/00": "data/00.tar", "data/01": "data/01.tar", "other/00": "other/00.tar"}
-    assert find_shards(f"{folder}/data/0[1].tar") == {"01": f"{folder}/data/01.tar"}
-
-
-def test_compressed_shards_lose_their_whole_suffix(folder):
-    assert find_shards("other/*") == {"00": "other/00.tar", "x": "other/x.tar.gz", "y": "other/y.tgz"}
-
-
-def test_braces_lists_and_text_files(folder):
-    assert find_shards("data/{00..01}.tar") == {"00": "data/00.tar", "01": "data/01.tar"}
-    assert find_shards("{data,other}/00.tar") == {"data/00": "data/00.tar", "other/00": "other/00.tar"}
-    assert find_shards(["data/01.tar", "other/x.tar.gz"]) == {"01": "data/01.tar", "x": "other/x.tar.gz"}
-    (folder / "list.txt").write_text("# mine\n data/01.tar \n\nother/{x.tar.gz,y.tgz}\n")
-    assert find_shards("list.txt") == {"01": "data/01.tar", "x": "other/x.tar.gz", "y": "other/y.tgz"}
-
-
-def test_shards_of_one_name_from_different_folders_do_not_collide(folder):
-    found = find_shards(["data/*.tar", "other/*.tar", "data/sub/*.tar"])
-    assert found == {
-        **{"01": "data/01.tar", "data/00": "data/00.tar", "other/00": "other/00.tar"},
-        **{"sub/00": "data/sub/00.tar"},
-    }
-
-
-def test_a_shard_that_is_named_twice_is_there_once(folder):
-    assert list(find_shards(["data/00.tar", "./data/00.tar", "data/*.tar"])) == ["00", "01"]
-
-
-def test_shards_that_cannot_be_told_apart_are_refused(folder):
-    (folder / "data" / "00.tar.gz").touch()
-    with pytest.raises(ConfigError, match=r"'data/00.tar' and 'data/00.tar.gz' would both be named '00'"):
-        find_shards("data/*")
-
-
-def test_no_name_leads_out_of_the_results(folder, monkeypatch):
-    monkeypatch.chdir(folder / "data")
-    assert find_shards("{../other,sub}/00.tar") == {"other/00": "../other/00.tar", "sub/00": "sub/00.tar"}
-    assert find_shards("../other/00.tar") == {"00": "../other/00.tar"}
+def test_the_home_folder_is_written_out_where_a_file_is_named(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    files = {"output_dir": "~/out", "container": "~/a.sif"}
+    classes = {"embedder": {"class": "~/a.py:A"}, "scores": [{"class": "~/b.py:B"}]}
+    config = check_config(LEAST | files | classes, SCHEMA)
+    assert (config["output_dir"], config["container"]) == ("/home/me/out", "/home/me/a.sif")
+    assert (config["embedder"]["class"], config["scores"][0]["class"]) == ("/home/me/a.py:A", "/home/me/b.py:B")
 
 
 @pytest.mark.parametrize(
-    ("pattern", "reason"),
+    ("output_dir", "reason"),
     [
-        ("none/*.tar", "'none/\\*.tar' matches no file that ends in .tar, .tar.gz, .tgz"),
-        ("data/*.txt*", "matches no file that ends in .tar"),
-        ("data/02.tar", "there is no file 'data/02.tar'"),
-        ("data/{00..02}.tar", "there is no file 'data/02.tar'"),
-        ("data/{00..01.tar", "Unbalanced"),
-        ("data/00.zip", "'data/00.zip': expected a file that ends in"),
-        ("data", "'data': expected a file that ends in"),
-        ("none.txt", "list 'none.txt' cannot be read"),
-        ("empty.txt", "list 'empty.txt' is empty"),
-        ("binary.txt", "list 'binary.txt' cannot be read"),
+        ("file", r"FOLDER/file' is no folder; move it away"),
+        ("file/below", r"FOLDER/file' is no folder; move it away"),
+        ("dangling", r"FOLDER/dangling' is no folder; move it away"),
+        ("a{b}", "has a brace"),
+        ("a\nb", "has a control character"),
+        ("$SCRATCH/a", r"has a \$, and no variable is filled in"),
+        ("-a", "begins with -"),
     ],
 )
-def test_a_pattern_that_names_nothing_is_one_line(folder, pattern, reason):
-    (folder / "empty.txt").write_text("# nothing\n\n")
-    (folder / "binary.txt").write_bytes(b"\xff\xfe\xfa")
-    with pytest.raises(ConfigError, match=reason) as caught:
-        find_shards(pattern)
-    assert "\n" not in str(caught.value)
+def test_an_output_folder_that_cannot_be_is_refused(tmp_path, monkeypatch, output_dir, reason):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    (tmp_path / "dangling").symlink_to("nowhere")
+    require_output_dir("new/below")
+    require_output_dir('it\'s [a] "b" ü')
+    with pytest.raises(ConfigError, match=reason.replace("FOLDER", str(tmp_path))) as caught:
+        require_output_dir(output_dir)
+    assert str(caught.value).startswith(f"config: output_dir is {output_dir!r}; expected a folder")
 
 
-def test_a_shard_that_was_added_is_found_without_a_new_process(folder):
-    with pytest.raises(ConfigError):
-        find_shards("data/02.tar")
-    (folder / "data" / "02.tar").touch()
-    assert find_shards("data/02.tar") == {"02": "data/02.tar"}
-
-
-def test_a_hundred_thousand_shards_are_found_by_one_listing(tmp_path, monkeypatch):
-    # On a network file system a look-up per shard takes minutes: nothing may ask for the files one by one.
-    names = [f"{n:05d}.tar" for n in range(100_000)]
-    (tmp_path / "00000.tar").touch()
-    listings = []
-    monkeypatch.setattr(
-        "embedders.planning.config._list_folder", lambda folder: listings.append(folder) or frozenset(names)
-    )
-    lookups = []
-    stat = os.stat
-    monkeypatch.setattr(os, "stat", lambda path, *a, **k: lookups.append(path) or stat(path, *a, **k))
-    found = find_shards(f"{tmp_path}/{{00000..99999}}.tar")
-    monkeypatch.undo()
-    assert len(found) == 100_000
-    assert listings == [str(tmp_path)]
-    assert len(lookups) < 10
-    assert list(found.items())[99_999] == ("99999", f"{tmp_path}/99999.tar")
+def test_scores_have_folders_that_readers_see_and_names_that_snakemake_takes():
+    score = {"class": "a:B"}
+    assert list(name_scores([score, score | {"args": {"pred_column": "_p=1"}}])) == ["B", "%5Fp%3D1"]
+    for name in ("a/b", "", 5, "a{b}"):
+        with pytest.raises(ConfigError, match="expected a name that a folder can have"):
+            name_scores([score | {"args": {"pred_column": name}}])

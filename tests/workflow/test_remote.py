@@ -15,7 +15,7 @@ from support.workflow import find_planned, run_snakemake, run_well
 from embedders import embed_shard
 from embedders.errors import ConfigError
 from embedders.job.locate import build_embedder
-from embedders.planning.config import find_shards
+from embedders.planning.shards import find_shards
 from embedders.reading.remote import check_remote
 
 
@@ -107,13 +107,13 @@ def test_what_cannot_be_fetched_is_said_in_a_line(tmp_path, bucket, shards, line
 
 
 def test_addresses_come_from_braces_and_lists_and_stand_beside_files(tmp_path):
-    (tmp_path / "list.txt").write_text("s3://a/0.tar\nhttps://host/b/0.tar.gz\n")
+    (tmp_path / "list.txt").write_text("s3://a/0.tar\nhttps://host/./b/0.tar.gz\n")
     make_shard(tmp_path / "1.tar", 1)
     assert find_shards([f"{tmp_path}/list.txt", f"{tmp_path}/1.tar", "s3://a/x/{2..3}.tar"]) == {
         "1": f"{tmp_path}/1.tar",
         "2": "s3://a/x/2.tar",
         "3": "s3://a/x/3.tar",
-        "a/0": "s3://a/0.tar",
+        "0": "s3://a/0.tar",
         "b/0": "https://host/b/0.tar.gz",
     }
 

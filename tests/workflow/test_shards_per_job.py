@@ -10,9 +10,9 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from support.tools import MEAN_COLOR, ROOT, clean_environment, make_image, make_shard, make_tar
+from support.tools import MEAN_COLOR, ROOT, clean_environment, make_image, make_shard, make_tar, run_cli
 
-from embedders.planning.config import MIN_JOBS, group_shards
+from embedders.planning.shards import MIN_JOBS, group_shards
 
 SLOW = """
 import time
@@ -73,7 +73,7 @@ def test_one_process_embeds_three_shards_and_each_result_is_as_by_itself(tmp_pat
     process = run()
     output = finish(process)
     assert process.returncode == 0, output
-    assert (tmp_path / "results/logs/embed/0.log").read_text().count("loaded MeanColor") == 1
+    assert (tmp_path / "results/logs/embed/0+2.log").read_text().count("loaded MeanColor") == 1
     together = {name: pq.read_table(tmp_path / f"results/embeddings/{name}.parquet") for name in "0123"}
     assert [len(table) for table in together.values()] == [3, 4, 5, 6]
     process = run(shards_per_job=1, output_dir="alone")
@@ -93,9 +93,9 @@ def test_a_bad_shard_does_not_fail_its_neighbours_and_a_changed_one_runs_alone(t
     assert "ERROR failed: data/1.tar: 1 of 1 samples failed" in output
     (line,) = re.findall(r"^failed: .*", output, re.MULTILINE)
     assert line.startswith("failed: data/1.tar: 1 of 1 samples failed")
-    assert line.endswith(" (log: results/logs/embed/0.log)")
+    assert line.endswith(" (log: results/logs/embed/0+2.log)")
     before = find_results(tmp_path)
-    assert list(before) == ["0", "2"]  # what Snakemake removed with the failed job is back
+    assert list(before) == ["0", "2"]
 
     make_tar(tmp_path / "data/1.tar", {"a.jpg": make_image(1)})
     process = run()
@@ -103,17 +103,15 @@ def test_a_bad_shard_does_not_fail_its_neighbours_and_a_changed_one_runs_alone(t
     assert process.returncode == 0, output
     after = find_results(tmp_path)
     assert (after["0"], after["2"]) == (before["0"], before["2"])
-    assert "2 of 3 shards were finished by an earlier job" in (tmp_path / "results/logs/embed/0.log").read_text()
 
     make_shard(tmp_path / "data/2.tar", 5)
     process = run()
     output = finish(process)
     assert process.returncode == 0, output
     assert {name for name, inode in find_results(tmp_path).items() if inode != after[name]} == {"2"}
-    assert len(os.listdir(tmp_path / "results/.finished")) == 6  # a pair for each shard, none of them stale
 
 
-def test_an_output_that_somebody_removed_is_put_back_whichever_of_the_job_it_is(tmp_path, run):
+def test_a_result_that_somebody_removed_is_made_again_whichever_of_the_job_it_is(tmp_path, run):
     for number in range(3):
         make_shard(tmp_path / f"data/{number}.tar", 3)
     finish(run())
@@ -121,11 +119,25 @@ def test_an_output_that_somebody_removed_is_put_back_whichever_of_the_job_it_is(
     assert len(before) == 3
     for removed in ("embeddings/2.parquet", "ledger/1.parquet"):
         (tmp_path / "results" / removed).unlink()
-        process = run()
-        output = finish(process)
-        assert process.returncode == 0, output
-        assert (tmp_path / "results" / removed).is_file(), output
-        assert find_results(tmp_path) == before  # its second name, not made again
+    process = run()
+    output = finish(process)
+    assert process.returncode == 0, output
+    assert all((tmp_path / f"results/ledger/{name}.parquet").is_file() for name in "012")
+    assert find_results(tmp_path)["0"] == before["0"]
+
+
+def test_another_number_of_shards_per_job_embeds_nothing_again(tmp_path, run):
+    for number in range(4):
+        make_shard(tmp_path / f"data/{number}.tar", 3)
+    assert finish(run(shards_per_job=1)).count("rule embed:") == 4
+    before = find_results(tmp_path)
+    for number in (3, "auto"):
+        assert "Nothing to be done" in finish(run(shards_per_job=number))
+    make_shard(tmp_path / "data/4.tar", 3)
+    output = finish(run(shards_per_job=3))
+    assert output.count("rule embed:") == 1 and "input: data/4.tar\n" in output
+    assert "Nothing to be done" in finish(run(shards_per_job=1))
+    assert {name: find_results(tmp_path)[name] for name in before} == before
 
 
 def test_a_killed_job_keeps_the_shards_that_it_had_finished(tmp_path, run):
@@ -133,14 +145,13 @@ def test_a_killed_job_keeps_the_shards_that_it_had_finished(tmp_path, run):
     for number in range(3):
         make_shard(tmp_path / f"data/{number}.tar", 8)
     process = run(embedder={"class": "slow.py:Slow"})
-    finished = tmp_path / "results/.finished"
     deadline = time.monotonic() + 60
-    while not (finished.is_dir() and len(os.listdir(finished)) >= 2) and time.monotonic() < deadline:
+    while not list(tmp_path.glob("results/record/new/[!.]*")) and time.monotonic() < deadline:
         time.sleep(0.02)
     os.killpg(process.pid, signal.SIGKILL)
     finish(process)
-    kept = {path.name: path.stat().st_ino for path in finished.iterdir() if not path.name.startswith(".")}
-    assert 2 <= len(kept) < 6
+    kept = find_results(tmp_path)
+    assert 1 <= len(kept) < 3
 
     subprocess.run(
         ["snakemake", "--snakefile", ROOT / "Snakefile", "--directory", tmp_path, "--unlock"],
@@ -150,8 +161,22 @@ def test_a_killed_job_keeps_the_shards_that_it_had_finished(tmp_path, run):
     output = finish(process)
     assert process.returncode == 0, output
     assert len(find_results(tmp_path)) == 3
-    assert set(kept.values()) & set(find_results(tmp_path).values())  # linked, not made again
-    assert all((finished / name).stat().st_ino == inode for name, inode in kept.items())
+    assert kept.items() <= find_results(tmp_path).items()
+
+
+def test_a_job_that_is_started_once_more_goes_on_where_it_was(tmp_path):
+    shards = [make_shard(tmp_path / f"{number}.tar", 3) for number in range(2)]
+    (first, *one), (second, *other) = [
+        (shard, tmp_path / f"results/embeddings/{number}.parquet", tmp_path / f"results/ledger/{number}.parquet")
+        for number, shard in enumerate(shards)
+    ]
+    command = [first, one[0], "--ledger", one[1], "--also", second, *other]
+    command += ["--embedder", MEAN_COLOR, "--device", "cpu", "--record", tmp_path / "results"]
+    assert "0 of 2 shards were finished before" in run_cli("embed", *command, "--part", "a").stderr
+    other[1].unlink()
+    again = run_cli("embed", *command, "--part", "a").stderr
+    assert "1 of 2 shards were finished before" in again and f"{second}: 3 samples" in again
+    assert f"{first}: 3 samples" in run_cli("embed", *command, "--part", "of another run").stderr
 
 
 def test_shards_are_grouped_in_order_and_auto_leaves_enough_jobs(tmp_path):

@@ -7,7 +7,9 @@ import os
 import shlex
 import shutil
 import sys
-from itertools import chain
+from functools import cache
+from itertools import filterfalse
+from urllib.parse import quote
 
 import yaml
 from snakemake.exceptions import WorkflowError
@@ -19,11 +21,14 @@ from snakemake.settings.types import DeploymentMethod
 sys.path.insert(0, os.path.join(str(workflow.current_basedir), "../.."))
 from embedders.planning.config import (
     check_config,
-    find_shards,
-    group_shards,
     name_scores,
+    require_clone,
+    require_output_dir,
+    take_command_line,
     write_device_options,
 )
+from embedders.planning.shard_names import require_distinct
+from embedders.planning.shards import find_shards
 from embedders.planning.container import check_image, describe_container
 from embedders.errors import TarquetError
 from embedders.job.failures import find_error
@@ -32,37 +37,61 @@ from embedders.planning.job_python import (
     check_report_python,
     prefer_own_python,
 )
-from embedders.job.finished import FinishedShards
 from embedders.output.files import write_whole
+from embedders.output.hashes import Hashes
+from embedders.output.record import RECORD
+from embedders.output.strays import describe_strays
 from embedders.reading.remote import check_remote, is_remote
+from embedders.planning.folder import (
+    Comparison,
+    compare_folder,
+    check_times,
+    shorten_path,
+)
+from embedders.planning.jobs import begin_jobs, load_jobs, plan_jobs
 from embedders.planning.progress import follow_run
-from embedders.job.shard_job import ShardJob
-from embedders.job.sources import fingerprint_file, fingerprint_sources
+from embedders.planning.running import claim_folder
+from embedders.planning.recipes import DECIDING_KEYS, describe_recipes, find_files
 
 os.environ["PATH"] = prefer_own_python(os.environ["PATH"])
 
 try:
-    config = check_config(config, workflow.source_path("../schemas/config.schema.yaml"))
+    require_clone(str(workflow.current_basedir))
+    # Where this is a module, the command line is the other workflow's.
+    schema = workflow.source_path("../schemas/config.schema.yaml")
+    if workflow.modifier.is_main_snakefile():
+        config = take_command_line(
+            config,
+            workflow.overwrite_configfiles,
+            workflow.config_settings.config_args,
+            workflow.config_settings.config,
+            schema,
+        )
+    config = check_config(config, schema)
+    require_output_dir(config["output_dir"])
     SHARDS = find_shards(config["shards"])
+    require_distinct(SHARDS, config["output_dir"])
     check_remote(SHARDS.values(), config["shards_per_job"])
-    SOURCES = fingerprint_sources(
-        config["embedder"]["class"], config["embedder"]["args"]
-    )
     SCORES = name_scores(config["scores"])
-    SCORE_SOURCES = {
-        name: fingerprint_sources(score["class"], score["args"], "classifier")
-        for name, score in SCORES.items()
-    }
+    # One spelling of the path, because Snakemake takes another one for another file.
+    OUT = shorten_path(config["output_dir"])
+    HASHES = Hashes(f"{OUT}/{RECORD}/hashes.json")
+    RECIPES = describe_recipes(config, HASHES.find)
+    if workflow.is_main_process:
+        FOLDER = compare_folder(OUT, SHARDS, RECIPES, HASHES, logger.warning)
+        JOBS = begin_jobs(SHARDS, config["shards_per_job"])
+    else:  # one that an executor started for a job, which was planned before
+        FOLDER, JOBS = Comparison(), load_jobs(OUT)
     if DeploymentMethod.APPTAINER in workflow.deployment_settings.deployment_method:
         check_image(config["container"])
         os.environ.update(
             describe_container(
                 [
                     *SHARDS.values(),
-                    f"{config['output_dir']}/summary.json",
+                    f"{OUT}/summary.json",
                     f"{workflow.storage_settings.local_storage_prefix}/copy.tar",
                 ],
-                [*SOURCES, *chain.from_iterable(SCORE_SOURCES.values())],
+                find_files(config),
                 config["gpu"] > 0,
                 os.environ,
             )
@@ -70,27 +99,80 @@ try:
 except TarquetError as error:
     raise WorkflowError(str(error))
 
-OUT = config["output_dir"].rstrip("/")
-FINISHED = f"{OUT}/.finished"
-JOBS = group_shards(SHARDS, config["shards_per_job"])
+if FOLDER.strays:
+    logger.warning(describe_strays(FOLDER.strays))
 
 
-def list_requested(wildcards):
-    """Name one output of each job, one that is missing if any is: the job makes the others too.
+@cache
+def plan_embedding():
+    """Plan the jobs that embed: by input functions, since Snakemake's options are not known when this file is read."""
+    if workflow.is_main_process:
+        settings = workflow.dag_settings
+        is_forced = settings.forceall or any(
+            name.endswith("embed") for name in settings.forcerun
+        )
+        is_finished = (lambda shard: False) if is_forced else FOLDER.is_finished
+        unfinished = set(filterfalse(is_finished, SHARDS))
+        plan_jobs(JOBS, SHARDS, unfinished, config["shards_per_job"])
+        # Snakemake would leave out a shard whose results are gone, as long as the summary is there.
+        if unfinished or FOLDER.is_summary_stale:
+            workflow.dag.forcefiles.add(f"{OUT}/summary.json")
 
-    Snakemake looks at a job once for each of its outputs that somebody asks for, and plans 100,000 shards in half the
-    time if that is one.
+
+def list_embedded(wildcards):
+    """Name what each job leaves, for the summary; of a shard that has lost only its ledger, that."""
+    plan_embedding()
+    for job in JOBS.shards:
+        if not JOBS.is_grouped and f"ledger/{job}" not in FOLDER.there:
+            yield f"{OUT}/ledger/{job}.parquet"
+        else:
+            yield JOBS.name_output(OUT, job)
+
+
+@cache
+def force_stale(kind):
+    """Have Snakemake make the outputs of a kind again that the record of the folder says are out of date.
+
+    To be called by the input functions of their rules, so that no more is made than what was asked for.
     """
-    for job in JOBS:
-        outputs = expand(f"{OUT}/embeddings/{{shard}}.parquet", shard=job)
-        outputs += expand(f"{OUT}/ledger/{{shard}}.parquet", shard=job)
-        yield next((path for path in outputs if not os.path.exists(path)), outputs[0])
+    for line in FOLDER.describe(kind):
+        logger.warning(line)
+    workflow.dag.forcefiles.update(
+        f"{OUT}/{name}.parquet" for name in FOLDER.stale if name.startswith(f"{kind}/")
+    )
 
 
-def find_input(wildcards):
-    """Give the shard of a job: its path, or what has Snakemake fetch it first and remove the copy afterwards."""
-    path = SHARDS[wildcards.shard]
-    return storage(path) if is_remote(path) else path
+def find_input(kind):
+    """Return the input function of a rule that makes outputs of a kind from one shard.
+
+    Its path, whose time does not count, because the record of the folder has it; or what has Snakemake fetch it first
+    and remove the copy afterwards.
+    """
+
+    def find(wildcards):
+        force_stale(kind)
+        path = SHARDS[wildcards.shard]
+        return storage(path) if is_remote(path) else ancient(path)
+
+    return find
+
+
+def find_shards_of_job(wildcards):
+    """Return the shards of a job of several, which have no address."""
+    force_stale("embeddings")
+    return ancient([SHARDS[shard] for shard in JOBS.shards[wildcards.job]])
+
+
+def find_vectors(wildcards):
+    """Return what says that the vectors of a shard are there."""
+    force_stale("scores")
+    plan_embedding()
+    job = JOBS.by_shard.get(wildcards.shard)
+    return (
+        JOBS.name_output(OUT, job)
+        if job
+        else f"{OUT}/embeddings/{wildcards.shard}.parquet"
+    )
 
 
 def list_retried(wildcards):
@@ -114,39 +196,32 @@ def require_python():
         raise WorkflowError(str(error))
 
 
-def describe_run():
-    """Keep beside the results what the run was made from.
+def begin_run():
+    """Claim the folder, and keep in it what the run was made from.
 
     That is the merged configuration (file, --configfile, --config, defaults), and the path of each shard by name.
     """
+    try:
+        now = claim_folder(OUT)
+        unfinished = [
+            path for shard, path in SHARDS.items() if not FOLDER.is_finished(shard)
+        ]
+        check_times(unfinished, now)
+    except TarquetError as error:
+        raise WorkflowError(str(error))
+    HASHES.save()
+    JOBS.save(OUT)
     with write_whole(f"{OUT}/run_config.yaml") as file:
         file.write(yaml.safe_dump(dict(config), sort_keys=False).encode())
     with write_whole(f"{OUT}/run_shards.json") as file:
         file.write(json.dumps(SHARDS, indent=0).encode())
 
 
-def restore_finished():
-    """Put back what Snakemake removes when one shard of a job fails: the outputs of the others."""
-    deciding = {
-        key: config[key] for key in ("id_col", "metadata_columns", "embedding_dtype")
-    }
-    store = FinishedShards(
-        FINISHED, config["embedder"]["class"], config["embedder"]["args"], **deciding
-    )
-    for shard, path in SHARDS.items():
-        job = ShardJob(
-            path, f"{OUT}/embeddings/{shard}.parquet", f"{OUT}/ledger/{shard}.parquet"
-        )
-        if not all(os.path.exists(output) for output in job.outputs):
-            store.take(job, any_version=True)
-
-
 def describe_failures():
     """Name at the end of a run, in one line each, the shards that were tried and have no result, and their logs."""
     outputs = [
-        (shard, f"{OUT}/embeddings/{shard}.parquet", f"{OUT}/logs/embed/{group[0]}.log")
-        for group in JOBS
-        for shard in group
+        (shard, f"{OUT}/embeddings/{shard}.parquet", f"{OUT}/logs/embed/{job}.log")
+        for shard, job in JOBS.by_shard.items()
     ]
     outputs += [
         (
@@ -169,46 +244,87 @@ def grow(amount):
     return lambda wildcards, attempt: amount * attempt
 
 
-def name_shards(wildcards, input, output):
+def grow_runtime(wildcards, attempt):
+    """Ask for the time of each shard of a job."""
+    return config["runtime"] * len(JOBS.shards[wildcards.job]) * attempt
+
+
+def name_shard(wildcards, input, output, threads):
+    """Write a shard, and where its results go, as arguments of `python -m embedders embed`."""
+    path = SHARDS[wildcards.shard]
+    address = ["--address", path] if is_remote(path) else []
+    return shlex.join(
+        [input[0], output.embeddings, "--ledger", output.ledger, *address]
+    )
+
+
+def name_shards(wildcards, input, threads):
     """Write the shards of a job, and where their results go, as arguments of `python -m embedders embed`."""
-    jobs = [
-        [shlex.quote(path) for path in paths]
-        for paths in zip(input, output.embeddings, output.ledgers)
+    (first, vectors, ledger), *others = [
+        [path, f"{OUT}/embeddings/{shard}.parquet", f"{OUT}/ledger/{shard}.parquet"]
+        for path, shard in zip(input, JOBS.shards[wildcards.job])
     ]
-    (shard, embeddings, ledger), *others = jobs
-    also = "".join(f" --also {' '.join(paths)}" for paths in others)
-    # A rule of several shards has no such wildcard; nor can its shards have addresses.
-    if is_remote(path := SHARDS.get(wildcards.get("shard"), "")):
-        also = f" --address {shlex.quote(path)}"
-    return f"{shard} {embeddings} --ledger {ledger}{also}"
+    also = [argument for paths in others for argument in ("--also", *paths)]
+    part = f"{quote(wildcards.job, safe='')}-{JOBS.run}"
+    return shlex.join([first, vectors, "--ledger", ledger, "--part", part, *also])
 
 
-# What a job computes on. A function of threads is a param that Snakemake does not compare: these decide only how
-# vectors are made. One for all of them, because each costs time for each job of a run.
+def join_options(*keys):
+    """Write keys of the configuration as options; what is no text, as JSON."""
+    values = {
+        key: config[key] if isinstance(config[key], str) else json.dumps(config[key])
+        for key in keys
+    }
+    return shlex.join(
+        f"--{key.replace('_', '-')}={value}" for key, value in values.items()
+    )
+
+
+def list_score_options(wildcards, threads):
+    """Write what a score is made by as options of `python -m embedders score`."""
+    score = SCORES[wildcards.score]
+    options = [
+        f"--classifier={score['class']}",
+        f"--classifier-args={json.dumps(score['args'])}",
+        f"--record={OUT}",
+        f"--recipe={json.dumps(RECIPES[f'scores/{wildcards.score}'])}",
+    ]
+    return f"{shlex.join(options)} {DEVICE_OPTIONS}"
+
+
 DEVICE_OPTIONS = write_device_options(config)
-# And these decide only whether a shard passes.
-LIMITS = f"--max-failed-fraction={config['max_failed_fraction']}" + (
-    " --accept-damaged-shards" if config["accept_damaged_shards"] else ""
+EMBED_OPTIONS = " ".join(
+    [
+        shlex.join(
+            [
+                f"--embedder={config['embedder']['class']}",
+                f"--embedder-args={json.dumps(config['embedder']['args'])}",
+                f"--record={OUT}",
+                f"--recipe={json.dumps(RECIPES['embeddings'])}",
+            ]
+        ),
+        join_options(*DECIDING_KEYS, "max_failed_fraction"),
+        "--accept-damaged-shards" if config["accept_damaged_shards"] else "",
+        DEVICE_OPTIONS,
+    ]
 )
-# What decides the vectors is a param, and a change reruns the shards.
-EMBED_PARAMS = dict(
-    shards=name_shards,
-    embedder=config["embedder"]["class"],
-    args=lambda wildcards: json.dumps(config["embedder"]["args"]),
-    sources=lambda wildcards: json.dumps(SOURCES),
-    id_col=config["id_col"],
-    metadata_columns=lambda wildcards: json.dumps(config["metadata_columns"]),
-    embedding_dtype=config["embedding_dtype"],
-    options=lambda wildcards, threads: f"{LIMITS} {DEVICE_OPTIONS}",
-)
+
+
+# The record of the folder says what must run again. A function of threads is a param that Snakemake does not compare.
+def give_embed_options(wildcards, threads):
+    """Write what vectors are made by as options of `python -m embedders embed`."""
+    return EMBED_OPTIONS
+
+
+def give_retry_options(wildcards, threads):
+    """Write the same, for the samples that failed alone."""
+    only = shlex.quote(f"{OUT}/ledger/{wildcards.shard}.parquet")
+    return f"{EMBED_OPTIONS} --only {only}"
+
+
 # exec: the process that Snakemake waits for, and that SLURM signals, is the job itself and no shell around it.
 EMBED_COMMAND = """
-    exec python -m embedders embed {params.shards} {params.extra} \
-        --embedder {params.embedder:q} \
-        --embedder-args {params.args:q} \
-        --id-col {params.id_col:q} \
-        --metadata-columns {params.metadata_columns:q} \
-        --embedding-dtype {params.embedding_dtype:q} \
+    exec python -m embedders embed {params.shards} \
         {params.options} \
         --threads {threads} \
         > {log:q} 2>&1

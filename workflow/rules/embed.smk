@@ -3,14 +3,38 @@
 #
 # outputs: {output_dir}/embeddings/{shard}.parquet, {output_dir}/ledger/{shard}.parquet
 
-if config["shards_per_job"] == 1:
+if JOBS.is_grouped:
 
     rule embed:
         input:
-            find_input,
+            find_shards_of_job,
         output:
-            embeddings=[f"{OUT}/embeddings/{{shard}}.parquet"],
-            ledgers=[f"{OUT}/ledger/{{shard}}.parquet"],
+            touch(JOBS.name_output(OUT, "{job}")),
+        log:
+            f"{OUT}/logs/embed/{{job}}.log",
+        benchmark:
+            f"{OUT}/benchmarks/embed/{{job}}.tsv"
+        conda:
+            "../../envs/embed.yaml"
+        threads: config["threads"]
+        resources:
+            gpu=config["gpu"],
+            mem_mb=grow(config["mem_mb"]),
+            runtime=grow_runtime,
+        params:
+            shards=name_shards,
+            options=give_embed_options,
+        shell:
+            EMBED_COMMAND
+
+else:
+
+    rule embed:
+        input:
+            find_input("embeddings"),
+        output:
+            embeddings=f"{OUT}/embeddings/{{shard}}.parquet",
+            ledger=f"{OUT}/ledger/{{shard}}.parquet",
         log:
             f"{OUT}/logs/embed/{{shard}}.log",
         benchmark:
@@ -23,41 +47,7 @@ if config["shards_per_job"] == 1:
             mem_mb=grow(config["mem_mb"]),
             runtime=grow(config["runtime"]),
         params:
-            **EMBED_PARAMS,
-            extra="",
+            shards=name_shard,
+            options=give_embed_options,
         shell:
             EMBED_COMMAND
-
-else:
-    # A rule for each job, because the outputs of one rule must all have the same wildcards.
-    for number, group in enumerate(JOBS):
-
-        rule:
-            name:
-                f"embed_{number:05d}"
-            input:
-                [SHARDS[shard] for shard in group],
-            output:
-                embeddings=[f"{OUT}/embeddings/{shard}.parquet" for shard in group],
-                ledgers=[f"{OUT}/ledger/{shard}.parquet" for shard in group],
-            log:
-                f"{OUT}/logs/embed/{group[0]}.log",
-            benchmark:
-                f"{OUT}/benchmarks/embed/{group[0]}.tsv"
-            conda:
-                "../../envs/embed.yaml"
-            threads: config["threads"]
-            resources:
-                gpu=config["gpu"],
-                mem_mb=grow(config["mem_mb"]),
-                runtime=grow(config["runtime"] * len(group)),
-            params:
-                **EMBED_PARAMS,
-                extra=lambda wildcards, threads: f"--finished {shlex.quote(FINISHED)}",
-            shell:
-                EMBED_COMMAND
-
-    # Each rule has left its function among the names of this workflow, which Snakemake copies several times for each
-    # job: with thousands of rules that is most of the time to plan a run. Nothing looks for them there.
-    for number in range(len(JOBS)):
-        globals().pop(f"__embed_{number:05d}", None)

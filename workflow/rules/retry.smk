@@ -11,10 +11,10 @@ rule retry:
 
 rule embed_failed:
     input:
-        find_input,
+        find_input("retried/embeddings"),
     output:
-        embeddings=[f"{OUT}/retried/embeddings/{{shard}}.parquet"],
-        ledgers=[f"{OUT}/retried/ledger/{{shard}}.parquet"],
+        embeddings=f"{OUT}/retried/embeddings/{{shard}}.parquet",
+        ledger=f"{OUT}/retried/ledger/{{shard}}.parquet",
     log:
         f"{OUT}/logs/retry/{{shard}}.log",
     benchmark:
@@ -27,11 +27,8 @@ rule embed_failed:
         mem_mb=grow(config["mem_mb"]),
         runtime=grow(config["runtime"]),
     params:
-        **EMBED_PARAMS,
+        shards=name_shard,
         # The ledger is no input, or a new class in config.yaml would first embed the whole shard again.
-        extra=lambda wildcards: f"--only {shlex.quote(f'{OUT}/ledger/{wildcards.shard}.parquet')}",
-        ledger=lambda wildcards: fingerprint_file(
-            f"{OUT}/ledger/{wildcards.shard}.parquet"
-        ),
+        options=give_retry_options,
     shell:
         EMBED_COMMAND

@@ -6,7 +6,7 @@
 
 rule score:
     input:
-        f"{OUT}/embeddings/{{shard}}.parquet",
+        find_vectors,
     output:
         f"{OUT}/scores/{{score}}/{{shard}}.parquet",
     log:
@@ -23,15 +23,11 @@ rule score:
         mem_mb=grow(config["mem_mb"]),
         runtime=grow(config["runtime"]),
     params:
-        classifier=lambda wildcards: SCORES[wildcards.score]["class"],
-        args=lambda wildcards: json.dumps(SCORES[wildcards.score]["args"]),
-        sources=lambda wildcards: json.dumps(SCORE_SOURCES[wildcards.score]),
-        options=lambda wildcards, threads: DEVICE_OPTIONS,
+        vectors=f"{OUT}/embeddings/{{shard}}.parquet",
+        options=list_score_options,
     shell:
         """
-        exec python -m embedders score {input:q} {output:q} \
-            --classifier {params.classifier:q} \
-            --classifier-args {params.args:q} \
+        exec python -m embedders score {params.vectors:q} {output:q} \
             {params.options} \
             --threads {threads} \
             >{log:q} 2>&1

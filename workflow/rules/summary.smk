@@ -10,7 +10,7 @@ localrules:
 
 rule summarize:
     input:
-        list_requested,
+        list_embedded,
     output:
         f"{OUT}/summary.json",
     log:

@@ -1,0 +1,143 @@
+"""The record of an output folder: what each file in it was made from.
+
+By it a later run knows what is out of date, from whatever working folder it starts. Each job adds a file of its own,
+so that no two processes ever write to one; the process that plans a run joins them.
+"""
+
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from time import time_ns
+from typing import Any
+
+from embedders.errors import OutputError
+from embedders.output.files import write_whole
+
+RECORD, ADDITIONS = "record", "new"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What an output was made from.
+
+    Attributes:
+        recipe: Digest of the recipe.
+        bytes: Size of its shard; `None` where there is none on a disk.
+        mtime_ns: Time of change of its shard.
+        sha256: SHA-256 of its shard.
+        ledger: For a retry, SHA-256 of the ledger whose samples it holds.
+    """
+
+    recipe: str
+    bytes: int | None = None
+    mtime_ns: int | None = None
+    sha256: str | None = None
+    ledger: str | None = None
+
+
+class Addition:
+    """What one process adds to the record of a folder, all made by one recipe.
+
+    Args:
+        folder: The output folder.
+        recipe: What decides the content of an output beside its shard.
+        name: Its own name, where the process may have had one before it that was stopped half-way.
+    """
+
+    def __init__(self, folder: str | Path, recipe: Mapping[str, Any], name: str | None = None):
+        self._folder = Path(folder)
+        self._path = self._folder / RECORD / ADDITIONS / f"{name or secrets.token_hex(8)}.json"
+        self._recipe = recipe
+        self._origins: dict[str, dict[str, Any]] = {}
+        with suppress(FileNotFoundError):
+            self._origins = json.loads(self._path.read_bytes())["outputs"]
+
+    def has(self, output: str | Path) -> bool:
+        """Return whether an output was added."""
+        return self._name(output) in self._origins
+
+    def add(self, output: str | Path, **origin: Any) -> None:
+        """Add an output, with the attributes of its `Origin`."""
+        self._origins[self._name(output)] = asdict(Origin(digest(self._recipe), **origin))
+        with write_whole(self._path) as file:
+            recipes = {digest(self._recipe): self._recipe}
+            file.write(json.dumps({"at_ns": time_ns(), "recipes": recipes, "outputs": self._origins}).encode())
+
+    def _name(self, output: str | Path) -> str:
+        return os.path.relpath(output, self._folder).removesuffix(".parquet")
+
+
+class Record:
+    """What the outputs of a folder were made from.
+
+    Args:
+        folder: The output folder.
+
+    Attributes:
+        recipes: What decides the content of an output beside its shard, by digest.
+        origins: By the path of the output in the folder, without a suffix: `embeddings/00000`.
+
+    Raises:
+        OutputError: The record cannot be read.
+    """
+
+    def __init__(self, folder: str | Path):
+        self._path = Path(folder, RECORD, "outputs.json")
+        self._additions: list[Path] = []
+        self.recipes: dict[str, dict[str, Any]] = {}
+        self.origins: dict[str, Origin] = {}
+        self._read()
+
+    def sign(self, shards: Iterable[str]) -> str:
+        """Return a digest of what the vectors of shards were made from."""
+        origins = {shard: self.origins.get(f"embeddings/{shard}") for shard in shards}
+        return digest({shard: [origin.recipe, origin.sha256] for shard, origin in origins.items() if origin})
+
+    def join(self) -> None:
+        """Join what jobs have added into one file. Only one process may do so at a time."""
+        self._read()
+        if not self._additions:
+            return
+        used = {origin.recipe for origin in self.origins.values()}
+        joined = {
+            "recipes": {key: recipe for key, recipe in self.recipes.items() if key in used},
+            "outputs": {name: asdict(origin) for name, origin in self.origins.items()},
+        }
+        with write_whole(self._path) as file:
+            file.write(json.dumps(joined, indent=0).encode())
+        for path in self._additions:
+            path.unlink(missing_ok=True)
+
+    def _read(self) -> None:
+        self._additions = list(self._path.parent.glob(f"{ADDITIONS}/[!.]*.json"))
+        parts = []
+        for path in [self._path, *self._additions]:
+            with suppress(FileNotFoundError):  # joined meanwhile by a run that started
+                try:
+                    parts.append(json.loads(path.read_bytes()))
+                except ValueError as error:
+                    raise OutputError(
+                        f"{str(path)!r} cannot be read ({error}); expected the record of how results were made; put "
+                        "back a copy, or remove it and have these shards embedded again"
+                    ) from error
+        for part in sorted(parts, key=lambda part: part.get("at_ns", 0)):
+            self.recipes |= part["recipes"]
+            self.origins |= {name: Origin(**origin) for name, origin in part["outputs"].items()}
+
+
+def digest(recipe: Mapping[str, Any]) -> str:
+    """Return a short digest of a recipe."""
+    return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def find_time(path: str | Path) -> int | None:
+    """Return the time of change of a file, in nanoseconds; `None` if there is none."""
+    try:
+        return os.stat(path).st_mtime_ns
+    except OSError:
+        return None

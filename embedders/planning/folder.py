@@ -1,0 +1,219 @@
+"""What an output folder holds, compared with the run that is to be made in it: what is out of date, what is stray.
+
+It decides by the record of the folder (`output.record`) and by the files that are there, and so knows the same from
+whatever working folder a run starts. It changes nothing, and schedules nothing.
+"""
+
+import json
+import os
+import shlex
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from embedders.errors import ConfigError, ShardError
+from embedders.output.hashes import Hashes
+from embedders.output.record import Record, digest
+from embedders.output.strays import find_strays, list_outputs
+from embedders.planning.config import name_scores
+from embedders.reading.remote import is_remote
+
+
+@dataclass
+class Comparison:
+    """A folder compared with a run.
+
+    Attributes:
+        stale: Why an output is out of date, by its name in the record, as `embeddings/00000`.
+        strays: Why a file belongs to no shard of the run, by its path in the folder.
+        there: The outputs that are there, by their names.
+        is_summary_stale: Whether `summary.json` counts other vectors, or names other strays.
+    """
+
+    stale: dict[str, str] = field(default_factory=dict)
+    strays: dict[str, str] = field(default_factory=dict)
+    there: set[str] = field(default_factory=set)
+    is_summary_stale: bool = False
+
+    def is_finished(self, shard: str) -> bool:
+        """Return whether a shard need not be embedded."""
+        names = (f"embeddings/{shard}", f"ledger/{shard}")
+        return names[0] not in self.stale and self.there.issuperset(names)
+
+    def describe(self, kind: str) -> Iterator[str]:
+        """Yield why outputs of a kind, as `embeddings`, are made again, in lines."""
+        reasons = Counter(why for name, why in self.stale.items() if name.startswith(f"{kind}/"))
+        for why, count in reasons.items():
+            yield f"{kind}: {count} {'are' if count > 1 else 'is'} made again: {why}"
+
+
+def compare_folder(
+    folder: str,
+    shards: Mapping[str, str],
+    recipes: Mapping[str, Mapping[str, Any]],
+    hashes: Hashes,
+    say: Callable[[str], None],
+) -> Comparison:
+    """Compare a folder with a run.
+
+    Args:
+        folder: The output folder, which need not exist.
+        shards: Path of each shard of the run by name.
+        recipes: What decides an output, by `embeddings` or `scores/{score}`.
+        hashes: The hashes of files that the folder remembers.
+        say: Called with a line before what takes long.
+
+    Raises:
+        OutputError: The record of the folder cannot be read.
+    """
+    record = Record(folder)
+    there = set(list_outputs(folder))
+    found = Comparison(there={name.removesuffix(".parquet") for name in there})
+    scores = {name.partition("/")[2] for name in recipes if name.startswith("scores/")}
+    found.strays = find_strays(folder, shards, scores, record, there)
+    for kind, recipe in recipes.items():
+        paths = {f"{kind}/{shard}": path for shard, path in shards.items()}
+        if kind == "embeddings":
+            paths |= {f"retried/{name}": path for name, path in paths.items()}
+        paths = {name: path for name, path in paths.items() if name in found.there}
+        found.stale |= _compare_recipes(record, paths, recipe)
+        if kind == "embeddings":
+            found.stale |= _compare_shards(record, paths, hashes, say)
+    found.stale |= {
+        path.removesuffix(".parquet"): why
+        for path, why in found.strays.items()
+        if path.startswith("retried/embeddings/")
+    }
+    found.is_summary_stale = _is_summary_stale(Path(folder, "summary.json"), shards, record, found.strays)
+    return found
+
+
+def shorten_path(path: str) -> str:
+    """Return the shortest spelling of a path: relative if it lies in the working folder, else absolute."""
+    relative = os.path.relpath(path)
+    return os.path.abspath(path) if Path(relative).parts[0] == ".." else relative
+
+
+def check_times(paths: Iterable[str], now: float) -> None:
+    """Refuse shards from the future: Snakemake throws away a result that is older than its shard.
+
+    Args:
+        paths: The shards; those with an address are passed over.
+        now: The time by the clock of the results.
+
+    Raises:
+        ShardError: A shard is dated later.
+    """
+    times = stat_files(path for path in paths if not is_remote(path))
+    future = [path for path, (_, mtime_ns) in times.items() if mtime_ns / 1e9 > now + 1]
+    if future:
+        until = datetime.fromtimestamp(times[future[0]][1] / 1e9).isoformat(" ", "seconds")
+        more = f" and {len(future) - 1} more" if len(future) > 1 else ""
+        raise ShardError(
+            f"{future[0]!r}{more}: dated in the future ({until}), so that Snakemake would throw away what is made of "
+            f"it; expected a time in the past; run `touch {shlex.join(future[:20])}`"
+        )
+
+
+def read_run(folder: str | Path) -> tuple[dict[str, str], set[str] | None]:
+    """Read what the last run in a folder was to make.
+
+    Returns:
+        The path of each shard by name; the names of the scores, `None` if the folder does not say.
+
+    Raises:
+        ConfigError: The folder holds no run.
+    """
+    path = Path(folder, "run_shards.json")
+    try:
+        shards = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"{str(path)!r}: there is no such file that can be read; expected the one that a run writes when it "
+            "starts; check the path or, where this workflow is a module of another Snakefile, add "
+            "`onstart: tarquet.onstart()` there"
+        ) from error
+    config = Path(folder, "run_config.yaml")
+    return shards, set(name_scores(yaml.safe_load(config.read_text())["scores"])) if config.is_file() else None
+
+
+def _compare_recipes(record: Record, names: Iterable[str], recipe: Mapping[str, Any]) -> dict[str, str]:
+    present = digest(recipe)
+    stale, reasons = {}, {}
+    for name in names:
+        origin = record.origins.get(name)
+        if origin is None:
+            stale[name] = "the record of the folder does not say how"
+        elif origin.recipe != present:
+            if origin.recipe not in reasons:
+                reasons[origin.recipe] = _describe_change(record.recipes.get(origin.recipe, {}), recipe)
+            stale[name] = reasons[origin.recipe]
+    return stale
+
+
+def _describe_change(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    changed = [key for key in new if old.get(key) != new[key]]
+    return f"changed since: {', '.join(changed)}"
+
+
+def _compare_shards(
+    record: Record, paths: Mapping[str, str], hashes: Hashes, say: Callable[[str], None]
+) -> dict[str, str]:
+    """Compare shards with what they were when they were embedded: by size and time, and by content if need be."""
+    local = {name: path for name, path in paths.items() if name in record.origins and not is_remote(path)}
+    present = stat_files(local.values())
+    changed, touched = set(), {}
+    for name, path in local.items():
+        origin = record.origins[name]
+        size, mtime_ns = present.get(path, (origin.bytes, origin.mtime_ns))  # the job says which shard is missing
+        if size != origin.bytes:
+            changed.add(name)
+        elif mtime_ns != origin.mtime_ns:
+            touched[name] = path
+    if unread := [path for path in touched.values() if not hashes.knows(path)]:
+        gigabytes = sum(present[path][0] for path in unread) / 1e9
+        say(f"{len(unread)} shards were touched: their content is compared, which reads {gigabytes:.1f} GB once")
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        try:
+            found = zip(touched, pool.map(hashes.find, touched.values()), strict=True)
+            changed |= {name for name, sha256 in found if sha256 != record.origins[name].sha256}
+        finally:
+            hashes.save()
+    return dict.fromkeys(changed, "the content of the tar changed")
+
+
+def stat_files(paths: Iterable[str]) -> dict[str, tuple[int, int]]:
+    """Return size and time of change of files, in nanoseconds; those that are not there are left out."""
+    wanted: dict[str, dict[str, str]] = {}
+    for path in paths:
+        folder, name = os.path.split(path)
+        wanted.setdefault(folder, {})[name] = path
+    found = {}
+    # Folder by folder, since network file systems send the attributes of a folder's files together.
+    for folder, names in wanted.items():
+        for entry in _scan(folder or "."):
+            if entry.name in names and entry.is_file():
+                status = entry.stat()
+                found[names[entry.name]] = (status.st_size, status.st_mtime_ns)
+    return found
+
+
+def _scan(folder: str) -> Iterator[os.DirEntry]:
+    if os.path.isdir(folder):
+        with os.scandir(folder) as entries:
+            yield from entries
+
+
+def _is_summary_stale(path: Path, shards: Mapping[str, str], record: Record, strays: Mapping[str, str]) -> bool:
+    try:
+        summary = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return False  # Snakemake makes what is missing
+    counted = [summary.get(key) for key in ("shards", "made_from", "strays")]
+    return counted != [len(shards), record.sign(shards), strays]

@@ -1,0 +1,98 @@
+"""Which shards each job of a run embeds.
+
+It is kept in the output folder, for the processes that an executor starts for single jobs.
+"""
+
+import json
+import secrets
+import shutil
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from embedders.errors import OutputError
+from embedders.output.files import write_whole
+from embedders.output.record import RECORD
+from embedders.planning.shards import group_shards
+from embedders.reading.remote import is_remote
+
+
+@dataclass
+class Jobs:
+    """The jobs of a run that embed.
+
+    Attributes:
+        is_grouped: Whether jobs take several shards. Then there are jobs only for shards that are to be embedded.
+        run: Tells this run from others.
+        shards: Names of the shards by job; a job is named after its first shard, with the number of further ones.
+    """
+
+    is_grouped: bool
+    run: str = field(default_factory=lambda: secrets.token_hex(4))
+    shards: dict[str, list[str]] = field(default_factory=dict)
+
+    @cached_property
+    def by_shard(self) -> dict[str, str]:
+        """The job of each shard."""
+        return {shard: job for job, shards in self.shards.items() for shard in shards}
+
+    def name_output(self, folder: str, job: str) -> str:
+        """Return what a job leaves for Snakemake: the vectors of its shard or, of several, a mark of this run alone.
+
+        Snakemake removes the outputs that it knows of a job that fails, so it does not know those of several shards.
+        """
+        return f"{folder}/{RECORD}/jobs/{self.run}/{job}" if self.is_grouped else f"{folder}/embeddings/{job}.parquet"
+
+    def save(self, folder: str | Path) -> None:
+        """Keep them in the record of a folder, in place of those of an earlier run."""
+        shutil.rmtree(Path(folder, RECORD, "jobs"), ignore_errors=True)
+        with write_whole(_find_path(folder)) as file:
+            file.write(json.dumps(asdict(self)).encode())
+
+
+def begin_jobs(shards: Mapping[str, str], shards_per_job: int | str) -> Jobs:
+    """Return the jobs of a run, none of them planned yet; by all its shards, however far an earlier run came."""
+    return Jobs(is_grouped=any(len(group) > 1 for group in _group(shards, shards_per_job)))
+
+
+def plan_jobs(jobs: Jobs, shards: Mapping[str, str], unfinished: Collection[str], shards_per_job: int | str) -> None:
+    """Divide the shards of a run among its jobs.
+
+    Args:
+        jobs: The jobs.
+        shards: Path by name.
+        unfinished: Names of those that are to be embedded.
+        shards_per_job: As in the configuration.
+    """
+    if not jobs.is_grouped:
+        jobs.shards = {shard: [shard] for shard in shards}
+        return
+    groups = _group({shard: shards[shard] for shard in shards if shard in unfinished}, shards_per_job)
+    jobs.shards = {group[0] + (f"+{len(group) - 1}" if len(group) > 1 else ""): group for group in groups}
+
+
+def _group(shards: Mapping[str, str], shards_per_job: int | str) -> list[list[str]]:
+    if shards_per_job == "auto" and any(map(is_remote, shards.values())):
+        shards_per_job = 1  # Snakemake fetches what has an address for one job each
+    return group_shards(shards, shards_per_job) if shards else []
+
+
+def load_jobs(folder: str | Path) -> Jobs:
+    """Load the jobs of the run that goes on in a folder.
+
+    Raises:
+        OutputError: There are none.
+    """
+    path = _find_path(folder)
+    try:
+        return Jobs(**json.loads(path.read_text()))
+    except (OSError, ValueError) as error:
+        raise OutputError(
+            f"{str(path)!r} cannot be read ({error}); expected what a run writes when it starts; mount the folder "
+            "on this machine as on that of the run"
+        ) from error
+
+
+def _find_path(folder: str | Path) -> Path:
+    return Path(folder, RECORD, "jobs.json")

@@ -1,0 +1,33 @@
+"""What decides the outputs of a run beside its shards, by its configuration."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from embedders.job.sources import describe_recipe, find_deciding_files
+from embedders.planning.config import name_scores
+
+# Beside the class and its arguments. Any other key decides only how vectors are made, or whether a shard passes.
+DECIDING_KEYS = ("id_col", "metadata_columns", "embedding_dtype")
+
+
+def describe_recipes(config: Mapping[str, Any], hash_file: Callable[[Path], str]) -> dict[str, dict[str, Any]]:
+    """Describe what decides each kind of output, by its folder: `embeddings`, `scores/{score}`.
+
+    Raises:
+        TarquetError: A class is not to be found.
+    """
+    embedder = config["embedder"]
+    options = {key: config[key] for key in DECIDING_KEYS}
+    recipes = {"embeddings": describe_recipe(embedder["class"], embedder["args"], hash_file=hash_file, **options)}
+    for name, score in name_scores(config["scores"]).items():
+        recipes[f"scores/{name}"] = describe_recipe(score["class"], score["args"], "classifier", hash_file)
+    return recipes
+
+
+def find_files(config: Mapping[str, Any]) -> list[Path]:
+    """Find the files that decide outputs: those of the classes, and each that an argument names."""
+    files = find_deciding_files(config["embedder"]["class"], config["embedder"]["args"])
+    for score in name_scores(config["scores"]).values():
+        files += find_deciding_files(score["class"], score["args"], "classifier")
+    return files
