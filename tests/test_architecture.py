@@ -35,6 +35,9 @@ TOP = {
 ONLY_IMPORTER = {
     "pyarrow.parquet": {"output.parquet", "output.writer"},
     "timm": {"builtin.timm_embedder"},
+    "open_clip": {"builtin.open_clip_embedder"},
+    "transformers": {"builtin.hugging_face_embedder"},
+    "huggingface_hub": {"builtin.hub"},
     "pynvml": {"gpu.nvml"},
     "click": {"cli", "job.progress"},
     "tarfile": {"reading.tar"},

@@ -18,6 +18,9 @@ from embedders.errors import ShardError
 from embedders.output.hashes import hash_file
 from embedders.output.provenance import ClassifierRecord, EmbedderRecord, FileRecord
 
+# Whose versions decide the vectors, where they are used at all.
+LIBRARIES = ("torchvision", "timm", "open_clip", "transformers")
+
 
 def describe_embedder(embedder: ImageEmbedder, weights: str | None, device: str) -> EmbedderRecord:
     """Describe an embedder with its model loaded.
@@ -30,7 +33,7 @@ def describe_embedder(embedder: ImageEmbedder, weights: str | None, device: str)
     versions = {"tarquet": __version__, "python": platform.python_version()}
     # Pillow, because 13 resizes tall images otherwise than 12.
     versions |= {"torch": torch.__version__, "pillow": PIL.__version__}
-    versions |= {name: sys.modules[name].__version__ for name in ("torchvision", "timm") if name in sys.modules}
+    versions |= {name: sys.modules[name].__version__ for name in LIBRARIES if name in sys.modules}
     return EmbedderRecord(
         **_describe_recipe(embedder),
         model_name=embedder.model_name,

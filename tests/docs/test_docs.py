@@ -65,7 +65,7 @@ def test_the_table_of_keys_is_the_schema():
 
 
 def test_the_shipped_configurations_keep_to_the_schema():
-    for path in (ROOT / "config.yaml", ROOT / "examples/demo/config.yaml"):
+    for path in (ROOT / "config.yaml", ROOT / "examples/demo/config.yaml", *ROOT.glob("examples/*.yaml")):
         check_config(yaml.safe_load(path.read_text()), SCHEMA_PATH)
 
 

@@ -1,6 +1,7 @@
 """The locks of versions, from pyproject.toml and what is installed: `python tests/support/locks.py` writes them.
 
-To renew the versions, first `pip install --upgrade -e '.[report,workflow,slurm,storage,demo,examples,test]'`.
+To renew the versions, first
+`pip install --upgrade -e '.[report,workflow,slurm,storage,demo,open-clip,transformers,examples,test]'`.
 """
 
 import re
@@ -15,7 +16,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 JOB = PROJECT["dependencies"]
 RUN = [*JOB, *(text for extra in ("report", "workflow", "slurm", "storage", "demo") for text in EXTRAS[extra])]
-DEV = [*RUN, *EXTRAS["examples"], *EXTRAS["test"]]
+DEV = [*RUN, *(text for extra in ("open-clip", "transformers", "examples", "test") for text in EXTRAS[extra])]
 # The report looks at files: of what jobs need, only these.
 REPORT = [*EXTRAS["report"], *(text for text in JOB if re.match("click|numpy|nvidia-ml-py|pillow|pyarrow", text))]
 
