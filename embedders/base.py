@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-from embedders.reading.images import decode_image
 from embedders.reading.loader import load_batches
+from embedders.reading.pixels import decode_image
 
 
 class ImageEmbedder(ABC):
@@ -29,12 +29,14 @@ class ImageEmbedder(ABC):
         batch_size: Images in a batch of the default loader; the last one of a shard may hold fewer.
         num_threads_per_worker: Decoding threads of the default loader; `None` takes what the job was given.
         background: What transparency is laid on, any colour that Pillow knows by name or `#rrggbb`.
+        notes: What a user should know of this model: said in the log and by `check`, and kept in the Parquet footer.
         recipe: Class path and arguments, where the embedder was built from these; kept in the Parquet footer.
     """
 
     batch_size: int = 64
     num_threads_per_worker: int | None = None
     background: str = "white"
+    notes: Sequence[str] = ()
     recipe: dict | None = None
 
     def __init__(

@@ -34,7 +34,7 @@ TOP = {
 }
 ONLY_IMPORTER = {
     "pyarrow.parquet": {"output.parquet", "output.writer"},
-    "timm": {"builtin.timm_embedder"},
+    "timm": {"builtin.timm_embedder", "builtin.timm_pixels", "builtin.timm_source", "builtin.timm_weights"},
     "open_clip": {"builtin.open_clip_embedder"},
     "transformers": {"builtin.hugging_face_embedder"},
     "huggingface_hub": {"builtin.hub"},

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 
 from embedders.builtin.hub import advise_download, describe_library_error
+from embedders.builtin.light_torch import leave_out_compiler
 from embedders.builtin.pretrained import PixelModel, PretrainedImageEmbedder, require_library
 from embedders.builtin.resize import Resize
 from embedders.errors import EmbedderError
-from embedders.reading.images import convert_to_rgb, open_image
-from embedders.reading.light_torch import leave_out_compiler
+from embedders.reading.images import decode_image
 from embedders.reading.pixels import decode_to_tensor
 
 try:
@@ -84,9 +84,7 @@ class HuggingFaceImageEmbedder(PretrainedImageEmbedder):
             most do; else the processor's own output.
         """
         if self._resize is None:
-            opened = open_image(encoded)
-            self._check_growth(opened.size)
-            image = convert_to_rgb(opened, self.background)
+            image = decode_image(encoded, self.background, self._check_growth)
             return self._processor(images=image, return_tensors="pt")["pixel_values"][0]
         pixels = decode_to_tensor(encoded, self.background)
         self._resize.check_growth(pixels.shape[1:])

@@ -8,6 +8,7 @@ from torch import nn
 
 from embedders.classifier import ImageClassifier
 from embedders.errors import EmbedderError, describe_error
+from embedders.reading.magic import describe_start
 
 WIDTH = 768
 
@@ -147,7 +148,7 @@ def load_weights(model: nn.Module, path: str, name: str) -> nn.Module:
         found = {key: tuple(value.shape) for key, value in weights.items()}
     except Exception as error:
         raise EmbedderError(
-            f"{name}: weights {path!r} cannot be read: {describe_error(error)}; expected what "
+            f"{name}: weights {path!r} cannot be read: {describe_error(error)}{_describe_file(path)}; expected what "
             "torch.save(model.state_dict(), ...) wrote"
         ) from error
     wanted = {key: tuple(value.shape) for key, value in model.state_dict().items()}
@@ -160,3 +161,7 @@ def load_weights(model: nn.Module, path: str, name: str) -> nn.Module:
         )
     model.load_state_dict(weights)
     return model
+
+
+def _describe_file(path: str) -> str:
+    return f"; it {describe_start(path)}" if Path(path).is_file() else ""

@@ -10,12 +10,13 @@ import numpy as np
 import torch
 
 from embedders.builtin.hub import describe_library_error, fetch_file
+from embedders.builtin.light_torch import leave_out_compiler
 from embedders.builtin.pretrained import PixelModel, PretrainedImageEmbedder, require_library
 from embedders.builtin.resize import Resize
 from embedders.errors import EmbedderError
-from embedders.reading.images import convert_to_rgb, open_image
-from embedders.reading.light_torch import leave_out_compiler
-from embedders.reading.pixels import decode_to_tensor, find_jpeg_size
+from embedders.reading import jpeg
+from embedders.reading.images import decode_image
+from embedders.reading.pixels import decode_to_tensor
 
 try:
     with leave_out_compiler():
@@ -80,13 +81,11 @@ class OpenClipImageEmbedder(PretrainedImageEmbedder):
         The common JPEG takes a third of the time of open_clip's own transform, and differs from it by 2 of 255 at
         most. Everything else is left to open_clip's own.
         """
-        size = find_jpeg_size(encoded) if self._is_fast else None
+        size = jpeg.find_size(encoded) if self._is_fast else None
         if size and self._resize.equals_pillow(*size):
             self._resize.check_growth(size)
             return self._resize(decode_to_tensor(encoded))
-        opened = open_image(encoded)
-        self._check_growth(opened.size)
-        image = convert_to_rgb(opened, self.background)
+        image = decode_image(encoded, self.background, self._check_growth)
         for transform in self._transforms:
             image = transform(image)
         return torch.from_numpy(np.array(image)).permute(2, 0, 1)

@@ -88,6 +88,7 @@ def check_embedder(
         yield Finding("model", str(error), is_wrong=True)
         return
     yield Finding("model", f"loaded {embedder.model_name} on {'the GPU' if device == 'cuda' else 'the CPU'}")
+    yield from (Finding("model", note) for note in embedder.notes)
     try:
         batches, failed = load_batches(embedder, tar_path, id_col, device, IMAGES[device])
         findings = list(check_batches(batches, failed, id_col))

@@ -193,6 +193,7 @@ def write_shard(
             samples=ledger.seen,
             embedded=ledger.embedded,
             failed=ledger.count_kinds(),
+            remarks=dict(sorted(ledger.remarks.items())),
             null_columns=writer.null_columns,
         )
         with timings.time("writing"):
@@ -206,7 +207,8 @@ def write_shard(
         log.warning("%s: null in every row: %s; check the names in metadata_columns", job.tar_path, names)
     total_s = perf_counter() - start
     log.info(
-        f"{job.tar_path}: {ledger.seen} samples, {ledger.embedded} embedded, {len(ledger.failed)} failed "
+        f"{job.tar_path}: {ledger.seen} samples, {ledger.embedded} embedded, {len(ledger.failed)} failed"
+        f"{''.join(f', {count} {kind}' for kind, count in sorted(ledger.remarks.items()))} "
         f"in {total_s:.1f} s ({ledger.embedded / total_s:.0f} images/s) on {model.device}: "
         f"{describe_seconds(timings.seconds)}"
     )

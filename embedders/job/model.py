@@ -206,6 +206,8 @@ def load_model(owner: Any, method: str, device: str) -> tuple[Callable[[Any], to
             raise
         except Exception as error:
             raise explain_failure(error, f"{owner.model_name}: {method}", device) from error
+        for note in getattr(owner, "notes", ()):  # a classifier has none
+            log.warning("%s", note)
         log.info("loaded %s on %s in %.1f s", owner.model_name, device, perf_counter() - start)
     return models[device]
 

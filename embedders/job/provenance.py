@@ -19,7 +19,7 @@ from embedders.output.hashes import hash_file
 from embedders.output.provenance import ClassifierRecord, EmbedderRecord, FileRecord
 
 # Whose versions decide the vectors, where they are used at all.
-LIBRARIES = ("torchvision", "timm", "open_clip", "transformers")
+LIBRARIES = ("simplejpeg", "torchvision", "timm", "open_clip", "transformers")
 
 
 def describe_embedder(embedder: ImageEmbedder, weights: str | None, device: str) -> EmbedderRecord:
@@ -33,13 +33,15 @@ def describe_embedder(embedder: ImageEmbedder, weights: str | None, device: str)
     versions = {"tarquet": __version__, "python": platform.python_version()}
     # Pillow, because 13 resizes tall images otherwise than 12.
     versions |= {"torch": torch.__version__, "pillow": PIL.__version__}
-    versions |= {name: sys.modules[name].__version__ for name in LIBRARIES if name in sys.modules}
+    loaded = {name: sys.modules.get(name) for name in LIBRARIES}
+    versions |= {name: module.__version__ for name, module in loaded.items() if module}
     return EmbedderRecord(
         **_describe_recipe(embedder),
         model_name=embedder.model_name,
         source_sha256=hash_source(type(embedder)),
         weights_sha256=weights,
         preprocessing=embedder.describe_preprocessing(),
+        notes=list(embedder.notes),
         # an embedder need not use torch on the GPU; if it did, torch knows the name
         device=torch.cuda.get_device_name() if device == "cuda" and torch.cuda.is_initialized() else device,
         versions=versions,

@@ -7,9 +7,9 @@ tar, the job or the loader settles it, and what is still open at the end is a lo
 import logging
 import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
-from embedders.errors import EmbedderError, ShardError
+from embedders.errors import EmbedderError, ShardError, make_one_line
 from embedders.output.failed import FailedSample, FailureKind
 
 log = logging.getLogger(__name__)
@@ -31,6 +31,7 @@ class Ledger:
         seen: Number of samples found in the tar.
         embedded: Number of samples embedded so far.
         failed: The samples that were not embedded, in the order in which they failed.
+        remarks: Number of samples of which something was said although they were embedded, by kind of remark.
     """
 
     def __init__(self, shard: str):
@@ -38,6 +39,7 @@ class Ledger:
         self.seen = 0
         self.embedded = 0
         self.failed: list[FailedSample] = []
+        self.remarks: Counter[str] = Counter()
         self._open: dict[str, int] = {}
         self._held_bytes = 0
         # The loader's thread opens accounts while the job's thread settles them.
@@ -85,6 +87,20 @@ class Ledger:
                 "%s: more than %d samples failed; the others are not logged singly", self.shard, LOGGED_FAILURES
             )
         self._check_held()
+
+    def remark(self, key: str, remarks: Collection[tuple[str, str]]) -> None:
+        """Note what was said of a sample that is embedded all the same.
+
+        Args:
+            key: Its WebDataset key.
+            remarks: Kinds and texts.
+        """
+        with self._lock:
+            logged = self.remarks.total()
+            self.remarks.update({kind for kind, _ in remarks})
+        if logged < LOGGED_FAILURES:
+            for kind, text in remarks:
+                log.warning("%s: %r: %s: %s", self.shard, key, kind, make_one_line(text))
 
     def unsettled(self) -> list[str]:
         """Keys of the samples that are in the tar but neither embedded nor failed; one that is there twice, twice."""

@@ -52,6 +52,7 @@ class EmbedderRecord(_Record):
         preprocessing: What happens to an image before the model.
         device: Name of the GPU, or `cpu`.
         versions: Versions of what the vectors depend on.
+        notes: What a user should know of this model.
     """
 
     class_path: str = field(metadata={"key": "class"})
@@ -62,6 +63,7 @@ class EmbedderRecord(_Record):
     preprocessing: dict[str, Any]
     device: str
     versions: dict[str, str]
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,7 @@ class Provenance(_Record):
         samples: Samples of the tar; equals `embedded` and all of `failed`.
         embedded: Rows of the file.
         failed: Number of samples that were not embedded, by kind.
+        remarks: Number of embedded samples of which a decoder said something, by kind.
         null_columns: Columns that are null in every row, though there are rows.
         schema_version: Version of this record.
     """
@@ -124,6 +127,7 @@ class Provenance(_Record):
     max_batch_size: int | None = None
     ledger: str | None = None
     is_retry: bool = False
+    remarks: dict[str, int] = field(default_factory=dict)
     null_columns: list[str] = field(default_factory=list)
     schema_version: int = SCHEMA_VERSION
 

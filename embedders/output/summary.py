@@ -48,6 +48,7 @@ class Summary:
         failed: Samples that were not embedded.
         failures: Number of failed samples by kind, most frequent first.
         first_failed: The first few of each kind, as `shard: key: message`.
+        remarks: Number of embedded samples of which something was said, by kind: `patched`, `warned`.
         null_columns: Number of shards in which a column is null in every row, by column.
         vectors: Type of the vectors' column, the same in every shard.
         seconds: Time of all the shards together by what it was spent on, as in `timings`.
@@ -61,6 +62,7 @@ class Summary:
     failed: int = 0
     failures: dict[str, int] = field(default_factory=dict)
     first_failed: dict[str, list[str]] = field(default_factory=dict)
+    remarks: dict[str, int] = field(default_factory=dict)
     null_columns: dict[str, int] = field(default_factory=dict)
     vectors: str = ""
     seconds: dict[str, float] = field(default_factory=dict)
@@ -74,6 +76,7 @@ class Summary:
         self.samples += account.output.provenance.samples
         self.embedded += account.output.rows
         self.failed += len(account.failed)
+        self.remarks = dict(Counter(self.remarks) + Counter(account.output.provenance.remarks))
         for name, spent in account.seconds.items():
             self.seconds[name] = round(self.seconds.get(name, 0.0) + spent, 3)
         self.null_columns = dict(Counter(self.null_columns) + Counter(account.output.provenance.null_columns))
@@ -91,6 +94,9 @@ class Summary:
             f"{self.shards} shards: {self.samples} samples, {self.embedded} embedded, {self.failed} failed",
             *(f"  {count} {kind}, as {self.first_failed[kind][0]}" for kind, count in self.failures.items()),
         ]
+        if self.remarks:
+            said = ", ".join(f"{count} {kind}" for kind, count in self.remarks.items())
+            lines.append(f"  embedded all the same: {said}; the logs of the shards name them")
         if self.null_columns:
             lines.append(f"  {self.describe_null_columns()}")
         if self.seconds:

@@ -4,24 +4,37 @@ Orientation: the EXIF flag is not applied, because timm's own evaluation (`Image
 does not apply it either, and vectors are to equal timm's. A subclass can call `PIL.ImageOps.exif_transpose`.
 """
 
+import ctypes
 import io
+import logging
+from collections.abc import Collection
+from contextlib import suppress
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+import PIL._imaging
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from embedders.output.failed import FailureKind, SampleError
 
+log = logging.getLogger(__name__)
+
 Image.init()
+# libtiff writes to stderr, without a name, what is wrong with a TIFF. Pillow then raises, which names the sample.
+with suppress(OSError, AttributeError):  # a Pillow without libtiff, or with one that is part of its own file
+    ctypes.CDLL(PIL._imaging.__file__).TIFFSetErrorHandler(None)
 # Named, so that no rarely used parser of Pillow (EPS starts Ghostscript) ever sees a stranger's bytes.
-FORMATS = [
+FORMATS: list[str] = [
     name
     for name in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "JPEG2000", "AVIF", "PPM")
     if name in Image.OPEN  # AVIF is not in every build of Pillow
 ]
 
-
-# The most scans of a progressive JPEG. Encoders write about ten; each costs a pass over all the pixels, and 30 bytes.
+# The most scans of a JPEG. Encoders write about ten; each costs a pass over all the pixels, and may have 10 bytes.
 MAX_SCANS = 100
+JPEGS = ("JPEG", "MPO")  # MPO: with further pictures behind it
+_PNG = b"\x89PNG\r\n\x1a\n"
+# What Pillow decompresses although no pixel depends on it, and refuses the image where it has more than 1 MB.
+_PNG_TEXTS, _PNG_PROFILE = (b"tEXt", b"zTXt", b"iTXt"), (b"iCCP",)
 _BAND = 1024  # rows
 
 
@@ -32,22 +45,26 @@ class ImageError(SampleError):
         super().__init__(FailureKind.UNDECODABLE, message)
 
 
-def open_image(encoded: bytes) -> Image.Image:
+def open_image(encoded: bytes) -> ImageFile.ImageFile:
     """Read the header of an encoded image; the pixels stay undecoded.
+
+    Texts of a PNG are left out, and a colour profile of more than 1 MB is.
 
     Raises:
         ImageError: Not an image of `FORMATS`, or one that decodes to more than Pillow's pixel limit.
     """
+    _refuse_truncated_images()
     try:
-        image = Image.open(io.BytesIO(encoded), formats=FORMATS)
+        image = _open_png(encoded) if encoded.startswith(_PNG) else _open(encoded)
     except UnidentifiedImageError:  # its text names an address in memory
-        raise ImageError("not an image of a known format") from None
+        raise ImageError(_explain_unidentified(encoded)) from None
     except Image.DecompressionBombError as error:
         raise ImageError(f"too many pixels: {error}") from error
     except Exception as error:
         raise ImageError(f"bad image header: {describe_reason(error)}") from error
-    if image.info.get("progressive") and encoded.count(b"\xff\xda") > MAX_SCANS:
-        raise ImageError(f"a progressive JPEG of more than {MAX_SCANS} scans")
+    # Pillow stops behind the first scan's marker; before it, an application's data may hold anything.
+    if image.format in JPEGS and image.fp and count_scans(encoded, image.fp.tell()) > MAX_SCANS:
+        raise ImageError(f"a JPEG of more than {MAX_SCANS} scans")
     return image
 
 
@@ -73,16 +90,65 @@ def convert_to_rgb(image: Image.Image, background: str = "white") -> Image.Image
     return image.convert("RGB")
 
 
-def decode_image(encoded: bytes, background: str = "white") -> Image.Image:
-    """Decode an image of any of `FORMATS` to 8-bit RGB."""
-    return convert_to_rgb(open_image(encoded), background)
+def count_scans(encoded: bytes, start: int = 0) -> int:
+    """Count the markers that start a scan, from a place in the file on; those of other pictures in it too."""
+    # By numpy, because bytes.count takes six times as long, and holds Python's lock meanwhile.
+    data = np.frombuffer(encoded, np.uint8)[start:]
+    return int(np.count_nonzero((data[:-1] == 0xFF) & (data[1:] == 0xDA)))
+
+
+def is_bomb(pixels: int) -> bool:
+    """Whether an image has more pixels than Pillow's limit, which a user's file may have set, or removed."""
+    return Image.MAX_IMAGE_PIXELS is not None and pixels > Image.MAX_IMAGE_PIXELS
 
 
 def describe_reason(error: Exception) -> str:
     """Say in a line what a decoder raised."""
-    # torchvision names its own source file first: only what follows the last comma is for the user
-    text = str(error).strip().rpartition(".cpp:")[2] if ".cpp:" in str(error) else str(error).strip()
-    return text.partition(", ")[2] if ".cpp:" in str(error) else text.splitlines()[0] if text else repr(error)
+    text = str(error).strip()
+    return text.splitlines()[0] if text else repr(error)
+
+
+def _open(encoded: bytes) -> ImageFile.ImageFile:
+    return Image.open(io.BytesIO(encoded), formats=FORMATS)
+
+
+def _open_png(encoded: bytes) -> ImageFile.ImageFile:
+    encoded = _leave_out(_PNG_TEXTS, encoded)
+    try:
+        return _open(encoded)
+    except ValueError:
+        return _open(_leave_out(_PNG_PROFILE, encoded))
+
+
+def _leave_out(kinds: Collection[bytes], png: bytes) -> bytes:
+    """Return a PNG without its chunks of these kinds."""
+    kept, start, at = [], 0, len(_PNG)
+    while at < len(png):
+        end = at + 12 + int.from_bytes(png[at : at + 4], "big")
+        if png[at + 4 : at + 8] in kinds:
+            kept.append(png[start:at])
+            start = end
+        at = end
+    return b"".join([*kept, png[start:]]) if kept else png
+
+
+def _explain_unidentified(encoded: bytes) -> str:
+    """Say which format the bytes begin as, if one, and why Pillow cannot read them."""
+    for name in FORMATS:
+        parse, accept = Image.OPEN[name]
+        if accept and accept(encoded[:16]) is True:
+            try:
+                parse(io.BytesIO(encoded), "")
+            except Exception as error:
+                return f"a {name} that Pillow cannot read: {describe_reason(error)}"
+    return "not an image of a known format"
+
+
+def _refuse_truncated_images() -> None:
+    """Undo what a user's file may have set: it would hold for some formats and sizes, and not for others."""
+    if ImageFile.LOAD_TRUNCATED_IMAGES:
+        ImageFile.LOAD_TRUNCATED_IMAGES = False
+        log.warning("ImageFile.LOAD_TRUNCATED_IMAGES is set, and unset again: an image that is cut short fails")
 
 
 def _lay_on(background: str, image: Image.Image) -> Image.Image:

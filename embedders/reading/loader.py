@@ -18,6 +18,7 @@ from embedders.output.ledger import Ledger
 from embedders.output.timings import Timings
 from embedders.reading.images import ImageError
 from embedders.reading.prefetch import map_ordered
+from embedders.reading.remarks import collect_remarks
 from embedders.reading.samples import IMAGE_SUFFIXES, Sample, read_metadata, read_samples, select_image
 
 Item = TypeVar("Item")
@@ -96,8 +97,12 @@ def _load(
     tensors, metadata = [], []
 
     def decode_timed(sample: Sample) -> tuple[torch.Tensor, dict] | FailedSample:
+        remarks = collect_remarks()
         with load.timings.time("decoding"):
-            return decode_sample(decode, sample)
+            outcome = decode_sample(decode, sample)
+        if remarks and not isinstance(outcome, FailedSample):
+            load.ledger.remark(sample.key, remarks)
+        return outcome
 
     pending = map_ordered(
         decode_timed,

@@ -13,7 +13,7 @@ from support.tools import encode, make_image, make_shard, make_tar
 from timm.data import create_transform, resolve_data_config
 
 from embedders import ImageEmbedder, TimmImageEmbedder, embed_shard
-from embedders.builtin.timm_embedder import PaddedModel
+from embedders.builtin.timm_model import PaddedModel
 from embedders.errors import EmbedderError
 from embedders.job.locate import build_embedder
 from embedders.output.parquet import read_vectors
@@ -69,7 +69,7 @@ def test_pixels_and_vectors_equal_timms_own_transform_and_model(tmp_path, monkey
     # What timm's documentation tells a user to do, image by image.
     torch.manual_seed(0)
     model = embedder.load_embedding_model("cpu").model
-    config = resolve_data_config(pretrained_cfg=embedder._pretrained_cfg.to_dict(), use_test_size=True)
+    config = resolve_data_config(pretrained_cfg=embedder._entry.to_dict(), use_test_size=True)
     assert all(config[key] == value for key, value in CHANGES.get(kind, {}).items() if key in config)
     transform = create_transform(**config, is_training=False)
     inputs = [transform(Image.open(io.BytesIO(image)).convert("RGB")) for image in images]
@@ -123,7 +123,7 @@ def test_projections_are_kept_and_classifiers_are_not():
     kept, dropped = [], []
     for name in timm.list_pretrained():
         config = timm.get_pretrained_cfg(name)
-        is_kept = TimmImageEmbedder(name)._ends_in_projection()
+        is_kept = TimmImageEmbedder(name).ends_in_projection()
         (kept if is_kept else dropped).append(f"{name} ({config.num_classes})")
         # A projection is as wide as an embedding; a set of labels has 1,000 or more than 10,000.
         is_projection = 300 < config.num_classes <= 1280 and config.num_classes != 1000
@@ -296,10 +296,16 @@ def make_weights(tmp_path, change):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda weights: weights.pop("norm.bias"), "it lacks 1 of its .* weights, as 'norm.bias'"),
-        (lambda weights: weights.update(extra=torch.ones(1)), "it has unknown 1 of its .* weights, as 'extra'"),
-        (lambda weights: weights.update({"norm.bias": torch.ones(3)}), "it has another shape of 1 .*'norm.bias'"),
-        (lambda weights: weights.clear(), "it lacks"),
+        (lambda weights: weights.pop("norm.bias"), "the file lacks 1 of the model's .* weights, as 'norm.bias'"),
+        (
+            lambda weights: weights.update(extra=torch.ones(1)),
+            "1 of the file's .* weights are unknown to the model, as 'extra'",
+        ),
+        (
+            lambda weights: weights.update({"norm.bias": torch.ones(3)}),
+            r"'norm.bias' has the shape \(3,\); the model's has \(64,\)",
+        ),
+        (lambda weights: weights.clear(), "the file lacks"),
     ],
 )
 def test_weights_that_do_not_fit_are_told_by_name(tmp_path, change, reason):

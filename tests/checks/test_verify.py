@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import simplejpeg
 import torch
 import torchvision
 from click.testing import CliRunner
@@ -116,7 +117,7 @@ def test_inspect_shows_all_that_made_the_vectors(folder):
         "vector_column": "image_embedding", "classifiers": [],
         "max_batch_size": None, "embedding_dtype": "float32", "id_col": "__key__", "ledger": f"{folder}/s.ledger",
         "shard": {"path": f"{folder}/s.tar", "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()},
-        "null_columns": [],
+        "null_columns": [], "remarks": {},
         "is_retry": False, "samples": 5, "embedded": 3, "failed": {"undecodable": 1, "bad_name": 1},
     }  # fmt: skip
     source = hashlib.sha256((folder / "linear.py").read_bytes()).hexdigest()
@@ -127,6 +128,7 @@ def test_inspect_shows_all_that_made_the_vectors(folder):
     assert made["preprocessing"] == {"background": "white"}
     assert made["versions"].items() >= {
         "tarquet": embedders.__version__, "torch": torch.__version__, "torchvision": torchvision.__version__,
+        "simplejpeg": simplejpeg.__version__,
     }.items()  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from embedders import ImageEmbedder, embed_shard
 from embedders.errors import EmbedderError, GpuError, GpuLostError, OutputError, ShardError
 from embedders.output.files import PARTIAL
 from embedders.output.parquet import describe_file, read_account, read_ledger, read_vectors
+from embedders.output.summary import summarize_run
 
 
 class Own(ImageEmbedder):
@@ -109,6 +110,23 @@ def test_the_ledger_says_where_the_time_went(tmp_path, shard):
     assert seconds["waiting_for_model"] > 0.1
     job_thread = sum(seconds[name] for name in ("waiting_for_images", "model", "writing", "hashing"))
     assert 7 * 0.05 <= job_thread < time.perf_counter() - start - 0.3
+
+
+def test_what_decoders_say_of_embedded_images_is_counted_and_named(tmp_path, caplog):
+    whole = make_image(0, quality=95)
+    patched = whole[: len(whole) * 2 // 3] + b"\xff\xd9"
+    members = {"1.jpg": whole, "2.jpg": patched, "3.jpg": whole[: len(whole) * 2 // 3], "4.jpg": patched}
+    path = make_tar(tmp_path / "s.tar", members)
+    output, ledger_path = tmp_path / "embeddings/s.parquet", tmp_path / "ledger/s.parquet"
+    with caplog.at_level("INFO"):
+        embed_shard(MeanColor(), path, output, ledger_path=ledger_path, device="cpu", max_failed_fraction=0.5)
+    assert read_vectors(str(output))[0]["key"].to_pylist() == ["1", "2", "4"]
+    assert describe_file(str(output)).provenance.remarks == {"patched": 2}
+    assert f"{path}: '2': patched: a damaged JPEG, filled in by libjpeg: Corrupt JPEG data: premature" in caplog.text
+    assert "4 samples, 3 embedded, 1 failed, 2 patched in" in caplog.text
+    summary = summarize_run(tmp_path, ["s"])
+    assert summary.remarks == {"patched": 2}
+    assert "embedded all the same: 2 patched" in summary.describe()
 
 
 def test_metadata_and_id_come_beside_the_vectors(tmp_path, shard):

@@ -46,14 +46,14 @@ def test_a_footer_of_version_0_1_is_read(tmp_path):
     write_shard(tmp_path, "a", 3, [("x", "undecodable")], embedded=3)
     path = tmp_path / "embeddings/a.parquet"
     stored = json.loads(pq.read_metadata(path).metadata[b"tarquet"])
-    assert set(stored) - {"null_columns"} == {
+    assert set(stored) - {"null_columns", "remarks"} == {
         *("schema_version", "embedder", "classifiers", "max_batch_size", "embedding_dtype", "id_col", "shard"),
         *("ledger", "is_retry", "samples", "embedded", "failed"),
     }
-    assert set(stored["embedder"]) == {
+    assert set(stored["embedder"]) - {"notes"} == {
         *("class", "args", "model_name", "source_sha256", "weights_sha256", "preprocessing", "device", "versions"),
     }
-    del stored["null_columns"]
+    del stored["null_columns"], stored["remarks"], stored["embedder"]["notes"]
     pq.write_table(pq.read_table(path).replace_schema_metadata({b"tarquet": json.dumps(stored)}), path)
     summary = summarize_run(tmp_path, ["a"])
     assert (summary.embedded, summary.failures, summary.null_columns) == (3, {"undecodable": 1}, {})

@@ -1,15 +1,18 @@
 import io
 import struct
+import warnings
 import zlib
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
-from support.tools import encode, make_image
+from PIL import Image, ImageFile, ImageOps
+from support.tools import encode, make_image, start_python
 
-from embedders.reading.images import FORMATS, MAX_SCANS, ImageError, convert_to_rgb, decode_image, open_image
-from embedders.reading.pixels import decode_to_tensor, find_jpeg_size
+from embedders.reading import jpeg
+from embedders.reading.images import FORMATS, MAX_SCANS, ImageError, convert_to_rgb, open_image
+from embedders.reading.pixels import decode_image, decode_to_tensor
+from embedders.reading.remarks import collect_remarks
 
 
 def pixels_of(encoded: bytes, background: str = "white") -> np.ndarray:
@@ -33,13 +36,167 @@ def test_every_format_decodes_to_what_pillow_makes_of_it(form, mode):
 
 @pytest.mark.parametrize("subsampling", [0, 1, 2])
 @pytest.mark.parametrize("size", [(1, 1), (7, 9), (16, 16), (333, 222)])
-@pytest.mark.parametrize("progressive", [False, True])
-def test_torchvisions_jpeg_pixels_equal_pillows(subsampling, size, progressive):
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"mode": "L"}, {"keep_rgb": True}])
+def test_the_fast_decoders_pixels_equal_pillows(subsampling, size, options):
     for quality in (30, 90):
-        options = {"quality": quality, "subsampling": subsampling, "progressive": progressive}
-        encoded = make_image(quality, size, **options)
-        assert find_jpeg_size(encoded) == size  # so that the fast road is taken
-        pixels_of(encoded)
+        if not ("mode" in options or "keep_rgb" in options):
+            options = options | {"subsampling": subsampling}
+        encoded = make_image(quality, size, quality=quality, **options)
+        assert jpeg.find_size(encoded) == size  # so that the fast road is taken
+        assert np.array_equal(pixels_of(encoded), np.asarray(Image.open(io.BytesIO(encoded)).convert("RGB")))
+
+
+def test_without_the_fast_decoder_pillow_decodes_to_the_same_pixels_and_that_is_said_once(tmp_path):
+    (tmp_path / "1.jpg").write_bytes(make_image(0, (60, 40)))
+    code = """
+import sys
+sys.modules["simplejpeg"] = None
+from embedders.reading.pixels import decode_image, decode_to_tensor
+encoded = open(sys.argv[1], "rb").read()
+print(decode_to_tensor(encoded).permute(1, 2, 0).numpy().tobytes() == decode_image(encoded).tobytes())
+sys.stdout.buffer.write(decode_image(encoded).tobytes().hex().encode())
+"""
+    job = start_python(code, tmp_path / "1.jpg")
+    output, errors = job.communicate(timeout=60)
+    assert output.split() == ["True", pixels_of((tmp_path / "1.jpg").read_bytes()).tobytes().hex()]
+    assert errors.count("simplejpeg is not installed") == 1
+
+
+def test_truncated_jpegs_take_no_memory_along(tmp_path):
+    (tmp_path / "1.jpg").write_bytes(make_image(0, (2000, 1500))[:-5000])
+    code = """
+import resource, sys
+from embedders.reading.images import ImageError
+from embedders.reading.pixels import decode_to_tensor
+encoded = open(sys.argv[1], "rb").read()
+def decode(times):
+    for _ in range(times):
+        try:
+            decode_to_tensor(encoded)
+            sys.exit("not truncated")
+        except ImageError:
+            pass
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+before = decode(4)
+print(decode(60) - before)
+"""
+    output, errors = start_python(code, tmp_path / "1.jpg").communicate(timeout=120)
+    assert int(output) < 30, f"{output} MB for 60 images of 9 MB each {errors}"  # a leak of their pixels: 540
+
+
+def test_an_image_that_is_cut_short_fails_whatever_a_users_file_has_set(caplog):
+    shapes = {"JPEG": [(64, 64), (20, 90), (0, 0)], "PNG": [(64, 64)], "GIF": [(64, 64)], "TIFF": [(64, 64)]}
+    for form, sizes in shapes.items():
+        for size in sizes:
+            encoded = make_image(0, size, form) if any(size) else make_image(0, form=form, mode="CMYK")
+            for road in (decode_image, decode_to_tensor):
+                ImageFile.LOAD_TRUNCATED_IMAGES = True
+                try:
+                    with pytest.raises(ImageError):
+                        road(encoded[: len(encoded) * 8 // 10])
+                finally:
+                    ImageFile.LOAD_TRUNCATED_IMAGES = False
+    assert "ImageFile.LOAD_TRUNCATED_IMAGES is set, and unset again: an image that is cut short" in caplog.text
+
+
+def test_a_jpeg_that_libjpeg_fills_in_is_decoded_as_pillow_does_and_said_to_be_patched():
+    for size in ((64, 48), (20, 90)):
+        whole = make_image(0, size, quality=95)
+        patched = whole[: len(whole) * 2 // 3] + b"\xff\xd9"
+        for road in (decode_image, decode_to_tensor):
+            remarks = collect_remarks()
+            road(patched)
+            assert [kind for kind, _ in remarks] == ["patched"], remarks
+            assert "premature end of data segment" in remarks[0][1]
+        remarks = collect_remarks()
+        pixels_of(whole)
+        assert remarks == []
+        assert not np.array_equal(pixels_of(patched), pixels_of(whole))
+
+
+def test_what_pillow_warns_of_is_kept_for_the_sample_and_not_printed(capfd):
+    tiff = make_image(0, (16, 16), "TIFF")
+    at = tiff.rindex(struct.pack("<HHI", 284, 3, 1))  # how the planes lie
+    odd = tiff[: at + 4] + struct.pack("<I", 100_000) + tiff[at + 8 :]
+    with warnings.catch_warnings():
+        warnings.resetwarnings()
+        for _ in range(2):  # Python itself would show it once
+            remarks = collect_remarks()
+            decode_image(odd)
+            assert [kind for kind, _ in remarks] == ["warned"]
+            assert remarks[0][1].startswith("Pillow: Tag data larger than file")
+    assert capfd.readouterr().err == ""
+
+
+def test_what_libtiff_says_of_a_damaged_tiff_is_not_printed_without_a_name(capfd):
+    tiff = bytearray(make_image(0, (64, 64), "TIFF", compression="tiff_adobe_deflate"))
+    tiff[40:80] = b"\0" * 40
+    with pytest.raises(ImageError, match="cannot decode this TIFF"):
+        decode_image(bytes(tiff))
+    assert capfd.readouterr().err == ""
+
+
+def png_chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+ZEROS = zlib.compress(b"\0" * (2 << 20))
+LARGE_CHUNKS = {
+    "a colour profile": png_chunk(b"iCCP", b"name\0\0" + ZEROS),
+    "a compressed text": png_chunk(b"zTXt", b"name\0\0" + ZEROS),
+    "an international text": png_chunk(b"iTXt", b"name\0\1\0\0\0" + ZEROS),
+    "many texts": png_chunk(b"zTXt", b"name\0\0" + zlib.compress(b"\0" * 1_000_000)) * 70,
+    "a plain text": png_chunk(b"tEXt", b"name\0" + b"x" * (2 << 20)),
+}
+
+
+@pytest.mark.parametrize("what", LARGE_CHUNKS)
+def test_a_png_with_a_large_profile_or_text_has_its_pixels(what):
+    plain = make_image(0, form="PNG")
+    end_of_header, start_of_end = 8 + 25, plain.rindex(b"IEND") - 4
+    for at in (end_of_header, start_of_end):
+        if at == start_of_end and what == "a colour profile":
+            continue  # must stand before the pixels
+        assert np.array_equal(pixels_of(plain[:at] + LARGE_CHUNKS[what] + plain[at:]), pixels_of(plain))
+
+
+def test_a_usual_profile_stays_with_its_image():
+    encoded = make_image(0, form="PNG", icc_profile=b"profile" * 99)
+    assert decode_image(encoded).info["icc_profile"] == b"profile" * 99
+
+
+@pytest.mark.parametrize(
+    ("form", "options"),
+    [
+        ("JPEG", {"icc_profile": b"x" * (3 << 20)}),
+        ("JPEG", {"exif": b"Exif\0\0" + b"x" * 60_000}),
+        ("WEBP", {"icc_profile": b"x" * (3 << 20), "exif": b"Exif\0\0" + b"x" * (3 << 20)}),
+        ("TIFF", {"icc_profile": b"x" * (3 << 20), "description": "x" * (3 << 20)}),
+        ("AVIF", {"icc_profile": b"x" * (3 << 20)}),
+        ("GIF", {"comment": b"x" * (3 << 20)}),
+    ],
+)
+def test_other_formats_with_large_profiles_and_texts_have_their_pixels(form, options):
+    if form not in FORMATS:
+        pytest.skip(f"this Pillow reads no {form}")
+    assert np.array_equal(pixels_of(make_image(0, form=form, **options)), pixels_of(make_image(0, form=form)))
+
+
+def test_the_orientation_can_be_applied_by_a_subclass():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    encoded = make_image(1, (40, 20), exif=exif)
+    assert jpeg.find_size(encoded)
+    assert ImageOps.exif_transpose(decode_image(encoded)).size == (20, 40)
+
+
+def test_a_size_that_the_caller_refuses_is_refused_before_the_pixels_are_decoded():
+    def refuse(size):
+        raise ImageError(f"{size}")
+
+    truncated = make_image(0, (64, 48), "PNG")[:-100]
+    with pytest.raises(ImageError, match=r"\(64, 48\)"):
+        decode_image(truncated, check_size=refuse)
 
 
 def test_cmyk_is_converted_as_timm_would():
@@ -152,13 +309,24 @@ def test_a_bomb_is_refused_by_its_header_alone():
                 road(bytes(bomb))
 
 
-@pytest.mark.parametrize(
-    "encoded", [b"", b"text", b"\xff\xd8\xff", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"]
-)
+@pytest.mark.parametrize("encoded", [b"", b"text", b"\xff\xd8", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"])
 def test_what_is_no_image_is_an_image_error(encoded):
     for road in (decode_image, decode_to_tensor):
         with pytest.raises(ImageError, match="not an image of a known format"):
             road(encoded)
+
+
+def test_a_file_of_a_known_format_that_pillow_cannot_read_is_told_as_that():
+    doubles = bytearray(encode(Image.fromarray(np.ones((4, 4), np.float32)), "TIFF"))
+    at = doubles.index(struct.pack("<HHI", 258, 3, 1)) + 8
+    doubles[at : at + 2] = struct.pack("<H", 24)
+    for encoded, reason in (
+        (bytes(doubles), "a TIFF that Pillow cannot read: unknown pixel mode"),
+        (b"\xff\xd8\xff\xd9", "a JPEG that Pillow cannot read: not identified by this driver"),
+    ):
+        for road in (decode_image, decode_to_tensor):
+            with pytest.raises(ImageError, match=reason):
+                road(encoded)
 
 
 def test_only_formats_chosen_by_name_are_ever_parsed():
@@ -178,7 +346,7 @@ def test_the_size_of_a_common_jpeg_is_what_pillow_says():
         encoded = make_image(
             number, (333, 20 + number), mode=mode, progressive=progressive, exif=exif, comment=b"x" * 99
         )
-        assert find_jpeg_size(encoded) == Image.open(io.BytesIO(encoded)).size
+        assert jpeg.find_size(encoded) == Image.open(io.BytesIO(encoded)).size
 
 
 def test_pillow_is_asked_about_every_other_file():
@@ -191,16 +359,43 @@ def test_pillow_is_asked_about_every_other_file():
     others = {
         "CMYK": make_image(0, mode="CMYK"),
         "PNG": make_image(0, form="PNG"),
-        "12 bits": change(frame + 4, b"\x0c"),
         "two colours": change(frame + 9, b"\x02"),
         "no height": change(frame + 5, b"\0\0"),
         "a bomb": change(frame + 5, b"\xff\xff\xff\xff"),
-        "arithmetic coding": change(frame + 1, b"\xc9"),
         "a length that leads astray": change(common.index(b"\xff\xdb") + 2, b"\xff\xff"),
-        "padding before a marker": common[:frame] + b"\xff" + common[frame:],
+        "a side of more than 65,500": change(frame + 5, b"\xff\xff\0\1"),
         "too many scans": make_image(0, progressive=True) + b"\xff\xda" * MAX_SCANS,
     }
     for what, encoded in others.items():
-        assert find_jpeg_size(encoded) is None, what
+        assert jpeg.find_size(encoded) is None, what
     for end in range(frame + 10):
-        assert find_jpeg_size(common[:end]) is None
+        assert jpeg.find_size(common[:end]) is None
+
+
+def test_what_the_fast_decoder_does_not_know_is_left_to_pillow():
+    common = make_image(0, (64, 48))
+    frame = common.index(b"\xff\xc0")
+    bits = common[: frame + 4] + b"\x0c" + common[frame + 5 :]
+    assert jpeg.find_size(bits)
+    remarks = collect_remarks()
+    assert jpeg.decode(bits) is None
+    assert remarks == []
+    for road in (decode_image, decode_to_tensor):
+        with pytest.raises(ImageError, match="a JPEG that Pillow cannot read: cannot handle 12-bit layers"):
+            road(bits)
+
+
+def test_as_many_scans_as_a_bomb_has_are_refused_and_those_in_data_of_an_application_are_none():
+    with_scans = {
+        "progressive": make_image(0, progressive=True),
+        "baseline": make_image(0),
+        "odd": make_image(0, comment=b"x"),
+    }
+    for what, encoded in with_scans.items():
+        end = encoded.rindex(b"\xff\xd9")
+        scan = encoded[encoded.rindex(b"\xff\xda") : end]
+        for road in (decode_image, decode_to_tensor):
+            with pytest.raises(ImageError, match="a JPEG of more than 100 scans"):
+                road(encoded[:end] + scan * 101 + encoded[end:])
+            plain = make_image(0, comment=b"\xff\xda" * 999)
+            assert np.array_equal(np.asarray(road(plain)), np.asarray(road(make_image(0)))), what

@@ -23,6 +23,8 @@ def leave_out_compiler() -> Iterator[None]:
     if any(name in sys.modules for name in _NAMES):
         yield
         return
+    compiler: Any
+    utils: Any
     compiler, utils = (ModuleType(name) for name in _NAMES)
     compiler.__path__ = []
     compiler.disable = _disable

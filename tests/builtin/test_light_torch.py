@@ -1,7 +1,7 @@
 import pytest
 from support.tools import start_python
 
-from embedders.reading.light_torch import leave_out_compiler
+from embedders.builtin.light_torch import leave_out_compiler
 
 COMPILER = '[name for name in ("torch._dynamo", "sympy") if name in sys.modules]'
 
@@ -41,7 +41,7 @@ print(torchvision.ops.roi_align(torch.ones(1, 1, 8, 8), [boxes], 2).mean().item(
 def test_a_failed_import_leaves_no_stub_behind():
     code = """
 import sys
-from embedders.reading.light_torch import leave_out_compiler
+from embedders.builtin.light_torch import leave_out_compiler
 try:
     with leave_out_compiler():
         assert "torch._dynamo" in sys.modules

@@ -1,0 +1,93 @@
+"""A model of timm as a job calls it: from a uint8 batch to float32 vectors. Owns the pooling and the precision."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from embedders.errors import EmbedderError
+
+POOLS = ("head", "cls", "mean", "cls+mean")
+AUTOCAST_TYPES = ("bfloat16", "float16")
+
+
+class PooledModel(nn.Module):
+    """A model whose vectors are made of its features: the class token, the mean of the patches, or both.
+
+    Args:
+        model: A model of timm.
+        pool: One of `POOLS` but `head`.
+        name: The model's name, for messages.
+
+    Raises:
+        EmbedderError: The model has no class token; and, with the first batch, it has no such features.
+    """
+
+    def __init__(self, model: nn.Module, pool: str, name: str):
+        super().__init__()
+        has_token = getattr(model, "cls_token", None) is not None
+        if "cls" in pool and not has_token:
+            raise EmbedderError(f"pool {pool!r}: {name!r} has no class token; expected {'head'!r} or {'mean'!r}")
+        self.model: Any = model
+        self.pool = pool
+        self._name = name
+        # The class token, and registers, of which no image shows anything: both stand before the patches.
+        self._prefix_tokens = getattr(model, "num_prefix_tokens", None if has_token else 0)
+        self._sides = (1, 2) if str(getattr(model, "output_fmt", "NCHW")) == "NHWC" else (2, 3)
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Embed a normalised batch."""
+        features = self.model.forward_features(pixels)
+        if isinstance(features, torch.Tensor) and features.ndim == 4 and self.pool == "mean":
+            return features.mean(self._sides)
+        if not isinstance(features, torch.Tensor) or features.ndim != 3 or self._prefix_tokens is None:
+            raise EmbedderError(f"pool {self.pool!r}: {self._name!r} gives nothing that could be pooled; set 'head'")
+        parts = {"cls": features[:, 0], "mean": features[:, self._prefix_tokens :].mean(1)}
+        return torch.cat([parts[part] for part in self.pool.split("+")], dim=1)
+
+
+class PaddedModel(nn.Module):
+    """A compiled model that is shown few sizes of batches, because each is compiled anew."""
+
+    def __init__(self, model: Callable[[torch.Tensor], torch.Tensor]):
+        super().__init__()
+        self.model: Any = model
+        self._sizes: set[int] = set()
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Embed a batch, blank images behind it where a larger one was compiled already."""
+        images = len(pixels)
+        size = min((size for size in self._sizes if size >= images), default=images)
+        self._sizes.discard(size)  # until it has worked: after one that was too large for the GPU comes its half
+        vectors = self.model(nn.functional.pad(pixels, (0,) * 7 + (size - images,)))[:images]
+        self._sizes.add(size)
+        return vectors
+
+
+class TimmModel:
+    """The callable that a job feeds: uint8 batch -> float32 vectors.
+
+    The model is in channels_last, on which convolutions run faster, on GPUs as on CPUs; transformers do not mind.
+    """
+
+    def __init__(self, model: nn.Module, config: dict[str, Any], device: str, normalize: bool, autocast: bool | str):
+        self.model = model
+        self.device = torch.device(device)
+        # timm's ToTensor divides by 255 before Normalize; one multiplication and one addition do both
+        self.mean = torch.tensor(config["mean"]).view(1, -1, 1, 1).mul(255).to(self.device)
+        self.std = torch.tensor(config["std"]).view(1, -1, 1, 1).mul(255).to(self.device)
+        self.normalize = normalize
+        self.autocast = autocast in AUTOCAST_TYPES or (bool(autocast) and self.device.type == "cuda")
+        if autocast in AUTOCAST_TYPES:
+            self.dtype = getattr(torch, autocast)
+        else:
+            self.dtype = torch.bfloat16 if self.autocast and torch.cuda.is_bf16_supported() else torch.float16
+
+    def __call__(self, batch: torch.Tensor) -> torch.Tensor:
+        pixels = batch.to(self.device, non_blocking=True).float().sub_(self.mean).div_(self.std)
+        pixels = pixels.contiguous(memory_format=torch.channels_last)
+        with torch.inference_mode(), torch.autocast(self.device.type, self.dtype, enabled=self.autocast):
+            vectors = self.model(pixels)
+        vectors = vectors.float()
+        return nn.functional.normalize(vectors, dim=-1) if self.normalize else vectors
