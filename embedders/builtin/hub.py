@@ -21,10 +21,10 @@ def fetch_file(repository: str, names: tuple[str, ...], folder_form: str) -> Pat
     Raises:
         EmbedderError: The cache has none of them, and the hub cannot be reached or has none either.
     """
-    cached = [try_to_load_from_cache(repository, name) for name in names]
-    for path in cached:
-        if isinstance(path, str):
-            return Path(path)
+    for name in names:
+        cached = try_to_load_from_cache(repository, name)
+        if isinstance(cached, str):
+            return Path(cached)
     for name in names:
         try:
             return Path(hf_hub_download(repository, name))
@@ -49,12 +49,14 @@ def advise_download(repository: str, folder_form: str) -> str:
     """Say how to get a model of the hub to a machine without a network.
 
     Args:
-        repository: `organisation/name`.
+        repository: `organisation/name`, with `@revision` where one is wanted.
         folder_form: What `model_name` is for a folder, as `local-dir:FOLDER`.
     """
+    name, _, revision = repository.partition("@")
+    option = f" --revision {revision}" if revision else ""
     return (
-        f"where there is a network, fill the cache ($HF_HOME) by `hf download {repository}`, or a folder by "
-        f"`hf download {repository} --local-dir FOLDER`, to copy; for that set model_name: {folder_form}"
+        f"without a network, fetch it elsewhere (hf download {name}{option} --local-dir FOLDER), copy the folder, "
+        f"and set model_name: {folder_form}"
     )
 
 

@@ -9,12 +9,13 @@ import torch
 
 from embedders.builtin.hub import advise_download, describe_library_error
 from embedders.builtin.light_torch import leave_out_compiler
-from embedders.builtin.pretrained import PixelModel, PretrainedImageEmbedder, require_library
-from embedders.builtin.resize import Resize
+from embedders.builtin.pixel_model import PixelModel
+from embedders.builtin.pretrained import PretrainedImageEmbedder, require_library
+from embedders.builtin.resize import Resize, check_growth
 from embedders.errors import EmbedderError
-from embedders.reading.images import decode_image
-from embedders.reading.pixels import decode_to_tensor
+from embedders.reading.pixels import decode_image, decode_to_tensor
 
+transformers: Any
 try:
     with leave_out_compiler():
         import transformers
@@ -74,7 +75,7 @@ class HuggingFaceImageEmbedder(PretrainedImageEmbedder):
             )
         model = PooledModel(model.float(), self.pool, self.model_name).eval().to(device)
         scale = (self._mean, self._std) if self._resize else ([0.0], [1.0])
-        return PixelModel(model, *scale, device, self)
+        return PixelModel(model, *scale, device, self.normalize_embeddings, self.autocast)
 
     def decode(self, encoded: bytes) -> torch.Tensor:
         """Turn one encoded image into what the model's image processor makes of it.
@@ -119,7 +120,7 @@ class HuggingFaceImageEmbedder(PretrainedImageEmbedder):
         if crops and size.keys() == {"shortest_edge"} and min(crop.values(), default=0) <= size["shortest_edge"]:
             resize = Resize(size["shortest_edge"], (crop["height"], crop["width"]), interpolation, int)
         elif size.keys() == {"height", "width"} and not crops:
-            resize = Resize(None, (size["height"], size["width"]), interpolation)
+            resize = Resize((size["height"], size["width"]), (size["height"], size["width"]), interpolation)
         else:
             return None
         return resize if all(self._equals_processor(resize, *sides) for sides in _TRIED) else None
@@ -135,7 +136,7 @@ class HuggingFaceImageEmbedder(PretrainedImageEmbedder):
     def _check_growth(self, size: tuple[int, int]) -> None:
         short_side = (self._config.get("size") or {}).get("shortest_edge")
         if short_side:
-            Resize(short_side, (short_side, short_side), "bicubic").check_growth(size)
+            check_growth(size, short_side)
 
 
 class PooledModel(torch.nn.Module):
@@ -153,7 +154,7 @@ class PooledModel(torch.nn.Module):
         self._name = name
         if hasattr(model, "text_model"):
             del model.text_model  # half of the memory, for nothing
-        self.model = model if pool == "head" else getattr(model, "vision_model", model)
+        self.model: Any = model if pool == "head" else getattr(model, "vision_model", model)
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         """Embed a normalised batch."""

@@ -11,12 +11,11 @@ import torch
 
 from embedders.builtin.hub import describe_library_error, fetch_file
 from embedders.builtin.light_torch import leave_out_compiler
-from embedders.builtin.pretrained import PixelModel, PretrainedImageEmbedder, require_library
-from embedders.builtin.resize import Resize
+from embedders.builtin.pixel_model import PixelModel
+from embedders.builtin.pretrained import PretrainedImageEmbedder, require_library
+from embedders.builtin.resize import Resize, check_growth, resize_jpeg
 from embedders.errors import EmbedderError
-from embedders.reading import jpeg
-from embedders.reading.images import decode_image
-from embedders.reading.pixels import decode_to_tensor
+from embedders.reading.pixels import decode_image
 
 try:
     with leave_out_compiler():
@@ -50,11 +49,7 @@ class OpenClipImageEmbedder(PretrainedImageEmbedder):
         super().__init__(model_name, **options)
         self.pretrained = pretrained
         self._config = _find_config(model_name, pretrained)
-        height, width = self._config["size"]
-        is_squashed = self._config["resize_mode"] == "squash"
-        interpolation = "bilinear" if self._config["interpolation"] == "bilinear" else "bicubic"
-        self._resize = Resize(None if is_squashed else max(height, width), (height, width), interpolation)
-        self._is_fast = is_squashed or (self._config["resize_mode"] == "shortest" and height == width)
+        self._resize = _find_resize(self._config)
         # Without the last two, ToTensor and Normalize: the device does both.
         self._transforms = image_transform_v2(PreprocessCfg(**self._config), is_train=False).transforms[:-2]
 
@@ -73,7 +68,9 @@ class OpenClipImageEmbedder(PretrainedImageEmbedder):
                 f"{describe_library_error(error)}; expected weights that fit the model"
             ) from error
         mean, std = ([255 * value for value in self._config[name]] for name in ("mean", "std"))
-        return PixelModel(ImageHalf(model).eval().to(device), mean, std, device, self)
+        return PixelModel(
+            ImageHalf(model).eval().to(device), mean, std, device, self.normalize_embeddings, self.autocast
+        )
 
     def decode(self, encoded: bytes) -> torch.Tensor:
         """Turn one encoded image into uint8 of shape (3, height, width), resized and cropped as open_clip would.
@@ -81,10 +78,9 @@ class OpenClipImageEmbedder(PretrainedImageEmbedder):
         The common JPEG takes a third of the time of open_clip's own transform, and differs from it by 2 of 255 at
         most. Everything else is left to open_clip's own.
         """
-        size = jpeg.find_size(encoded) if self._is_fast else None
-        if size and self._resize.equals_pillow(*size):
-            self._resize.check_growth(size)
-            return self._resize(decode_to_tensor(encoded))
+        resized = resize_jpeg(encoded, self._resize) if self._resize else None
+        if resized is not None:
+            return resized
         image = decode_image(encoded, self.background, self._check_growth)
         for transform in self._transforms:
             image = transform(image)
@@ -95,8 +91,8 @@ class OpenClipImageEmbedder(PretrainedImageEmbedder):
         return super().describe_preprocessing() | self._config
 
     def _check_growth(self, size: tuple[int, int]) -> None:
-        if self._config["resize_mode"] != "longest":
-            self._resize.check_growth(size)
+        if self._config["resize_mode"] == "shortest":
+            check_growth(size, max(self._config["size"]))
 
 
 class ImageHalf(torch.nn.Module):
@@ -109,11 +105,24 @@ class ImageHalf(torch.nn.Module):
     def __init__(self, model: torch.nn.Module):
         super().__init__()
         self.visual = model.visual
-        self._encode = model.encode_image
+        self._encode: Any = model.encode_image
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         """Embed a normalised batch."""
         return self._encode(pixels)
+
+
+def _find_resize(config: dict[str, Any]) -> Resize | None:
+    """Find the resize of open_clip's transform; `None` where it adds borders, or its size is no square."""
+    height, width = config["size"]
+    interpolation = "bilinear" if config["interpolation"] == "bilinear" else "bicubic"
+    if config["resize_mode"] == "squash":
+        return Resize((height, width), (height, width), interpolation)
+    return (
+        Resize(height, (height, width), interpolation)
+        if (config["resize_mode"], height) == ("shortest", width)
+        else None
+    )
 
 
 def _find_config(model_name: str, pretrained: str | None) -> dict[str, Any]:

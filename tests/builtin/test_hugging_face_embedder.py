@@ -151,7 +151,7 @@ def test_a_model_that_cannot_be_fetched_is_told_with_what_to_fetch_and_where_to_
         HuggingFaceImageEmbedder("facebook/dinov2-base")
     message = str(caught.value)
     assert "model_name 'facebook/dinov2-base' cannot be loaded" in message
-    assert "`hf download facebook/dinov2-base --local-dir FOLDER`" in message
+    assert "(hf download facebook/dinov2-base --local-dir FOLDER)" in message
     assert message.endswith("set model_name: FOLDER")
     assert "\n" not in message
 

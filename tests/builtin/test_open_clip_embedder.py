@@ -171,7 +171,7 @@ def test_weights_that_cannot_be_fetched_are_told_with_what_to_fetch_and_where_to
         OpenClipImageEmbedder(model_name, pretrained).load_embedding_model("cpu")
     message = str(caught.value)
     assert f"'{repository}' cannot be had from the Hugging Face hub or its cache" in message
-    assert f"`hf download {repository} --local-dir FOLDER`" in message
+    assert f"(hf download {repository} --local-dir FOLDER)" in message
     assert message.endswith("set model_name: local-dir:FOLDER")
     assert "\n" not in message
 

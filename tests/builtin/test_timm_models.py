@@ -19,7 +19,7 @@ from timm.models import save_for_hf
 from embedders import TimmImageEmbedder, embed_shard
 from embedders.checks.contract import check_embedder
 from embedders.errors import EmbedderError
-from embedders.job.sources import fingerprint_sources
+from embedders.job.sources import describe_recipe
 from embedders.output.parquet import describe_file, read_vectors
 
 EXAMPLES = [
@@ -400,11 +400,10 @@ def test_notes_are_in_the_log_the_footer_and_the_check(tmp_path, caplog):
 
 def test_the_content_of_a_folder_decides_what_runs_again(tmp_path):
     name = save_model(tmp_path / "m", "test_resnet")
-    before = fingerprint_sources("embedders:TimmImageEmbedder", {"model_name": name})
-    assert {f"{tmp_path}/m/config.json", f"{tmp_path}/m/model.safetensors"} <= set(before)
+    before = describe_recipe("embedders:TimmImageEmbedder", {"model_name": name})
     torch.manual_seed(1)
     save_for_hf(timm.create_model("test_resnet", num_classes=3), tmp_path / "m", safe_serialization=True)
-    assert fingerprint_sources("embedders:TimmImageEmbedder", {"model_name": name}) != before
+    assert describe_recipe("embedders:TimmImageEmbedder", {"model_name": name}) != before
 
 
 # NeMo Curator's own tests of its constructor.
