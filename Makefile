@@ -1,5 +1,6 @@
 # make run    set up, then embed demo photographs and show their nearest neighbours
 # make test   set up, then run the tests
+# make test-fast   those that need no Snakemake, no browser and no crowd of processes: a minute
 # make test-long   the long suites, an hour or so: cuts, flips, kills
 # make test-cluster   on a real SLURM and in a real Apptainer, which are brought up for it; for root on Debian, which gets the packages
 # make image  the image for jobs, tarquet.sif, which embeds a picture at its end; wants Apptainer
@@ -21,7 +22,7 @@ SHELL := /bin/bash
 INSTALL := python -m pip install --disable-pip-version-check --progress-bar off
 LARGE := sed -nuE '/(Downloading|Using cached) .*\([0-9]{3,}.* MB\)/p'
 
-.PHONY: setup run test test-long test-cluster image lint clean
+.PHONY: setup run test test-fast test-long test-cluster image lint clean
 .DELETE_ON_ERROR:
 
 setup: $(READY)
@@ -50,7 +51,10 @@ run: $(DEMO)
 
 # A file of tests stays on one core: its slow fixtures are shared.
 test: $(TESTS_READY)
-	python -m pytest -n auto --dist loadfile
+	python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+
+test-fast: $(TESTS_READY)
+	python -m pytest -n auto --dist loadfile --no-loadscope-reorder -m 'not slow and not long and not cluster'
 
 test-long: $(TESTS_READY)
 	python -m pytest -m long -s

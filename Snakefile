@@ -14,19 +14,13 @@
 #   report.html                   what the run gave, to look at
 #   run_config.yaml               the configuration that the run was made with
 #   run_shards.json               the path of each shard, by name
-#   logs/, benchmarks/            per shard
+#   record/                       what each result was made from
+#   logs/, benchmarks/            per job
 #   retried/                      what `snakemake retry` embedded
 
 from snakemake.utils import min_version
 
 min_version("9.8")
-
-
-# A --configfile takes the place of config.yaml. Snakemake would merge the two key by key, and so hand the arguments of
-# one embedder to another; its --replace-workflow-config does not reach the jobs that an executor submits.
-if not workflow.overwrite_configfiles:
-
-    configfile: "config.yaml"
 
 
 include: "workflow/rules/common.smk"
@@ -36,6 +30,8 @@ include: "workflow/rules/common.smk"
 container: config["container"]
 
 
+include: "workflow/rules/jobs.smk"
+include: "workflow/rules/handlers.smk"
 include: "workflow/rules/embed.smk"
 include: "workflow/rules/score.smk"
 include: "workflow/rules/summary.smk"
@@ -50,10 +46,11 @@ onstart:
 
 
 onerror:
-    describe_failures()
+    name_failures()
 
 
 rule all:
+    """Ask for all that config.yaml asks for."""
     default_target: True
     input:
         f"{OUT}/summary.json",

@@ -1,14 +1,16 @@
 """What one job does at most, however many cores it has: images per second where decoding and model are nearly free.
 
-    python benchmarks/small_images.py [RUNS] [IMAGES ...]
+    python benchmarks/small_images.py [RUNS] [IMAGES] [CHECKOUT ...]
 
-JPEGs of 32 x 32 pixels, read by the default loader, and a model that returns their first pixel. What is left is what
-Python does with each image, which one thread of a process can do at a time. By number of decoding threads, medians.
-With several lengths of the shard it also shows whether time per image and memory grow with the length.
+Samples as img2dataset writes them: a JPEG of 32 x 32 pixels, a .json and a .txt; read by the default loader, with an
+id column and two metadata columns, and a model that gives the first pixel. What is left is what Python does with each
+image, which one thread of a process can do at a time. By number of decoding threads; medians of wall and of CPU time.
+With other checkouts of this repository, as `git worktree add` makes them, each one is measured in turn, in a process
+of its own.
 """
 
 import json
-import resource
+import os
 import statistics
 import subprocess
 import sys
@@ -19,33 +21,16 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
 
-from embedders import ImageEmbedder, embed_shard
-from embedders.reading.pixels import decode_to_tensor
-
 SIDE = 32
-THREADS = (1, 2, 4, 16)
+THREADS = (1, 2, 16)
 PICTURES = 1000  # different ones; a longer shard repeats them
-
-
-class FirstPixel(ImageEmbedder):
-    """The first pixel of an image as its vector."""
-
-    batch_size = 256
-
-    def decode(self, encoded: bytes) -> torch.Tensor:
-        """The pixels as they are."""
-        return decode_to_tensor(encoded)
-
-    def load_embedding_model(self, device: str):
-        """Three numbers."""
-        return lambda batch: batch[:, :, 0, 0].float()
+OPTIONS = {"id_col": "id", "metadata_columns": {"caption": "string", "width": "int64"}, "device": "cpu"}
 
 
 def write_shard(path: Path, images: int) -> None:
-    """Write a shard of small JPEGs of noise."""
+    """Write a shard of small JPEGs of noise, each with a .json and a .txt."""
     random = np.random.default_rng(0)
     pictures = []
     for _ in range(min(images, PICTURES)):
@@ -54,40 +39,84 @@ def write_shard(path: Path, images: int) -> None:
         pictures.append(encoded.getvalue())
     with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
         for number in range(images):
-            content = pictures[number % PICTURES]
-            header = tarfile.TarInfo(f"{number:09d}.jpg")
-            header.size = len(content)
-            tar.addfile(header, BytesIO(content))
+            caption, url = f"caption of picture {number}", f"https://example.org/{number}.jpg"
+            about = {"id": f"{number:09d}", "url": url, "caption": caption, "width": SIDE, "height": SIDE}
+            about |= {"status": "success", "sha256": "0" * 64, "exif": "{}"}
+            members = {
+                "jpg": pictures[number % PICTURES],
+                "json": json.dumps(about).encode(),
+                "txt": caption.encode(),
+            }
+            for suffix, content in members.items():
+                header = tarfile.TarInfo(f"{number:09d}.{suffix}")
+                header.size = len(content)
+                tar.addfile(header, BytesIO(content))
 
 
-def measure(path: str, runs: int) -> dict[str, float]:
-    """Images per second by number of threads, and peak memory in MB, of this process."""
+def serve(path: str) -> None:
+    """Embed the shard once for each number of threads that comes in; answer with seconds of wall and of CPU time."""
+    from embedders import ImageEmbedder, embed_shard
+
+    try:
+        from embedders.pixels import decode_to_tensor  # where it was at 5e42e26
+    except ImportError:
+        from embedders.reading.pixels import decode_to_tensor
+
+    class FirstPixel(ImageEmbedder):
+        batch_size = 256
+
+        def decode(self, encoded):
+            return decode_to_tensor(encoded)
+
+        def load_embedding_model(self, device):
+            return lambda batch: batch[:, :, 0, 0].float()
+
     embedder = FirstPixel()
-    rates = {threads: [] for threads in THREADS}
-    for _ in range(runs + 1):
-        for threads in THREADS:
-            embedder.num_threads_per_worker = threads
-            start = time.perf_counter()
-            ledger = embed_shard(embedder, path, f"{path}.parquet", ledger_path=f"{path}.ledger", device="cpu")
-            rates[threads].append(ledger.embedded / (time.perf_counter() - start))
-    # The first run warms up.
-    measured = {f"{threads} threads": statistics.median(rates[threads][1:]) for threads in THREADS}
-    return measured | {"peak MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+    output = f"{path}.{os.getpid()}"
+    for line in sys.stdin:
+        embedder.num_threads_per_worker = int(line)
+        wall, cpu = time.perf_counter(), time.process_time()
+        embed_shard(embedder, path, f"{output}.parquet", ledger_path=f"{output}.ledger", **OPTIONS)
+        print(time.perf_counter() - wall, time.process_time() - cpu, flush=True)
 
 
-def main(runs: int = 5, *lengths: int) -> None:
-    """Print a line for each length; each is measured in a process of its own."""
-    for images in lengths or (10_000,):
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "small.tar"
-            write_shard(path, images)
-            command = [sys.executable, __file__, "--measure", path, str(runs)]
-            measured = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-        print(f"{images:8} images:", ", ".join(f"{what} {value:.0f}" for what, value in measured.items()), flush=True)
+def start(checkout: Path, path: Path) -> subprocess.Popen:
+    """Start a process that serves by the code of a checkout."""
+    environment = os.environ | {"PYTHONPATH": str(checkout)}
+    command = [sys.executable, __file__, "serve", str(path)]
+    return subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def measure(process: subprocess.Popen, threads: int) -> tuple[float, float]:
+    """Have one shard embedded; seconds of wall and of CPU time."""
+    process.stdin.write(f"{threads}\n")
+    process.stdin.flush()
+    wall, cpu = map(float, process.stdout.readline().split())
+    return wall, cpu
+
+
+def main(runs: int = 5, images: int = 10_000, *others: str) -> None:
+    """Print a line for each checkout and number of threads."""
+    checkouts = [Path(__file__).resolve().parent.parent, *map(Path, others)]
+    seconds = {(checkout, threads): [] for checkout in checkouts for threads in THREADS}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "small.tar"
+        write_shard(path, images)
+        processes = {checkout: start(checkout, path) for checkout in checkouts}
+        for _ in range(runs + 1):
+            for checkout, threads in seconds:
+                seconds[checkout, threads].append(measure(processes[checkout], threads))
+        for process in processes.values():
+            process.stdin.close()
+            process.wait()
+    for (checkout, threads), measured in seconds.items():
+        wall, cpu = (statistics.median(part) for part in zip(*measured[1:], strict=True))  # the first warms up
+        rate, cost = images / wall, cpu / images * 1e6
+        print(f"{checkout.name:10} {threads:3} decoding threads: {rate:6.0f} images/s, {cost:4.0f} us of CPU each")
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--measure"]:
-        print(json.dumps(measure(sys.argv[2], int(sys.argv[3]))))
+    if sys.argv[1:2] == ["serve"]:
+        serve(sys.argv[2])
     else:
-        main(*map(int, sys.argv[1:]))
+        main(*map(int, sys.argv[1:3]), *sys.argv[3:])

@@ -1,7 +1,7 @@
 """The errors that Tarquet raises on purpose: one root and a kind for each thing a user can mend.
 
 Every message is one line with three parts: where and what (with `!r`), what was expected, what to do.
-`cli.py` is the only place that turns them into an exit code.
+`terminal.one_line_errors` is the only place that turns them into an exit code.
 """
 
 import traceback

@@ -6,9 +6,22 @@ import shutil
 import tempfile
 from pathlib import Path
 
+# As many threads as cores in each of as many workers would mostly wait for each other.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pynvml
 import pytest
 from support.fake_nvml.world import World, compile_driver
+
+
+def pytest_collection_modifyitems(items):
+    """Mark the folders of real runs as slow, and begin with what is slow: no worker is left with it at the end."""
+    for item in items:
+        if item.path.parent.name in ("workflow", "cluster") or "browser" in item.fixturenames:
+            item.add_marker(pytest.mark.slow)
+    slow_files = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: (item.path.parent.name != "workflow", item.path not in slow_files))
 
 
 @pytest.fixture(scope="session")

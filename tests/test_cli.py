@@ -222,6 +222,7 @@ def test_the_module_can_be_run_and_knows_its_version():
     assert "[OPTIONS]" in run_cli("embed", "-h").stdout
 
 
+@pytest.mark.slow
 def test_the_package_offers_its_names_without_loading_torch():
     code = (
         "import sys, embedders; assert 'torch' not in sys.modules;"

@@ -1,16 +1,22 @@
 """The check before a run: the class, its loader and its model, what a shard holds, and how long all will take."""
 
+import difflib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
 
+from embedders.base import ImageEmbedder
 from embedders.checks.contract import Speed, check_embedder
 from embedders.checks.loader_contract import Finding
 from embedders.checks.shard_statistics import Survey, survey_shard
-from embedders.job.locate import build_embedder
+from embedders.errors import EmbedderError
+from embedders.job.locate import build_embedder, locate_class
+from embedders.output.columns import Columns
+from embedders.output.failed import FailureKind
 from embedders.output.timings import describe_duration
+from embedders.reading.samples import check_suffix
 
 # Sizes that are looked up, of shards that lie evenly among all: on a network file system each may take a while.
 SIZED_SHARDS = 1000
@@ -63,7 +69,13 @@ class Check:
 
 
 def check_before_run(
-    class_path: str, args: Mapping[str, Any], tar_paths: Sequence[str], device: str, id_col: str
+    class_path: str,
+    args: Mapping[str, Any],
+    tar_paths: Sequence[str],
+    device: str,
+    id_col: str = "__key__",
+    metadata_columns: str | Sequence[str] | Mapping[str, str] = (),
+    image_suffix: str = "",
 ) -> Check:
     """Check an embedder and the first of its shards.
 
@@ -73,15 +85,22 @@ def check_before_run(
         tar_paths: The shards; the first one is tried, the sizes of the others serve the estimate.
         device: `"cuda"` or `"cpu"`.
         id_col: The metadata field that identifies a sample.
+        metadata_columns: As in `columns.Columns`.
+        image_suffix: As in `embed.embed_shards`.
 
     Raises:
+        ConfigError: `metadata_columns` or `image_suffix` cannot be used.
         ShardError: The first shard cannot be read.
     """
-    survey = survey_shard(tar_paths[0], id_col)
+    columns, image_suffix = Columns(id_col, metadata_columns), check_suffix(image_suffix)
+    survey = survey_shard(tar_paths[0], columns.needed, image_suffix, id_col)
     speeds: list[Speed] = []
     build = partial(build_embedder, class_path, args)
-    findings = list(check_embedder(build, tar_paths[0], device, id_col, speeds.append))
-    check = Check(findings + describe_survey(survey), survey, len(tar_paths))
+    findings = list(check_embedder(build, tar_paths[0], device, id_col, speeds.append, image_suffix))
+    findings += describe_survey(survey)
+    if has_default_loader(class_path):  # what another one reads, nobody knows
+        findings += check_columns(columns, survey)
+    check = Check(findings, survey, len(tar_paths))
     if speeds:
         sized = tar_paths[:: max(1, len(tar_paths) // SIZED_SHARDS)]
         total_bytes = sum(map(os.path.getsize, sized)) / len(sized) * len(tar_paths)
@@ -102,6 +121,29 @@ def estimate_run(speed: Speed, images: float) -> dict[str, float]:
     }
 
 
+def has_default_loader(class_path: str) -> bool:
+    """Whether a class leaves `load_dataset_shard` as it is; so does one that cannot be located."""
+    try:
+        located: Any = locate_class(class_path)
+        return located.load_dataset_shard is ImageEmbedder.load_dataset_shard
+    except EmbedderError:
+        return True
+
+
+def check_columns(columns: Columns, survey: Survey) -> Iterator[Finding]:
+    """Find the columns that no sample fills, and the field that may have been meant."""
+    if not survey.fields:  # no good sample, or no column
+        return
+    known = {*survey.fields, *survey.suffixes} - {"__key__", "json"}
+    for name in columns.needed or ():
+        if name not in survey.fields:
+            near = difflib.get_close_matches(name, known, 1)
+            others = f"there are {', '.join(sorted(known)[:20]) or 'none'}"
+            hint = f"did you mean {near[0]!r}?" if near else f"expected a field of the samples; {others}"
+            message = f"no sample has the field {name!r}: its column would be null throughout; {hint}"
+            yield Finding("shard", message, is_wrong=True)
+
+
 def describe_survey(survey: Survey) -> list[Finding]:
     """Turn what a shard holds into findings; samples that will fail are wrong, each kind with what to do."""
     findings = [Finding("shard", f"{survey.tar_path}: {survey.describe()}")]
@@ -109,5 +151,7 @@ def describe_survey(survey: Survey) -> list[Finding]:
         message = (
             f"{count} of {survey.samples} samples will fail, {kind}, as {survey.first_problems[kind]}; {kind.fix}"
         )
+        if kind is FailureKind.DAMAGED_TAR and count < survey.samples:  # else there is nothing whole to embed
+            message += ", or set accept_damaged_shards: true"
         findings.append(Finding("shard", message, is_wrong=True))
     return findings

@@ -57,6 +57,7 @@ def check_embedder(
     device: str = "cpu",
     id_col: str = "__key__",
     on_speed: Callable[[Speed], None] = lambda speed: None,
+    image_suffix: str = "",
 ) -> Iterator[Finding]:
     """Try an embedder on the first images of a shard.
 
@@ -66,6 +67,7 @@ def check_embedder(
         device: `"cuda"` or `"cpu"`.
         id_col: The metadata field that identifies a sample.
         on_speed: Called with the speed that was seen, if the embedder came so far.
+        image_suffix: As in `embed_shards`.
 
     Yields:
         One finding for each thing that was looked at. After one that is wrong, what builds on it is left out.
@@ -90,7 +92,7 @@ def check_embedder(
     yield Finding("model", f"loaded {embedder.model_name} on {'the GPU' if device == 'cuda' else 'the CPU'}")
     yield from (Finding("model", note) for note in embedder.notes)
     try:
-        batches, failed = load_batches(embedder, tar_path, id_col, device, IMAGES[device])
+        batches, failed = load_batches(embedder, tar_path, id_col, device, IMAGES[device], image_suffix)
         findings = list(check_batches(batches, failed, id_col))
         if not uses_default_loader(embedder) and not any(finding.is_wrong for finding in findings):
             findings += check_ids(batches, id_col, tar_path)
@@ -99,7 +101,7 @@ def check_embedder(
         if not batches or any(finding.is_wrong for finding in findings if not failed):
             return
         start = perf_counter()
-        again, _ = load_batches(embedder, tar_path, id_col, device, TIMED_IMAGES[device])
+        again, _ = load_batches(embedder, tar_path, id_col, device, TIMED_IMAGES[device], image_suffix)
         loaded_per_s = sum(len(metadata) for _, metadata in again) / (perf_counter() - start)
         yield from check_loading_again(batches, again)
     except TarquetError as error:
@@ -124,7 +126,7 @@ def build_on_trial(build: Callable[[], ImageEmbedder]) -> tuple[ImageEmbedder | 
     except EmbedderError as error:
         return None, [Finding("class", str(error), is_wrong=True)]
     except Exception as error:
-        message = f"it cannot be built: {describe_error(error)}; expected an embedder; mend the class"
+        message = f"it cannot be built: {describe_error(error)}; expected an embedder; fix the class"
         return None, [Finding("class", message, is_wrong=True)]
     if not isinstance(embedder, ImageEmbedder):
         message = f"it gives a {type(embedder).__name__}; expected an ImageEmbedder; derive the class from it"
@@ -155,7 +157,7 @@ def check_model(
         yield Finding("model", message, is_wrong=True)
         return
     norms = np.linalg.norm(vectors, axis=1)
-    shape = f"{vectors.shape[1]} numbers per image, all finite, lengths {norms.min():.3g} to {norms.max():.3g}"
+    shape = f"{vectors.shape[1]} dimensions, all finite, norms {norms.min():.3g} to {norms.max():.3g}"
     yield Finding("model", shape)
     parts = [part for module in find_modules(model.forward) for part in module.modules()]
     training = [type(part).__name__ for part in parts if part.training]

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from embedders.base import ImageEmbedder
+from embedders.base import ImageEmbedder, uses_default_loader
 from embedders.errors import TarquetError, make_one_line
 from embedders.job.stream import add_key, count_samples, read_batches
+from embedders.output.columns import Columns
 from embedders.output.failed import FailedSample, FailureKind
 from embedders.output.ledger import Ledger
 from embedders.reading.loader import ShardLoad
@@ -62,7 +63,7 @@ class TrialEnd(TarquetError):
 
 
 def load_batches(
-    embedder: ImageEmbedder, tar_path: str, id_col: str, device: str, images: int
+    embedder: ImageEmbedder, tar_path: str, id_col: str, device: str, images: int, image_suffix: str = ""
 ) -> tuple[list[Batch], list[FailedSample]]:
     """Load the first batches of a shard, of about so many images together.
 
@@ -73,7 +74,8 @@ def load_batches(
         EmbedderError: The loader raised, or yields something else than it should.
     """
     embedder = copy.copy(embedder)
-    load = ShardLoad(TrialLedger(tar_path), accept_damage=True)
+    fields = Columns(id_col).needed if uses_default_loader(embedder) else None
+    load = ShardLoad(TrialLedger(tar_path), accept_damage=True, fields=fields, image_suffix=image_suffix)
     embedder.batch_size = min(embedder.batch_size, MAX_BATCH_SIZE[device])
     batches = []
     with suppress(TrialEnd):
@@ -91,7 +93,7 @@ def check_batches(batches: list[Batch], failed: list[FailedSample], id_col: str)
     unprepared = [sample for sample in failed if sample.kind == FailureKind.PREPROCESS_ERROR]
     if unprepared:
         share = f"preprocess fails on {len(unprepared)} of the first {images + len(failed)} images"
-        message = f"{share}, as on {unprepared[0].key!r}: {unprepared[0].message}; expected a tensor; mend it"
+        message = f"{share}, as on {unprepared[0].key!r}: {unprepared[0].message}; expected a tensor; fix it"
         yield Finding("loader", message, is_wrong=True)
     if not images:
         first = f", {failed[0].key!r} for instance: {failed[0].message}" if failed else ""
@@ -124,7 +126,7 @@ def check_ids(batches: list[Batch], id_col: str, tar_path: str) -> Iterator[Find
     names = Counter(str(sample[id_col]) for sample in chain.from_iterable(metadata for _, metadata in batches))
     name, times = names.most_common(1)[0]
     if times > 1:
-        message = f"load_dataset_shard yields {name!r} {times} times; expected each sample once; mend the loader"
+        message = f"load_dataset_shard yields {name!r} {times} times; expected each sample once; fix the loader"
         yield Finding("loader", message, is_wrong=True)
         return
     if os.path.getsize(tar_path) > MAX_COUNTED_BYTES:

@@ -1,13 +1,16 @@
 """What a shard holds, before anything is embedded: samples, formats, sizes, and what any embedder would fail."""
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
 from embedders.output.failed import FailureKind, SampleError
-from embedders.reading.images import convert_to_rgb, open_image
-from embedders.reading.samples import Sample, read_metadata, read_samples, select_image
+from embedders.reading.end import ends_in_zeros
+from embedders.reading.images import ImageError, convert_to_rgb, open_image
+from embedders.reading.metadata import read_metadata
+from embedders.reading.samples import Sample, read_samples, select_image
 
 # A huge shard is not read whole: whichever of the two comes first.
 MAX_SAMPLES, MAX_BYTES = 2000, 256 << 20
@@ -25,6 +28,7 @@ class Survey:
         read_bytes: How much of it was read; of a compressed one in uncompressed bytes, unless it was read whole.
         samples: Number of samples.
         suffixes: Number of members by suffix.
+        fields: Number of samples by metadata field that is not null, where one is needed.
         formats: Number of images by format, as their first bytes tell it.
         image_bytes: Sizes of the images, in bytes.
         sides: Width and height of the images, in pixels.
@@ -37,11 +41,17 @@ class Survey:
     read_bytes: int = 0
     samples: int = 0
     suffixes: Counter[str] = field(default_factory=Counter)
+    fields: Counter[str] = field(default_factory=Counter)
     formats: Counter[str] = field(default_factory=Counter)
     image_bytes: list[int] = field(default_factory=list)
     sides: list[tuple[int, int]] = field(default_factory=list)
     problems: Counter[FailureKind] = field(default_factory=Counter)
     first_problems: dict[FailureKind, str] = field(default_factory=dict)
+
+    def add_problem(self, kind: FailureKind, message: str) -> None:
+        """Count a sample that will fail."""
+        self.problems[kind] += 1
+        self.first_problems.setdefault(kind, message)
 
     def describe(self) -> str:
         """Say it in a line."""
@@ -60,11 +70,15 @@ class Survey:
         return "; ".join(parts)
 
 
-def survey_shard(tar_path: str, id_col: str = "__key__") -> Survey:
-    """Read a shard once, or the first part of a large one.
+def survey_shard(
+    tar_path: str, fields: Mapping[str, str] | None = None, image_suffix: str = "", id_col: str = "__key__"
+) -> Survey:
+    """Read a shard once, or the first part of a large one, and see whether a large one has its end.
 
     Args:
         tar_path: The shard.
+        fields: As in `metadata.read_metadata`.
+        image_suffix: As in `samples.select_image`.
         id_col: The metadata field that identifies a sample.
 
     Raises:
@@ -74,28 +88,36 @@ def survey_shard(tar_path: str, id_col: str = "__key__") -> Survey:
     for sample in read_samples(tar_path, accept_damage=True):
         if survey.samples >= MAX_SAMPLES or sample.offset >= MAX_BYTES:
             survey.read_bytes = sample.offset
+            if ends_in_zeros(tar_path):
+                survey.add_problem(FailureKind.DAMAGED_TAR, "its end: zeros, more than a program writes")
             break
         survey.samples += 1
         survey.suffixes.update(sample.members.keys())
         try:
             if sample.problem is not None:
                 raise SampleError(*sample.problem)
-            _survey_sample(sample, survey, id_col)
+            _survey_sample(sample, survey, fields, image_suffix, id_col)
         except SampleError as error:
-            survey.problems[error.kind] += 1
-            survey.first_problems.setdefault(error.kind, f"{sample.key!r}: {error}")
+            survey.add_problem(error.kind, f"{sample.account!r}: {error}")
     survey.total_bytes = Path(tar_path).stat().st_size
     survey.read_bytes = survey.read_bytes or survey.total_bytes
     return survey
 
 
-def _survey_sample(sample: Sample, survey: Survey, id_col: str) -> None:
-    _, encoded = select_image(sample)
+def _survey_sample(
+    sample: Sample, survey: Survey, fields: Mapping[str, str] | None, image_suffix: str, id_col: str
+) -> None:
+    suffix, encoded = select_image(sample, image_suffix)
     survey.image_bytes.append(len(encoded))
-    image = open_image(encoded)
-    survey.formats[image.format] += 1
-    survey.sides.append(image.size)
-    if len(survey.sides) <= DECODED_IMAGES:
-        convert_to_rgb(image)
-    if read_metadata(sample).get(id_col) is None:
+    try:
+        image = open_image(encoded)
+        survey.formats[image.format or "unknown"] += 1
+        survey.sides.append(image.size)
+        if len(survey.sides) <= DECODED_IMAGES:
+            convert_to_rgb(image)
+    except ImageError as error:
+        raise SampleError(error.kind, f".{suffix}: {error}") from error
+    metadata = read_metadata(sample, fields)
+    survey.fields.update(name for name, value in metadata.items() if value is not None)
+    if metadata.get(id_col) is None:
         raise SampleError(FailureKind.BAD_METADATA, f"has no {id_col!r} (id_col), or null there")

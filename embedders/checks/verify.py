@@ -8,11 +8,12 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from embedders.base import ImageEmbedder
-from embedders.errors import ShardError
+from embedders.base import ImageEmbedder, uses_default_loader
+from embedders.errors import GpuError, ShardError, TarquetError
 from embedders.job.locate import build_embedder
 from embedders.job.model import Model
 from embedders.job.provenance import describe_embedder, describe_shard
@@ -106,7 +107,7 @@ def _compare_vectors(output: Output, keys: list[str], tar_path: str, sample_size
         yield f"the weights of {said.model_name} are not those that it was made with"
     rows = {key: row for row, key in enumerate(keys)}
     chosen = random.sample(sorted(rows), min(sample_size, len(rows)))
-    vectors = dict(embed_chosen(embedder, model, tar_path, output.provenance.id_col, chosen)) if chosen else {}
+    vectors = dict(embed_chosen(embedder, model, tar_path, output.provenance, chosen)) if chosen else {}
     limit = MIN_COSINE[output.provenance.embedding_dtype]
     if said.device != "cpu" or device != "cpu":
         limit = MIN_COSINE_OTHER_DEVICE
@@ -117,19 +118,22 @@ def _compare_vectors(output: Output, keys: list[str], tar_path: str, sample_size
         cosine, ratio = compare_vectors(output.vectors[rows[key]], vectors[key])
         if not min(cosine, ratio) >= limit:  # so, because NaN is less than nothing
             yield (
-                f"sample {key!r}: cosine {cosine:.5f} between its vector and a new one, ratio of their lengths "
+                f"sample {key!r}: cosine {cosine:.5f} between its vector and a new one, ratio of their norms "
                 f"{ratio:.5f}; expected at least {limit} (changed since: {changed})"
             )
 
 
 def embed_chosen(
-    embedder: ImageEmbedder, model: Model, tar_path: str, id_col: str, keys: list[str]
+    embedder: ImageEmbedder, model: Model, tar_path: str, provenance: Provenance, keys: list[str]
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Embed the samples of these keys again; a loader of the user's own reads the whole shard for it."""
-    load = ShardLoad(Ledger(tar_path), accept_damage=True, only=set(keys))
-    for batch in ShardReader(embedder, ShardJob(tar_path, ""), Columns(id_col), load, model.device).read():
+    columns = Columns(provenance.id_col)
+    fields = columns.needed if uses_default_loader(embedder) else None
+    chosen = set(keys)
+    load = ShardLoad(Ledger(tar_path), True, chosen, fields, provenance.image_suffix)
+    for batch in ShardReader(embedder, ShardJob(tar_path, ""), columns, load, model.device).read():
         for key, vector in zip(batch.keys, model.embed(batch.images, batch.keys, tar_path), strict=True):
-            if key in load.only:
+            if key in chosen:
                 yield key, vector
 
 
@@ -137,7 +141,7 @@ def compare_vectors(one: np.ndarray, other: np.ndarray) -> tuple[float, float]:
     """Compare two vectors.
 
     Returns:
-        Their cosine, and the shorter length by the longer; both are 1 for two zero vectors.
+        Their cosine, and the smaller norm by the larger; both are 1 for two zero vectors.
     """
     one, other = one.astype(np.float64), other.astype(np.float64)
     short, long = sorted((np.linalg.norm(one), np.linalg.norm(other)))
@@ -150,6 +154,32 @@ def find_shard(output: Output, tar_path: str | None) -> str:
     """Tell which shard an output is to be compared with: the one given, or the one its footer names."""
     tar_path = tar_path or output.provenance.shard.path
     if not Path(tar_path).is_file():
-        mend = "fetch it and name the copy" if is_remote(tar_path) else "name it"
-        raise ShardError(f"{output.path!r}: its shard {tar_path!r} is not there; {mend} with --shard")
+        what = "fetch it and name the copy" if is_remote(tar_path) else "name it"
+        raise ShardError(f"{output.path!r}: its shard {tar_path!r} is not there; {what} with --shard")
     return tar_path
+
+
+def verify_file(file: str, shard: str | None, ledger: str | None, sample: int, device: str) -> dict[str, Any]:
+    """Verify one output, and return what was found, ready for JSON.
+
+    Args:
+        file: The output.
+        shard: Its shard, where that is not where it was.
+        ledger: Its ledger, where that is not where it was.
+        sample: Rows to embed again.
+        device: `"cuda"` or `"cpu"`.
+
+    Raises:
+        GpuError: It says nothing about the file.
+    """
+    found: dict[str, Any] = {"file": file}
+    try:
+        output = read_output(file, ledger)
+        found |= {"rows": len(output.keys), "failed": len(output.failed_keys or [])}
+        found["embedded_again"] = min(sample, len(output.keys))
+        wrong = list(verify_output(output, find_shard(output, shard), sample, device))
+    except GpuError:
+        raise
+    except TarquetError as error:
+        wrong = [str(error)]
+    return found | {"is_sound": not wrong, "wrong": wrong}

@@ -86,5 +86,5 @@ def find_filesystem(folder: Path, mountinfo: str) -> str:
 def _refusal(folder: Path, why: str) -> GpuError:
     return GpuError(
         f"the folder of GPU leases '{folder}' {why}: expected one on a local disk that all jobs of this node "
-        f"see; mend it, or name another in {FOLDER_VARIABLE}"
+        f"see; fix it, or name another in {FOLDER_VARIABLE}"
     )

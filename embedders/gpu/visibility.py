@@ -52,7 +52,7 @@ def warn_of_order(gpus: list[Gpu]) -> None:
     if visible[:1].isdecimal() and len(names) > 1 and os.environ.get("CUDA_DEVICE_ORDER") != "PCI_BUS_ID":
         log.warning(
             "CUDA_VISIBLE_DEVICES=%r is read in the order of nvidia-smi, though CUDA's default would number "
-            "these unlike cards by speed: name UUIDs, or set CUDA_DEVICE_ORDER=PCI_BUS_ID",
+            "these different cards by speed: name UUIDs, or set CUDA_DEVICE_ORDER=PCI_BUS_ID",
             visible,
         )
 
@@ -71,7 +71,7 @@ def is_cuda_running() -> bool:
 
 
 def check_unpinned() -> None:
-    """Make sure that a pin would still be heeded: CUDA reads the variable when it starts, and never again.
+    """Make sure that a pin would still take effect: CUDA reads the variable when it starts, and never again.
 
     Raises:
         GpuError: CUDA runs in this process.

@@ -31,7 +31,7 @@ from embedders.output.timings import Timings, describe_seconds
 from embedders.output.writer import EmbeddingWriter, write_ledger
 from embedders.reading.loader import ShardLoad
 from embedders.reading.prefetch import prefetch
-from embedders.reading.samples import check_exists
+from embedders.reading.samples import check_exists, check_suffix
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ def embed_shard(
     """
     check_exists(str(tar_path))
     check_writable(Path(parquet_path))
-    job = ShardJob(str(tar_path), str(parquet_path), ledger_path and str(ledger_path))
+    job = ShardJob(str(tar_path), str(parquet_path), str(ledger_path) if ledger_path else None)
     ((_, ledger),) = embed_shards(embedder, [job], **options)
     return ledger
 
@@ -75,6 +75,7 @@ def embed_shards(
     *,
     id_col: str = "__key__",
     metadata_columns: str | Sequence[str] | Mapping[str, str] = (),
+    image_suffix: str = "",
     embedding_dtype: str = "float32",
     max_failed_fraction: float = 0.1,
     accept_damaged_shards: bool = False,
@@ -91,6 +92,7 @@ def embed_shards(
         jobs: The shards.
         id_col: The metadata field that identifies a sample.
         metadata_columns: As in `columns.Columns`.
+        image_suffix: Suffix of the images, as `jpg`, where a sample has several; else each has one.
         embedding_dtype: `float32` or `float16`.
         max_failed_fraction: With more failed samples than this share a shard fails.
         accept_damaged_shards: Whether to embed what is whole of a damaged tar, and name the rest in the ledger.
@@ -108,17 +110,17 @@ def embed_shards(
         GpuLostError: The GPU was lost, which the other shards need too.
         TarquetError: The error of a shard, without `on_error`.
     """
-    check_embedder(embedder, only)
+    check_embedder(embedder, only, image_suffix)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     columns = Columns(id_col, metadata_columns)
     timings = [startup or Timings(), *(Timings() for _ in jobs[1:])]
     with timings[0].time("starting"):
         model = Model(embedder, device, embedding_dtype)
         heads = [Head(classifier, device) for classifier in embedder.classifiers or ()]
-    loads = [
-        ShardLoad(Ledger(job.tar_path), accept_damaged_shards, only, timings=timed)
-        for job, timed in zip(jobs, timings, strict=True)
-    ]
+    # A loader of the user's own that calls the default one may look at any field.
+    fields = columns.needed if uses_default_loader(embedder) else None
+    asked = (accept_damaged_shards, only, fields, check_suffix(image_suffix))
+    loads = [ShardLoad(Ledger(job.tar_path), *asked, timings=timed) for job, timed in zip(jobs, timings, strict=True)]
     readers = [ShardReader(embedder, job, columns, load, device) for job, load in zip(jobs, loads, strict=True)]
     torch.get_num_threads()  # settles this thread's number, before the loader's lower the one for new threads
     with closing(prefetch([reader.read() for reader in readers], depth=2)) as streams:
@@ -133,7 +135,7 @@ def embed_shards(
                 yield reader.job, reader.load.ledger
 
 
-def check_embedder(embedder: ImageEmbedder, only: Collection[str] | None) -> None:
+def check_embedder(embedder: ImageEmbedder, only: Collection[str] | None, image_suffix: str) -> None:
     """Refuse an embedder that could not do what it is asked.
 
     Raises:
@@ -143,6 +145,11 @@ def check_embedder(embedder: ImageEmbedder, only: Collection[str] | None) -> Non
         raise EmbedderError(f"{type(embedder).__name__}.__init__ does not call super().__init__(...); add the call")
     if only is not None and not uses_default_loader(embedder):
         raise EmbedderError(f"{embedder.model_name} has a loader of its own, which cannot embed chosen samples only")
+    if image_suffix and not uses_default_loader(embedder):
+        raise EmbedderError(
+            f"{embedder.model_name} has a loader of its own, which image_suffix {image_suffix!r} does not reach; "
+            "expected none; leave it out, and choose the image in load_dataset_shard"
+        )
 
 
 def write_shard(
@@ -187,6 +194,7 @@ def write_shard(
             max_batch_size=model.max_batch_size,
             embedding_dtype=model.dtype,
             id_col=reader.columns.id_col,
+            image_suffix=load.image_suffix,
             shard=FileRecord(job.address or job.tar_path, shard.sha256, shard.bytes),
             ledger=job.ledger_path,
             is_retry=load.only is not None,

@@ -45,7 +45,7 @@ def find_error(log: str | Path, tar_path: str) -> str:
 
 
 def _start(tar_path: str) -> str:
-    return f"failed: {make_one_line(tar_path)}: "
+    return f"failed shard: {make_one_line(tar_path)}: "
 
 
 def _strip_path(message: str, tar_path: str) -> str:

@@ -89,7 +89,7 @@ def build_classifier(class_path: str, args: Mapping[str, Any]) -> "ImageClassifi
 
 def _build(class_path: str, args: Mapping[str, Any], kind: str) -> Any:
     located = locate_class(class_path, kind)
-    missing = sorted(located.__abstractmethods__)
+    missing = sorted(getattr(located, "__abstractmethods__", ()))
     if missing:
         raise EmbedderError(f"{kind} class {class_path!r} does not define {', '.join(missing)}; write it")
     signature = inspect.signature(located)
@@ -124,6 +124,8 @@ def _import_file(path: str) -> ModuleType:
         sys.path.insert(0, str(file.parent))  # so that it can import the files beside it
     # A name of its own: a file called timm.py must not take the place of timm.
     spec = importlib.util.spec_from_file_location(f"embedder_file_{file.stem}", file)
+    if spec is None or spec.loader is None:
+        raise EmbedderError(f"{path!r}: cannot be imported; expected a .py file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)

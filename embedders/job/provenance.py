@@ -79,7 +79,8 @@ def describe_shard(tar_path: str) -> FileRecord:
 def hash_source(embedder_class: type) -> str | None:
     """SHA-256 of the file that defines a class; `None` for one without a file (a notebook)."""
     try:
-        return hash_file(inspect.getsourcefile(embedder_class))
+        source = inspect.getsourcefile(embedder_class)
+        return None if source is None else hash_file(source)
     except (TypeError, OSError):
         return None
 
@@ -96,7 +97,7 @@ def hash_weights(model: Callable) -> str | None:
         for name, value in module.state_dict().items():
             digest.update(name.encode())
             if isinstance(value, torch.Tensor):
-                digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+                digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest() if modules else None
 
 

@@ -13,6 +13,7 @@ from embedders.errors import ConfigError, ShardError, TarquetError
 from embedders.job.failures import report_failure
 from embedders.job.locate import split_class_path
 from embedders.job.shard_job import ShardJob
+from embedders.output.failed import FailureKind
 from embedders.output.files import check_writable
 from embedders.output.hashes import hash_file
 from embedders.output.record import Addition, find_time
@@ -56,6 +57,10 @@ def run_job(
         return
     # Before they are read: one that changes later is told by its content.
     times = {job: None if job.address else find_time(job.tar_path) for job in todo}
+    if addition is not None:
+        # As Snakemake does with outputs that it knows: what fails now must not be taken for what it was before.
+        for path in (path for job in todo for path in job.outputs):
+            Path(path).unlink(missing_ok=True)
     failed: list[str] = []
 
     def go_on(job: ShardJob, error: TarquetError) -> None:
@@ -82,7 +87,8 @@ def run_job(
             if embedder.num_threads_per_worker is None:
                 embedder.num_threads_per_worker = threads
         if only is not None:
-            options["only"] = {sample.key for sample in read_ledger(only)}
+            # A file without a suffix has no key: its name may be the key of a sample that was embedded.
+            options["only"] = {sample.key for sample in read_ledger(only) if sample.kind != FailureKind.BAD_NAME}
             options["max_failed_fraction"] = 1.0  # all of them failed once: how many do so again says nothing
         options["on_batch"] = stack.enter_context(show_progress(todo))
         options["on_error"] = go_on if len(jobs) > 1 else None

@@ -15,8 +15,8 @@ from embedders.errors import EmbedderError
 from embedders.job.locate import EXPECTED, add_working_folder, split_class_path
 from embedders.output.hashes import hash_file
 
-_FOLDER = "local-dir:"  # as timm and open_clip begin the name of a model that is a folder
-_MODEL_CONFIGS = ("config.json", "open_clip_config.json")  # timm's and transformers', and open_clip's
+_FOLDER = "local-dir:"  # as timm and open_clip name the folder of a model
+_MODEL_CONFIGS = ("config.json", "open_clip_config.json")  # of timm and transformers, and of open_clip
 _PACKAGE = Path(__file__).resolve().parents[1]
 
 
@@ -30,10 +30,8 @@ def describe_recipe(
     """Describe what decides an output beside its shard; another recipe is a reason to make the output again.
 
     That is the class, the content of its file and of the files beside it that it imports (their imports included),
-    the arguments with the content of each file or model's folder that one names, and the options. Where a file lies
-    does not count.
-    Nor do Tarquet's own files, beside the class's, and installed packages: an upgrade does not rerun terabytes by
-    itself (`snakemake -F` does).
+    the arguments with the content of each file that one names, or that lies in the folder of a model, and the options. Where a file lies does not count. Nor do Tarquet's own files, beside the class's, and installed
+    packages: an upgrade does not rerun terabytes by itself (`snakemake -F` does).
 
     Args:
         class_path: The class.
@@ -52,7 +50,7 @@ def describe_recipe(
 
 
 def find_deciding_files(class_path: str, args: Mapping[str, Any], kind: str = "embedder") -> list[Path]:
-    """Find the files that decide an output: those of `find_sources`, and those that arguments name."""
+    """Find the files that decide an output: those of `find_sources`, and each that an argument names."""
     return list(dict.fromkeys([*find_sources(class_path, kind), *_find_files(args)]))
 
 
@@ -83,7 +81,7 @@ def _find_module(module: str, name: str, kind: str) -> tuple[list[Path], Path]:
         # Part by part: find_spec of the whole name would import the packages above the module.
         folders = spec and spec.submodule_search_locations
         spec = PathFinder.find_spec(".".join(parts[: depth + 1]), folders) if folders else None
-    if spec is None or not Path(spec.origin or "").is_file():
+    if spec is None or spec.origin is None or not Path(spec.origin).is_file():
         raise EmbedderError(f"{kind} class {module + ':' + name!r}: there is no module {module!r}; {EXPECTED}")
     origin = Path(spec.origin)
     if spec.submodule_search_locations is None:
@@ -127,7 +125,7 @@ def _find_files(value: Any) -> list[Path]:
         value = list(value.values())
     if isinstance(value, list | tuple):
         return [path for item in value for path in _find_files(item)]
-    return _find_named(value)
+    return [Path(value)] if _is_file(value) else _list_model_folder(value)
 
 
 def _describe_value(value: Any, hash_file: Callable[[Path], str]) -> Any:
@@ -136,15 +134,19 @@ def _describe_value(value: Any, hash_file: Callable[[Path], str]) -> Any:
         return {key: _describe_value(item, hash_file) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_describe_value(item, hash_file) for item in value]
-    contents = [f"{path.name}, SHA-256 {hash_file(path)}" for path in _find_named(value)]
-    return contents if len(contents) > 1 else contents[0] if contents else value
+    if files := _list_model_folder(value):
+        return {path.name: hash_file(path) for path in files}
+    return f"{os.path.basename(value)}, SHA-256 {hash_file(Path(value))}" if _is_file(value) else value
 
 
-def _find_named(value: Any) -> list[Path]:
-    """Find the file that a value names; or those of a model's folder."""
-    if not isinstance(value, str) or len(value) >= 4096:
+def _list_model_folder(value: Any) -> list[Path]:
+    """List the files of a model's folder: one that an argument names as timm does, or that holds a model's config."""
+    if not isinstance(value, str) or not 0 < len(value) < 4096:
         return []
-    path = Path(value.removeprefix(_FOLDER))
-    if any((path / name).is_file() for name in _MODEL_CONFIGS):
-        return sorted(file for file in path.iterdir() if file.is_file())
-    return [path] if path.is_file() else []
+    folder = Path(value.removeprefix(_FOLDER))
+    is_models = value.startswith(_FOLDER) or any((folder / name).is_file() for name in _MODEL_CONFIGS)
+    return sorted(path for path in folder.iterdir() if path.is_file()) if is_models and folder.is_dir() else []
+
+
+def _is_file(value: Any) -> bool:
+    return isinstance(value, str) and len(value) < 4096 and Path(value).is_file()

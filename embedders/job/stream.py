@@ -21,7 +21,8 @@ from embedders.output.columns import Columns, read_key
 from embedders.output.failed import FailedSample, FailureKind, SampleError
 from embedders.output.ledger import Ledger
 from embedders.reading.loader import ShardLoad
-from embedders.reading.samples import check_exists, read_metadata, read_samples
+from embedders.reading.metadata import list_suffixes, read_metadata
+from embedders.reading.samples import check_exists, read_samples
 
 _END = object()
 
@@ -109,10 +110,11 @@ class ShardReader:
         bad = np.zeros(len(keys), bool)
         for row, message in wrong.items():
             bad[row] = True
-            if keys[row] is None:
+            key = keys[row]
+            if key is None:
                 self.unnamed += 1
             else:
-                self.load.ledger.fail(FailedSample(keys[row], FailureKind.BAD_METADATA, message))
+                self.load.ledger.fail(FailedSample(key, FailureKind.BAD_METADATA, message))
         if torch.cuda.is_initialized() and isinstance(images, torch.Tensor) and images.device.type == "cpu":
             images = images.pin_memory()  # from there the GPU fetches it by itself, while it computes
         return Batch(images, keys, columns, bad)
@@ -136,7 +138,7 @@ def read_batches(
     """
     where = f"{tar_path}: {embedder.model_name}: load_dataset_shard"
     try:
-        batches = iter(load.run(embedder.load_dataset_shard, tar_path))
+        batches: Any = iter(load.run(embedder.load_dataset_shard, tar_path))
         with closing(batches) if hasattr(batches, "close") else nullcontext():
             while (pair := load.run(next, batches, _END)) is not _END:
                 images, metadata = pair
@@ -144,7 +146,7 @@ def read_batches(
                     raise TypeError(
                         f"its metadata is a {type(metadata).__name__}, not a list with one dict per image"
                     )
-                yield images, metadata
+                yield images, list(metadata)
                 del pair, images  # else they live on while the next ones are awaited
     except TarquetError:
         raise
@@ -162,21 +164,22 @@ def count_samples(tar_path: str, id_col: str, ledger: Ledger, accept_damage: boo
     Returns:
         Key by id, for loaders whose metadata has no `__key__`; the keys of samples that have no id.
     """
-    needs_json = id_col != "__key__"
+    fields = Columns(id_col).needed
+    suffixes = list_suffixes(fields)
     ids, without_id = {}, set()
-    samples = read_samples(
-        tar_path, accept_damage=accept_damage, wants=lambda name: needs_json and name.lower().endswith(".json")
-    )
+    samples = read_samples(tar_path, accept_damage=accept_damage, wants=lambda name: name.lower().endswith(suffixes))
     for sample in samples:
-        ledger.open(sample.key)
-        if needs_json and sample.problem is None:
+        ledger.open(sample.account)
+        is_later = sample.account != sample.key  # such a loader may put the members of a key together
+        if fields and (sample.problem is None or is_later):
             try:
-                sample_id = read_metadata(sample).get(id_col)
+                sample_id = read_metadata(sample, fields).get(id_col)
             except SampleError:
                 continue  # its id stays unknown; if the loader yields it, the loader could read it
             if sample_id is None:
-                without_id.add(sample.key)
+                without_id.update([] if is_later else [sample.key])
             else:
+                without_id.discard(sample.key)
                 ids[str(sample_id)] = sample.key
     return ids, without_id
 

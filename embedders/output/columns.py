@@ -58,6 +58,13 @@ class Columns:
             self.types[ALL_METADATA] = "string"
 
     @property
+    def needed(self) -> dict[str, str] | None:
+        """The type of each metadata field that the columns need; `None` if they need all."""
+        if self.with_all:
+            return None
+        return {name: type_name for name, type_name in self.types.items() if name != KEY or self.id_col == KEY}
+
+    @property
     def schema(self) -> pa.Schema:
         """The columns in their order; only the id is never null."""
         id_column = KEY if self.id_col == "__key__" else self.id_col

@@ -19,18 +19,24 @@ class FailureKind(StrEnum):
     fix: str
 
     UNDECODABLE = "undecodable", "make the image again, or leave it out"
-    NO_SINGLE_IMAGE = "no_single_image", "give each sample one image, and no second dot in its name (0001.jpg)"
+    NO_SINGLE_IMAGE = (
+        "no_single_image",
+        "give a sample one image, and no second dot in its name (0001.jpg), or set image_suffix",
+    )
     BAD_METADATA = "bad_metadata", "fix the metadata, or choose another id_col, metadata_columns or type"
     PREPROCESS_ERROR = "preprocess_error", "fix preprocess or decode of the embedder's class"
     NOT_LOADED = "not_loaded", "yield every sample of the tar once from load_dataset_shard"
     BAD_VECTOR = "bad_vector", "check the weights, and whether the model divides by a norm of zero"
     BAD_SCORE = "bad_score", "check the weights of the classifier"
-    REPEATED_KEY = "repeated_key", "rename the members; those of one key must be adjacent (tar --sort=name)"
+    REPEATED_KEY = (
+        "repeated_key",
+        "put the members of a key side by side (tar --sort=name); use no key twice",
+    )
     REPEATED_MEMBER = "repeated_member", "remove one of the two members"
     BAD_NAME = "bad_name", "rename or remove the member; a name needs a key, a dot and a suffix"
     NOT_A_FILE = "not_a_file", "put the file itself into the tar"
     TOO_LARGE = "too_large", "leave the member out, or split it"
-    DAMAGED_TAR = "damaged_tar", "copy or make the tar again, or set accept_damaged_shards: true"
+    DAMAGED_TAR = "damaged_tar", "copy or make the tar again"
 
     def __new__(cls, word: str, fix: str):
         kind = str.__new__(cls, word)
@@ -56,7 +62,8 @@ class FailedSample:
     """A sample that was not embedded.
 
     Attributes:
-        key: Its WebDataset key, or the member's name where there is no key.
+        key: Its WebDataset key; the member's name where there is no key; for members of an earlier key, that key and
+            their place.
         kind: The kind of failure; a plain string of a file that a later version wrote.
         message: What was wrong, for a person, in one line.
         member: Name of the tar member concerned, if one is.

@@ -124,12 +124,12 @@ class Ledger:
         if len(self.failed) > max_failed_fraction * self.seen:
             counts = self.count_kinds()
             kinds = ", ".join(f"{count} {kind}" for kind, count in counts.items())
-            most = FailureKind(next(iter(counts)))
-            first = next(failed for failed in self.failed if failed.kind == most)
+            first = next(failed for failed in self.failed if failed.kind == next(iter(counts)))
+            fix = next(kind.fix for kind in FailureKind if kind == first.kind)
             raise ShardError(
                 f"{self.shard}: {len(self.failed)} of {self.seen} samples failed ({kinds}), as "
                 f"{first.key!r}: {first.message}; expected at most {max_failed_fraction:.0%} "
-                f"(max_failed_fraction); see the log; {most.fix}, or raise the limit"
+                f"(max_failed_fraction); see the log; {fix}, or raise the limit"
             )
 
     def _close(self, key: str) -> None:

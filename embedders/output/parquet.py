@@ -143,7 +143,7 @@ def describe_file(path: str) -> VectorFile:
         ShardError: The file is missing, cut short, or not an output of tarquet.
     """
     rows, schema, stored = _read_footer(path)
-    vectors = schema.types[-1] if schema.types else None
+    vectors = schema.types[-1] if schema.types else pa.null()
     if not isinstance(stored, dict) or not pa.types.is_fixed_size_list(vectors):
         raise ShardError(f"{path!r}: no provenance in its footer; expected an output of tarquet")
     if stored.get("schema_version") != SCHEMA_VERSION:

@@ -9,6 +9,7 @@ from typing import Any, Self
 SCHEMA_VERSION = 1
 
 
+@dataclass(frozen=True)
 class _Record:
     """A dataclass that is stored as a JSON object; `metadata={"key": ...}` where a field has another name there."""
 
@@ -105,6 +106,7 @@ class Provenance(_Record):
         id_col: The metadata field that identifies a sample.
         shard: The shard.
         ledger: Path of the ledger, where there is one.
+        image_suffix: The suffix of the images, where one was chosen of several.
         is_retry: Whether only chosen samples were embedded.
         samples: Samples of the tar; equals `embedded` and all of `failed`.
         embedded: Rows of the file.
@@ -126,6 +128,7 @@ class Provenance(_Record):
     )
     max_batch_size: int | None = None
     ledger: str | None = None
+    image_suffix: str = ""
     is_retry: bool = False
     remarks: dict[str, int] = field(default_factory=dict)
     null_columns: list[str] = field(default_factory=list)

@@ -95,8 +95,7 @@ class Summary:
             *(f"  {count} {kind}, as {self.first_failed[kind][0]}" for kind, count in self.failures.items()),
         ]
         if self.remarks:
-            said = ", ".join(f"{count} {kind}" for kind, count in self.remarks.items())
-            lines.append(f"  embedded all the same: {said}; the logs of the shards name them")
+            lines.append(f"  {self.describe_remarks()}")
         if self.null_columns:
             lines.append(f"  {self.describe_null_columns()}")
         if self.seconds:
@@ -104,6 +103,11 @@ class Summary:
         if self.strays:
             lines.append(describe_strays(self.strays))
         return "\n".join(lines)
+
+    def describe_remarks(self) -> str:
+        """Say of how many embedded samples a decoder said something."""
+        said = ", ".join(f"{count} {kind}" for kind, count in self.remarks.items())
+        return f"embedded all the same: {said}; the logs of the shards name them"
 
     def describe_null_columns(self) -> str:
         """Say which columns are null throughout shards."""

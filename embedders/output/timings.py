@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from time import perf_counter
-from typing import TypeVar
+from typing import Any, TypeVar
 
 Item = TypeVar("Item")
 
@@ -54,6 +54,11 @@ class Timings:
         # Many threads decode at once.
         self._lock = threading.Lock()
 
+    def add(self, spent_on: str, seconds: float) -> None:
+        """Put a time to an account."""
+        with self._lock:
+            self.seconds[spent_on] = self.seconds.get(spent_on, 0.0) + seconds
+
     @contextmanager
     def time(self, spent_on: str) -> Iterator[None]:
         """Put the time of a block to an account."""
@@ -61,16 +66,17 @@ class Timings:
         try:
             yield
         finally:
-            seconds = perf_counter() - start
-            with self._lock:
-                self.seconds[spent_on] = self.seconds.get(spent_on, 0.0) + seconds
+            self.add(spent_on, perf_counter() - start)
 
     def time_items(self, items: Iterable[Item], spent_on: str) -> Iterator[Item]:
         """Pass items on, and put the time that it takes to get them to an account."""
         iterator = iter(items)
         while True:
-            with self.time(spent_on):
-                item = next(iterator, _END)
+            start = perf_counter()
+            try:
+                item: Any = next(iterator, _END)
+            finally:
+                self.add(spent_on, perf_counter() - start)
             if item is _END:
                 return
             yield item

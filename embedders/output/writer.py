@@ -83,12 +83,12 @@ class EmbeddingWriter:
             rows: The columns beside the vectors.
             vectors: float32 or the stored type, of shape (rows, dimension).
         """
-        self._open(vectors.shape[1])
+        writer = self._open(vectors.shape[1])
         if not len(vectors):
             return
         self._has_rows = True
         self._null_columns -= {name for name in self._null_columns if rows.column(name).null_count < len(vectors)}
-        schema = self._writer.schema
+        schema = writer.schema
         flat = pa.array(vectors.astype(self._numpy_type, copy=False).reshape(-1))
         stored = pa.FixedSizeListArray.from_arrays(flat, type=schema.field(self._vector_column).type)
         self._batches.append(pa.RecordBatch.from_arrays([*rows.columns, stored], schema=schema))
@@ -98,14 +98,14 @@ class EmbeddingWriter:
 
     def close(self, dimension: int, provenance: Provenance) -> None:
         """Write what is left and the footer; `dimension` serves a shard without a row."""
-        self._open(dimension)
+        writer = self._open(dimension)
         self._flush()
-        self._writer.add_key_value_metadata({PROVENANCE: json.dumps(provenance.as_json())})
-        self._writer.close()
+        writer.add_key_value_metadata({PROVENANCE: json.dumps(provenance.as_json())})
+        writer.close()
 
-    def _open(self, dimension: int) -> None:
+    def _open(self, dimension: int) -> pq.ParquetWriter:
         if self._writer is not None:
-            return
+            return self._writer
         vector = pa.list_(pa.field("element", self._arrow_type, nullable=False), dimension)
         schema = self._columns.append(pa.field(self._vector_column, vector, nullable=False))
         names = self._columns.names
@@ -118,9 +118,10 @@ class EmbeddingWriter:
             write_statistics=names,
             write_page_checksum=True,
         )
+        return self._writer
 
     def _flush(self) -> None:
-        if self._batches:
+        if self._writer is not None and self._batches:
             self._writer.write_table(pa.Table.from_batches(self._batches))
         self._batches, self._bytes = [], 0
 

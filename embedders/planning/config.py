@@ -2,9 +2,7 @@
 
 import difflib
 import os
-import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,6 @@ import jsonschema
 import yaml
 
 from embedders.errors import ConfigError
-from embedders.gpu.terms import Terms
 from embedders.planning.shard_names import find_unusable, make_visible
 
 
@@ -146,12 +143,6 @@ def _fill_defaults(values: Mapping[str, Any], schema: Mapping[str, Any]) -> dict
         if isinstance(filled.get(key), Mapping):
             filled[key] = _fill_defaults(filled[key], rules)
     return filled
-
-
-def write_device_options(config: Mapping[str, Any]) -> str:
-    """Write what a job computes on as options of `python -m embedders`."""
-    names = ["device", *(field.name for field in fields(Terms))]
-    return shlex.join(f"--{name.replace('_', '-')}={config[name]}" for name in names)
 
 
 def name_scores(scores: list[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -158,7 +158,7 @@ def _compare_recipes(record: Record, names: Iterable[str], recipe: Mapping[str, 
 
 
 def _describe_change(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    changed = [key for key in new if old.get(key) != new[key]]
+    changed = [key for key in {**old, **new} if old.get(key) != new.get(key)]
     return f"changed since: {', '.join(changed)}"
 
 

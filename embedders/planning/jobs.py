@@ -3,6 +3,7 @@
 It is kept in the output folder, for the processes that an executor starts for single jobs.
 """
 
+import hashlib
 import json
 import secrets
 import shutil
@@ -23,7 +24,7 @@ class Jobs:
     """The jobs of a run that embed.
 
     Attributes:
-        is_grouped: Whether jobs take several shards. Then there are jobs only for shards that are to be embedded.
+        is_grouped: Whether jobs take several shards.
         run: Tells this run from others.
         shards: Names of the shards by job; a job is named after its first shard, with the number of further ones.
     """
@@ -44,6 +45,10 @@ class Jobs:
         """
         return f"{folder}/{RECORD}/jobs/{self.run}/{job}" if self.is_grouped else f"{folder}/embeddings/{job}.parquet"
 
+    def name_part(self, job: str) -> str:
+        """Return the name of a job's part of the record, which is short, however long that of the job is."""
+        return f"{hashlib.sha256(job.encode()).hexdigest()[:16]}-{self.run}"
+
     def save(self, folder: str | Path) -> None:
         """Keep them in the record of a folder, in place of those of an earlier run."""
         shutil.rmtree(Path(folder, RECORD, "jobs"), ignore_errors=True)
@@ -62,13 +67,11 @@ def plan_jobs(jobs: Jobs, shards: Mapping[str, str], unfinished: Collection[str]
     Args:
         jobs: The jobs.
         shards: Path by name.
-        unfinished: Names of those that are to be embedded.
+        unfinished: Names of those that are to be embedded. Whether one that has an address must be, Snakemake knows.
         shards_per_job: As in the configuration.
     """
-    if not jobs.is_grouped:
-        jobs.shards = {shard: [shard] for shard in shards}
-        return
-    groups = _group({shard: shards[shard] for shard in shards if shard in unfinished}, shards_per_job)
+    todo = {shard: path for shard, path in shards.items() if shard in unfinished or is_remote(path)}
+    groups = _group(todo, shards_per_job) if jobs.is_grouped else [[shard] for shard in todo]
     jobs.shards = {group[0] + (f"+{len(group) - 1}" if len(group) > 1 else ""): group for group in groups}
 
 

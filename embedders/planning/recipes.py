@@ -8,7 +8,7 @@ from embedders.job.sources import describe_recipe, find_deciding_files
 from embedders.planning.config import name_scores
 
 # Beside the class and its arguments. Any other key decides only how vectors are made, or whether a shard passes.
-DECIDING_KEYS = ("id_col", "metadata_columns", "embedding_dtype")
+DECIDING_KEYS = ("id_col", "metadata_columns", "image_suffix", "embedding_dtype")
 
 
 def describe_recipes(config: Mapping[str, Any], hash_file: Callable[[Path], str]) -> dict[str, dict[str, Any]]:
@@ -18,7 +18,8 @@ def describe_recipes(config: Mapping[str, Any], hash_file: Callable[[Path], str]
         TarquetError: A class is not to be found.
     """
     embedder = config["embedder"]
-    options = {key: config[key] for key in DECIDING_KEYS}
+    # One that is not set is left out: a key that a later version adds is no reason to embed anything again.
+    options = {key: config[key] for key in DECIDING_KEYS if config[key] != ""}
     recipes = {"embeddings": describe_recipe(embedder["class"], embedder["args"], hash_file=hash_file, **options)}
     for name, score in name_scores(config["scores"]).items():
         recipes[f"scores/{name}"] = describe_recipe(score["class"], score["args"], "classifier", hash_file)

@@ -5,7 +5,7 @@ or the model.
 """
 
 import os
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -17,9 +17,10 @@ from embedders.output.failed import FailedSample, FailureKind, SampleError
 from embedders.output.ledger import Ledger
 from embedders.output.timings import Timings
 from embedders.reading.images import ImageError
+from embedders.reading.metadata import list_suffixes, read_metadata
 from embedders.reading.prefetch import map_ordered
 from embedders.reading.remarks import collect_remarks
-from embedders.reading.samples import IMAGE_SUFFIXES, Sample, read_metadata, read_samples, select_image
+from embedders.reading.samples import IMAGE_SUFFIXES, Sample, read_samples, select_image
 
 Item = TypeVar("Item")
 
@@ -27,8 +28,6 @@ Item = TypeVar("Item")
 MAX_BYTES_AHEAD = 256 << 20
 # Encoded images that a thread decodes in one go, where they are small.
 BYTES_PER_TASK = 256 << 10
-# What is read of a sample. A video or an array beside the image is passed over.
-_READ_SUFFIXES = (*(f".{suffix}" for suffix in IMAGE_SUFFIXES), ".json", ".txt")
 
 
 @dataclass
@@ -39,6 +38,8 @@ class ShardLoad:
         ledger: The account in which every sample is opened, and those that fail are named.
         accept_damage: Whether a damaged tar is read on, with each damaged place as a failed sample.
         only: Keys of the samples to load; `None` loads all.
+        fields: Type of each metadata field that is needed; `None` needs all.
+        image_suffix: The suffix of the images; without one, each sample has one image.
         is_counted: Whether the accounts of all the samples are open before the loader starts.
         offset: How far the default loader has come in the uncompressed tar, in bytes.
         timings: Where the time goes.
@@ -47,6 +48,8 @@ class ShardLoad:
     ledger: Ledger
     accept_damage: bool = False
     only: Collection[str] | None = None
+    fields: Mapping[str, str] | None = None
+    image_suffix: str = ""
     is_counted: bool = False
     offset: int = 0
     timings: Timings = field(default_factory=Timings)
@@ -96,13 +99,16 @@ def _load(
 ) -> Iterator[tuple[torch.Tensor, list[dict]]]:
     tensors, metadata = [], []
 
-    def decode_timed(sample: Sample) -> tuple[torch.Tensor, dict] | FailedSample:
+    def decode_noted(sample: Sample) -> tuple[torch.Tensor, dict] | FailedSample:
         remarks = collect_remarks()
-        with load.timings.time("decoding"):
-            outcome = decode_sample(decode, sample)
+        outcome = decode_sample(decode, sample, load.fields, load.image_suffix)
         if remarks and not isinstance(outcome, FailedSample):
             load.ledger.remark(sample.key, remarks)
         return outcome
+
+    def decode_timed(samples: list[Sample]) -> list[tuple[torch.Tensor, dict] | FailedSample]:
+        with load.timings.time("decoding"):
+            return [decode_noted(sample) for sample in samples]
 
     pending = map_ordered(
         decode_timed,
@@ -137,15 +143,18 @@ def compute_alone() -> None:
 
 def open_samples(tar_path: str, load: ShardLoad) -> Iterator[Sample]:
     """Read the samples of a shard, open an account for each, and let through those that can be used."""
+    # What else a sample holds, a video or an array say, is passed over.
+    images = [load.image_suffix] if load.image_suffix else IMAGE_SUFFIXES
+    suffixes = (*(f".{suffix}" for suffix in images), *list_suffixes(load.fields))
     samples = read_samples(
-        tar_path, accept_damage=load.accept_damage, wants=lambda name: name.lower().endswith(_READ_SUFFIXES)
+        tar_path, accept_damage=load.accept_damage, wants=lambda name: name.lower().endswith(suffixes)
     )
     for sample in samples:
         load.offset = sample.offset
-        if load.only is not None and sample.key not in load.only:
+        if load.only is not None and sample.account not in load.only:
             continue
         if not load.is_counted:
-            load.ledger.open(sample.key)
+            load.ledger.open(sample.account)
         if sample.problem is None:
             yield sample
         else:
@@ -159,16 +168,19 @@ def count_bytes(sample: Sample) -> int:
 
 def fail_sample(sample: Sample, kind: FailureKind, message: str) -> FailedSample:
     """Return the record of a sample that failed."""
-    return FailedSample(sample.key, kind, message, sample.name, sample.offset)
+    return FailedSample(sample.account, kind, message, sample.name, sample.offset)
 
 
 def decode_sample(
-    decode: Callable[[bytes], torch.Tensor], sample: Sample
+    decode: Callable[[bytes], torch.Tensor],
+    sample: Sample,
+    fields: Mapping[str, str] | None = None,
+    image_suffix: str = "",
 ) -> tuple[torch.Tensor, dict] | FailedSample:
     """Decode the image of one sample and read its metadata; whatever is wrong with it fails it alone."""
     try:
-        suffix, image = select_image(sample)
-        metadata = read_metadata(sample)
+        suffix, image = select_image(sample, image_suffix)
+        metadata = read_metadata(sample, fields)
     except SampleError as error:
         return fail_sample(sample, error.kind, str(error))
     try:
@@ -183,19 +195,22 @@ def decode_sample(
 
 def stack_images(tensors: list[torch.Tensor], metadata: list[dict], tar_path: str) -> torch.Tensor:
     """Stack images of one shape to a batch."""
+    first = tensors[0]
     for tensor, sample in zip(tensors, metadata, strict=True):
-        where = f"{tar_path}: sample {sample['__key__']!r}"
         if not isinstance(tensor, torch.Tensor):
-            raise EmbedderError(f"{where}: preprocess gave a {type(tensor).__name__}; expected a torch.Tensor")
-        if tensor.shape != tensors[0].shape:
             raise EmbedderError(
-                f"{where}: preprocess gave shape {tuple(tensor.shape)}, but {tuple(tensors[0].shape)} before; "
-                "expected one shape for every image; resize or crop to a fixed size"
+                f"{tar_path}: sample {sample['__key__']!r}: preprocess gave a {type(tensor).__name__}; expected a "
+                "torch.Tensor"
             )
-    if tensors[0].dtype == torch.uint8 and tensors[0].ndim == 3 and tensors[0].stride(0) == 1:
+        if tensor.shape != first.shape:
+            raise EmbedderError(
+                f"{tar_path}: sample {sample['__key__']!r}: preprocess gave shape {tuple(tensor.shape)}, but "
+                f"{tuple(first.shape)} before; expected one shape for every image; resize or crop to a fixed size"
+            )
+    if first.dtype == torch.uint8 and first.ndim == 3 and first.stride(0) == 1:
         # As decoders lay pixels out: kept so, this takes a quarter of the time, and convolutions want channels_last.
         # `movedim` by hand: that gives Python's lock away, and has to wait for it behind the decoding threads.
-        channels, *sides = tensors[0].shape
+        channels, *sides = first.shape
         rows = [image.as_strided((*sides, channels), (*image.stride()[1:], image.stride(0))) for image in tensors]
         return torch.stack(rows).movedim(-1, 1)
     return torch.stack(tensors)

@@ -5,11 +5,13 @@ from pathlib import Path
 
 _STARTS = {
     b"PK\x03\x04": "a zip archive",
+    b"PK\x05\x06": "an empty zip archive",
     b"\x1f\x8b": "gzip data",
     b"BZh": "bzip2 data",
     b"\xfd7zXZ\0": "xz data",
     b"\x28\xb5\x2f\xfd": "zstd data",
     b"\x04\x22\x4d\x18": "lz4 data",
+    b"\x1f\x9d": "data of compress (.Z)",
     b"7z\xbc\xaf\x27\x1c": "a 7z archive",
     b"Rar!\x1a\x07": "a RAR archive",
     b"version https://git-lfs": "a pointer of Git LFS, in the place of the file (git lfs pull fetches it)",
@@ -24,13 +26,18 @@ _STARTS = {
     b"\x7fELF": "a program",
     **{bytes([0x80, protocol]): "a pickle" for protocol in range(2, 6)},
 }
-_MARKUP = {b"<!doctype html": "an HTML page", b"<html": "an HTML page", b"<?xml": "an XML document"}
+_MARKUP = {
+    b"<!doctype html": "an HTML page",
+    b"<html": "an HTML page",
+    b"<?xml": "an XML document",
+    b"<error": "an XML document",
+}
 _TEXT = set(string.printable.encode())
 _SHOWN = 40
 
 
 def describe_start(path: str | Path) -> str:
-    """Say what a file begins with, as the end of a sentence that begins with the file: "begins as a zip archive".
+    """Describe what a file begins with, to go on in a sentence about the file: "begins as a zip archive".
 
     Raises:
         OSError: The file cannot be read.

@@ -6,19 +6,20 @@ what was raised in a worker.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 # To hand an item to a thread costs as much as to decode a thumbnail, and only one thread at a time can do either.
-ITEMS_PER_TASK = 8
+# More than the least go together where each thread still has two tasks of what is read ahead.
+MIN_ITEMS_PER_TASK, MAX_ITEMS_PER_TASK = 8, 32
 _END = object()
 
 
-def prefetch(streams: Iterable[Iterable[Item]], depth: int) -> Iterator[Iterator[Item]]:
+def prefetch(streams: Iterable[Iterable[Item]], depth: int) -> Generator[Iterator[Item], None, None]:
     """Draw several streams one after the other on a thread of their own, at most `depth` items ahead of the consumer.
 
     The thread goes on into the next stream while the consumer still works on the items of the one before.
@@ -36,8 +37,8 @@ def prefetch(streams: Iterable[Iterable[Item]], depth: int) -> Iterator[Iterator
     pending: deque[Future] = deque()
     is_over = False  # the consumer has seen the end of its stream
 
-    def draw() -> Item:
-        item = _END
+    def draw() -> Any:  # an item, or _END
+        item: Any = _END
         try:
             item = next(todo[0], _END) if todo else _END
         finally:
@@ -91,7 +92,7 @@ def _close(stream: Iterator) -> None:
 
 
 def map_ordered(
-    function: Callable[[Item], Result],
+    function: Callable[[list[Item]], list[Result]],
     items: Iterable[Item],
     threads: int,
     ahead: int,
@@ -103,14 +104,16 @@ def map_ordered(
     """Apply `function` to `items` on `threads` threads, each of which begins with `initializer`.
 
     At most about `ahead` results wait for the consumer, and no more than come from items of `max_weight` together.
-    Light items go to a thread several at a time, until they weigh `task_weight`.
+    `function` takes a list and returns one result for each item: light items go to a thread several at a time, until
+    they weigh `task_weight`.
     """
     pool = ThreadPoolExecutor(threads, thread_name_prefix="decode", initializer=initializer)
     pending: deque[tuple[Future[list[Result]], int, int]] = deque()
+    most = min(MAX_ITEMS_PER_TASK, max(MIN_ITEMS_PER_TASK, ahead // (2 * threads)))
     try:
         number = total = 0
-        for task, weight in group_items(items, weigh, task_weight):
-            pending.append((pool.submit(_apply, function, task), len(task), weight))
+        for task, weight in group_items(items, weigh, task_weight, most):
+            pending.append((pool.submit(function, task), len(task), weight))
             number, total = number + len(task), total + weight
             while number > ahead or total > max_weight:
                 future, length, weight = pending.popleft()
@@ -122,18 +125,16 @@ def map_ordered(
         pool.shutdown(cancel_futures=True)
 
 
-def group_items(items: Iterable[Item], weigh: Callable[[Item], int], full: int) -> Iterator[tuple[list[Item], int]]:
-    """Put items together until they weigh `full` or are `ITEMS_PER_TASK`, and give them with their weight."""
+def group_items(
+    items: Iterable[Item], weigh: Callable[[Item], int], full: int, most: int
+) -> Iterator[tuple[list[Item], int]]:
+    """Put items together until they weigh `full` or are `most`, and yield them with their weight."""
     task, total = [], 0
     for item in items:
         task.append(item)
         total += weigh(item)
-        if total >= full or len(task) == ITEMS_PER_TASK:
+        if total >= full or len(task) == most:
             yield task, total
             task, total = [], 0
     if task:
         yield task, total
-
-
-def _apply(function: Callable[[Item], Result], task: list[Item]) -> list[Result]:
-    return [function(item) for item in task]

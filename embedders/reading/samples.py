@@ -2,32 +2,25 @@
 
 On a whole tar the samples equal webdataset's, key for key and byte for byte (a test says so). On a damaged one
 webdataset ends early without a word; here every kind of damage is an error with the member and the offset.
-Owns keys, grouping and metadata; not the tar itself (`tar`), nor the images in it (`images`).
+Owns keys and grouping; not the tar itself (`tar`), nor what the members hold (`images`, `metadata`).
 """
 
-import json
-import re
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from embedders.errors import ShardError
+from embedders.errors import ConfigError, ShardError
 from embedders.output.failed import FailureKind, SampleError
+from embedders.reading.magic import describe_start
 from embedders.reading.remote import is_remote
 from embedders.reading.tar import MAX_MEMBER_BYTES, Member, read_members
 
-# webdataset's own rule: the key ends at the first dot of the base name, and keeps the folders.
-_KEY = re.compile(r"^((?:.*/|)[^.]+)[.]([^/]*)$", re.DOTALL)
 # fmt: off
 IMAGE_SUFFIXES = {
     "jpg", "jpeg", "jpe", "jfif", "png", "webp", "gif", "bmp", "tif", "tiff", "jp2", "avif", "ppm", "pgm", "pnm",
 }
 # fmt: on
 SHARD_SUFFIXES = (".tar", ".tar.gz", ".tgz")
-# Of a .json or .txt. Parsed JSON takes up to 24 times its size, and a few batches of it are held at a time.
-MAX_TEXT_BYTES = 1 << 20
-# So that what could be read can also be written: json.dumps raises RecursionError where the stack is deeper.
-MAX_JSON_DEPTH = 100
 # No file system holds a longer path, and the ledger holds many.
 MAX_NAME_LENGTH = 4096
 # What a member costs beside its content.
@@ -40,7 +33,7 @@ class Sample:
 
     Attributes:
         key: The WebDataset key.
-        members: Content by suffix (lower case, without the leading dot), in tar order.
+        members: Content by suffix (lower case, without the leading dot), in tar order; `None` if not wanted.
         name: Name of the first member, for messages.
         offset: Position of the first member's header in the uncompressed tar, in bytes.
         problem: Kind and message of what makes this sample unusable, if anything does.
@@ -49,8 +42,14 @@ class Sample:
     key: str
     name: str
     offset: int
-    members: dict[str, bytes] = field(default_factory=dict)
+    members: dict[str, bytes | None] = field(default_factory=dict)
     problem: tuple[FailureKind, str] | None = None
+
+    @property
+    def account(self) -> str:
+        """The name by which it is counted: its key, which later members of an earlier key do not have."""
+        is_later = self.problem is not None and self.problem[0] is FailureKind.REPEATED_KEY
+        return f"{self.key} (again at byte {self.offset})" if is_later else self.key
 
 
 def check_exists(tar_path: str) -> None:
@@ -85,96 +84,91 @@ def read_samples(
     for sample in _group_members(read_members(tar_path, wants), tar_path, accept_damage):
         # Hashes, not keys: a shard of millions is to cost little memory. A false alarm takes 2^64 luck.
         fingerprint = hash(sample.key)
-        if sample.problem is None and fingerprint in seen_keys:
-            sample.problem = (
-                FailureKind.REPEATED_KEY,
-                "this key came earlier in the tar; the members of a sample must be adjacent, and keys unique",
-            )
         if sample.members:  # one without is a file whose name gives no key, or a damaged place
+            if fingerprint in seen_keys:
+                names = _name_some([f".{suffix}" for suffix in sample.members])
+                sample.problem = (
+                    FailureKind.REPEATED_KEY,
+                    f"members {names} of key {sample.key!r}, which came earlier in the tar, are left out; expected "
+                    "the members of a key side by side, and no key twice; tar --sort=name puts them together",
+                )
             seen_keys.add(fingerprint)
         yield sample
 
 
-def read_chosen(tar_path: str, keys: Collection[str]) -> Iterator[Sample]:
-    """Read the samples of these keys only, problems included, and pass over the content of all the others.
+def read_chosen(tar_path: str, accounts: Collection[str]) -> Iterator[Sample]:
+    """Read the samples that are counted by these names, problems included, and no content of all the others.
 
     Raises:
         ShardError: The file is missing or no tar; damage further in only costs the samples concerned.
     """
+    keys = {account.partition(" (again at byte ")[0] for account in accounts}
 
     def wants(name: str) -> bool:
-        match = _KEY.match(name)
-        return match is not None and match.group(1) in keys
+        return name[: _find_dot(name)] in keys
 
-    return (sample for sample in read_samples(tar_path, accept_damage=True, wants=wants) if sample.key in keys)
+    samples = read_samples(tar_path, accept_damage=True, wants=wants)
+    return (sample for sample in samples if sample.account in accounts)
 
 
-def select_image(sample: Sample) -> tuple[str, bytes]:
+def check_suffix(image_suffix: str) -> str:
+    """Return the suffix of the images as `select_image` takes it, in lower case.
+
+    Raises:
+        ConfigError: It begins with a dot.
+    """
+    if image_suffix.startswith("."):
+        raise ConfigError(f"image_suffix: {image_suffix!r}; expected a suffix without the dot before it, as jpg")
+    return image_suffix.lower()
+
+
+def select_image(sample: Sample, image_suffix: str = "") -> tuple[str, bytes]:
     """Return the suffix and the encoded bytes of the one image of a sample.
 
     A plain suffix (`jpg`) goes before one with dots (`mask.png`), as in webdataset.
 
+    Args:
+        sample: The sample.
+        image_suffix: The suffix of the image to take, of several or of a suffix that is none of `IMAGE_SUFFIXES`.
+
     Raises:
         SampleError: There is not exactly one.
     """
+    if image_suffix:
+        if image_suffix in sample.members:
+            return image_suffix, sample.members[image_suffix] or b""
+        names = _name_some(list(sample.members))
+        message = f"no .{image_suffix} (image_suffix) among its members ({names})"
+        raise SampleError(FailureKind.NO_SINGLE_IMAGE, message)
     images = [suffix for suffix in sample.members if suffix.rpartition(".")[2] in IMAGE_SUFFIXES]
     plain = [suffix for suffix in images if "." not in suffix]
     candidates = plain or images
     if len(candidates) == 1:
-        return candidates[0], sample.members[candidates[0]]
+        return candidates[0], sample.members[candidates[0]] or b""
     if not candidates:
         names = _name_some(list(sample.members))
         raise SampleError(FailureKind.NO_SINGLE_IMAGE, f"no image among its members ({names})")
     dots = "" if plain else "; a key ends at the first dot of the name, so dots in names merge samples"
-    message = f"{len(candidates)} images under one key ({_name_some(candidates)}){dots}"
+    message = f"{len(candidates)} images under one key ({_name_some(candidates)}); image_suffix chooses one{dots}"
     raise SampleError(FailureKind.NO_SINGLE_IMAGE, message)
-
-
-def read_metadata(sample: Sample) -> dict:
-    """Gather what a sample says of itself: the fields of its `.json`, `caption` from its `.txt`, `__key__`.
-
-    A member that was not read counts as absent.
-
-    Raises:
-        SampleError: The `.json` or `.txt` cannot be read.
-    """
-    metadata = {}
-    for suffix in ("json", "txt"):
-        if len(sample.members.get(suffix) or b"") > MAX_TEXT_BYTES:
-            size = len(sample.members[suffix])
-            message = f"its .{suffix} has {size} bytes; expected at most {MAX_TEXT_BYTES}"
-            raise SampleError(FailureKind.BAD_METADATA, message)
-    if sample.members.get("json") is not None:
-        try:
-            # Python reads NaN and Infinity, which are no JSON, and would write them into a column of JSON.
-            metadata = json.loads(sample.members["json"], parse_constant=lambda name: None)
-        except RecursionError:
-            raise SampleError(FailureKind.BAD_METADATA, "its .json is nested too deeply") from None
-        except ValueError as error:
-            raise SampleError(FailureKind.BAD_METADATA, f"its .json cannot be read: {error}") from error
-        if not isinstance(metadata, dict):
-            raise SampleError(
-                FailureKind.BAD_METADATA, f"its .json holds a {type(metadata).__name__}, expected an object"
-            )
-        if _is_deep(metadata):
-            raise SampleError(FailureKind.BAD_METADATA, "its .json is nested too deeply")
-    if sample.members.get("txt") is not None:
-        try:
-            metadata["caption"] = sample.members["txt"].decode("utf-8").strip()
-        except UnicodeDecodeError as error:
-            raise SampleError(FailureKind.BAD_METADATA, f"its .txt is not UTF-8: {error}") from error
-    metadata["__key__"] = sample.key
-    return metadata
 
 
 def _group_members(members: Iterator[Member], tar_path: str, accept_damage: bool) -> Iterator[Sample]:
     sample, after_damage, held_bytes = None, None, 0
     for member in members:
         if member.damage is not None:
+            reason = str(member.damage)
+            if member.offset == 0:
+                reason = f"{reason}; the file {describe_start(tar_path)}"
             if not accept_damage:
+                if member.offset == 0:  # there may be nothing in it to accept
+                    raise ShardError(
+                        f"{tar_path!r}: damaged at byte 0: {reason}; expected a tar, plain or compressed by gzip; "
+                        "fetch the file itself, or pack its images as a tar"
+                    )
                 after = f", after member {member.name!r}" if member.name else ""
                 raise ShardError(
-                    f"{tar_path!r}: damaged at byte {member.offset}{after}: {member.damage}; expected a whole tar; "
+                    f"{tar_path!r}: damaged at byte {member.offset}{after}: {reason}; expected a whole tar; "
                     "copy or make it again, or set accept_damaged_shards: true"
                 )
             if member.damage.may_hide_members:
@@ -185,18 +179,16 @@ def _group_members(members: Iterator[Member], tar_path: str, accept_damage: bool
                 if sample is not None:
                     sample.problem = sample.problem or after_damage
             key = f"(damage at byte {member.offset})"
-            yield Sample(
-                key, _escape(member.name), member.offset, problem=(FailureKind.DAMAGED_TAR, str(member.damage))
-            )
+            yield Sample(key, _escape(member.name), member.offset, problem=(FailureKind.DAMAGED_TAR, reason))
             continue
-        match = _KEY.match(member.name)
-        if match is None or not _is_text(member.name):
+        dot = _find_dot(member.name)
+        if dot < 0 or not _is_text(member.name):
             # No sample can take it: it becomes a sample of its own, so that it is counted and named.
             name = _escape(member.name)
             problem = member.problem or (FailureKind.BAD_NAME, "expected a name in UTF-8 with a suffix, as 0001.jpg")
             yield Sample(name, name, member.offset, problem=problem)
             continue
-        key, suffix = match.group(1), match.group(2).lower()
+        key, suffix = member.name[:dot], member.name[dot + 1 :].lower()
         if sample is None or key != sample.key:
             if sample is not None:
                 yield sample
@@ -217,7 +209,14 @@ def _group_members(members: Iterator[Member], tar_path: str, accept_damage: bool
         yield sample
 
 
+def _find_dot(name: str) -> int:
+    """Return where the key ends, by webdataset's rule: at the first dot of the base name; -1 where there is none."""
+    return name.find(".", name.rfind("/") + 1)
+
+
 def _is_text(name: str) -> bool:
+    if name.isascii():
+        return "\0" not in name and len(name) <= MAX_NAME_LENGTH
     try:
         name.encode("utf-8")
     except UnicodeEncodeError:  # bytes that were not UTF-8 come as lone surrogates
@@ -233,13 +232,3 @@ def _escape(name: str) -> str:
 
 def _name_some(suffixes: list[str]) -> str:
     return ", ".join(suffixes[:5]) + (", ..." if len(suffixes) > 5 else "")
-
-
-def _is_deep(metadata: dict) -> bool:
-    level = [metadata]
-    for _ in range(MAX_JSON_DEPTH):
-        nested = [value for value in level if isinstance(value, dict | list)]
-        if not nested:
-            return False
-        level = [inner for value in nested for inner in (value.values() if isinstance(value, dict) else value)]
-    return True

@@ -7,14 +7,14 @@ import numpy as np
 from embedders.output.strays import describe_strays
 from embedders.output.summary import Summary
 from embedders.output.timings import find_bottleneck
-from embedders.report.neighbours import count_main_directions, measure_spread, scale_to_length_1
+from embedders.report.neighbours import count_main_directions, measure_spread, normalize
 
 # Two pictures with such a cosine are called near copies; most models give as much to a crop or another size.
 NEAR_COPY = 0.98
 # With such a mean cosine of all pairs the vectors tell little apart.
 ALIKE = 0.9
-# Lengths that differ by less are one length, in float16 too.
-SAME_LENGTH = 2e-3
+# Norms that differ by less are the same, in float16 too.
+SAME_NORM = 2e-3
 
 
 # In the order in which they are shown.
@@ -43,7 +43,7 @@ class VectorChecks:
     Attributes:
         rows: Number of vectors.
         dimension: Numbers of each.
-        lengths: Their Euclidean lengths, those of broken ones left out.
+        norms: Their Euclidean norms, those of broken ones left out.
         broken: Number of vectors that are zero or hold NaN or infinity.
         constant: Number of places that hold the same number in every vector.
         spread: Mean cosine of two vectors.
@@ -52,33 +52,33 @@ class VectorChecks:
 
     rows: int
     dimension: int
-    lengths: np.ndarray
+    norms: np.ndarray
     broken: int
     constant: int
     spread: float
     directions: int
 
     @property
-    def have_one_length(self) -> bool:
-        """Whether all the vectors are of one length, but for rounding."""
-        return not len(self.lengths) or bool(np.ptp(self.lengths) <= SAME_LENGTH * self.lengths.max())
+    def have_one_norm(self) -> bool:
+        """Whether all the vectors have the same norm, but for rounding."""
+        return not len(self.norms) or bool(np.ptp(self.norms) <= SAME_NORM * self.norms.max())
 
 
 def find_sound(vectors: np.ndarray) -> np.ndarray:
     """Say of each row whether it has a direction: it is finite, and not zero."""
     with np.errstate(all="ignore"):
-        lengths = np.linalg.norm(vectors, axis=1)
-    return np.isfinite(lengths) & (lengths > 0)
+        norms = np.linalg.norm(vectors, axis=1)
+    return np.isfinite(norms) & (norms > 0)
 
 
 def check_vectors(vectors: np.ndarray) -> VectorChecks:
     """Measure vectors of shape (rows, dimension)."""
     sound = vectors[find_sound(vectors)]
-    unit = scale_to_length_1(sound)
+    unit = normalize(sound)
     return VectorChecks(
         rows=len(vectors),
         dimension=vectors.shape[1],
-        lengths=np.linalg.norm(sound, axis=1),
+        norms=np.linalg.norm(sound, axis=1),
         broken=len(vectors) - len(sound),
         constant=int((np.ptp(sound, axis=0) == 0).sum()) if len(sound) > 1 else 0,
         spread=measure_spread(unit),
@@ -100,6 +100,8 @@ def judge_run(summary: Summary, unfinished: int) -> list[Finding]:
         findings.append(Finding("look", f"{share}; the most frequent reason is {kind}, {count:,} times.", "failures"))
     elif summary.samples:
         findings.append(Finding("good", f"All {summary.samples:,} samples were embedded.", "totals"))
+    if summary.remarks:
+        findings.append(Finding("look", f"Images {summary.describe_remarks()}.", "totals"))
     if summary.null_columns:
         text = summary.describe_null_columns()
         findings.append(Finding("look", f"Columns {text}.", "totals"))
@@ -120,12 +122,12 @@ def judge_vectors(checks: VectorChecks, near_copies: int) -> list[Finding]:
         findings.append(
             Finding("wrong", f"{text} Look at the model in half precision, and at these images.", "vectors")
         )
-    if checks.have_one_length and len(checks.lengths):
-        length = f"All the vectors have length {np.median(checks.lengths):.3g}"
-        text = "a dot product is their cosine" if abs(np.median(checks.lengths) - 1) < SAME_LENGTH else "but not 1"
-        findings.append(Finding("good", f"{length}: {text}.", "vectors"))
-    elif len(checks.lengths):
-        text = f"The vectors' lengths go from {checks.lengths.min():.3g} to {checks.lengths.max():.3g}."
+    if checks.have_one_norm and len(checks.norms):
+        norm = f"All the vectors have norm {np.median(checks.norms):.3g}"
+        text = "a dot product is their cosine" if abs(np.median(checks.norms) - 1) < SAME_NORM else "but not 1"
+        findings.append(Finding("good", f"{norm}: {text}.", "vectors"))
+    elif len(checks.norms):
+        text = f"The norms of the vectors go from {checks.norms.min():.3g} to {checks.norms.max():.3g}."
         findings.append(Finding("look", f"{text} Divide by them where you compare by dot product.", "vectors"))
     if checks.constant:
         text = f"{checks.constant:,} of the {checks.dimension:,} numbers are the same in every vector."

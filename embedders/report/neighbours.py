@@ -1,6 +1,6 @@
 """What lies near what among vectors: nearest neighbours, closest pairs, outliers, a map. Pure functions of arrays.
 
-Vectors come as rows of length 1 (`scale_to_length_1`), so that a dot product is a cosine.
+Vectors come as rows of norm 1 (`normalize`), so that a dot product is a cosine.
 """
 
 import numpy as np
@@ -12,11 +12,11 @@ MIN_FOR_TSNE = 30
 _ROWS_AT_ONCE = 1000
 
 
-def scale_to_length_1(vectors: np.ndarray) -> np.ndarray:
-    """Scale each row to length 1, as float32; a zero row stays zero."""
+def normalize(vectors: np.ndarray) -> np.ndarray:
+    """Scale each row to norm 1, as float32; a zero row stays zero."""
     vectors = vectors.astype(np.float32)
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return vectors / np.where(lengths > 0, lengths, 1)
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors / np.where(norms > 0, norms, 1)
 
 
 def find_nearest(vectors: np.ndarray, count: int = NEIGHBOURS) -> tuple[np.ndarray, np.ndarray]:

@@ -5,10 +5,8 @@ other address. The same results give the same page.
 """
 
 import json
-from collections import Counter
 from collections.abc import Collection, Mapping
-from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +17,7 @@ from embedders.errors import ConfigError
 from embedders.output.failed import FailedSample
 from embedders.output.files import write_whole
 from embedders.output.parquet import VectorFile, read_scores
-from embedders.output.summary import Summary, read_accounts
-from embedders.output.timings import describe_seconds, split_seconds, sum_seconds
+from embedders.output.timings import describe_seconds, split_seconds
 from embedders.report.charts import draw_bars, draw_histogram, draw_points, read_script
 from embedders.report.findings import (
     LEVELS,
@@ -31,33 +28,13 @@ from embedders.report.findings import (
     judge_run,
     judge_vectors,
 )
-from embedders.report.neighbours import draw_map, find_closest_pairs, find_nearest, find_outliers, scale_to_length_1
+from embedders.report.neighbours import draw_map, find_closest_pairs, find_nearest, find_outliers, normalize
+from embedders.report.run import Run, read_run, read_shards
 from embedders.report.subset import SampleName, VectorSample, sample_vectors
 from embedders.report.thumbnails import LARGE_SIDE, SMALL_SIDE, Thumbnails
 
 MAP_POINTS = 2_000
-PAIRS, OUTLIERS, QUERIES, FAILURES_PER_KIND, SLOWEST = 8, 12, 6, 6, 5
-
-
-@dataclass
-class Run:
-    """What the shards of a run left, in numbers.
-
-    Attributes:
-        summary: The totals.
-        shards: Name, number of rows and failed samples, seconds and images per second of each finished shard.
-        unfinished: Names of the shards without vectors.
-        failed: The first few failed samples of each kind, with the names of their shards.
-        first: The footer of the first shard's vectors.
-        devices: Number of shards by what they were computed on.
-    """
-
-    summary: Summary = field(default_factory=Summary)
-    shards: list[dict] = field(default_factory=list)
-    unfinished: list[str] = field(default_factory=list)
-    failed: dict[str, list[tuple[str, FailedSample]]] = field(default_factory=dict)
-    first: VectorFile | None = None
-    devices: Counter[str] = field(default_factory=Counter)
+PAIRS, OUTLIERS, QUERIES, SLOWEST = 8, 12, 6, 5
 
 
 def write_report(folder: str | Path, path: str | Path) -> None:
@@ -74,51 +51,14 @@ def write_report(folder: str | Path, path: str | Path) -> None:
     """
     tar_paths = read_shards(Path(folder))
     run = read_run(Path(folder), list(tar_paths))
-    if not run.shards:
+    if run.first is None:
         raise ConfigError(f"{str(folder)!r}: none of its {len(tar_paths)} shards is finished; run snakemake first")
-    page = describe_run(Path(folder), run, tar_paths)
+    page = describe_run(Path(folder), run, run.first, tar_paths)
     # What comes from the tars is strangers' text: all of it is escaped, in the JSON of the charts too (`tojson`).
     templates = jinja2.Environment(loader=jinja2.PackageLoader("embedders.report", "."), autoescape=True)
     templates.policies["json.dumps_kwargs"] = {}  # else it sorts the keys, and Bokeh goes by their order
     with write_whole(path) as file:
         file.write(templates.get_template("page.html.jinja").render(page, script=read_script()).encode())
-
-
-def read_shards(folder: Path) -> dict[str, str]:
-    """Read the path of each shard of a run by name.
-
-    Raises:
-        ConfigError: The folder holds no run.
-    """
-    try:
-        return json.loads((folder / "run_shards.json").read_text())
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"{str(folder)!r}: it has no run_shards.json that can be read; expected the output_dir of a run; check "
-            "the path"
-        ) from error
-
-
-def read_run(folder: Path, shards: list[str]) -> Run:
-    """Read the footers and the ledgers of a run; shards that are not finished are only named."""
-    finished = [shard for shard in shards if (folder / f"embeddings/{shard}.parquet").is_file()]
-    run = Run(unfinished=sorted(set(shards) - set(finished)))
-    with suppress(FileNotFoundError):
-        run.summary.strays = json.loads((folder / "summary.json").read_text()).get("strays", {})
-    for account in read_accounts(folder, finished):
-        run.first = run.first or account.output
-        run.devices[account.output.provenance.embedder.device] += 1
-        run.summary.add(account, account.shard)
-        seconds = sum_seconds(account.seconds)
-        rows, failed = account.output.rows, len(account.failed)
-        speed = rows / seconds if seconds else 0.0
-        shard = {"name": account.shard, "rows": rows, "failed": failed, "seconds": seconds, "speed": speed}
-        run.shards.append(shard)
-        for sample in account.failed:
-            named = run.failed.setdefault(sample.kind, [])
-            if len(named) < FAILURES_PER_KIND:
-                named.append((account.shard, sample))
-    return run
 
 
 @dataclass(frozen=True)
@@ -147,7 +87,7 @@ class Choice:
 
 
 def choose_rows(vectors: np.ndarray) -> Choice:
-    """Choose what to show of vectors of length 1; the same rows for the same vectors."""
+    """Choose what to show of vectors of norm 1; the same rows for the same vectors."""
     near, cosines = find_nearest(vectors)
     order = np.random.default_rng(0).permutation(len(vectors)).tolist()
     choice = Choice(
@@ -162,15 +102,15 @@ def choose_rows(vectors: np.ndarray) -> Choice:
     return replace(choice, points=sorted({*order[:MAP_POINTS], *choice.notes}))
 
 
-def describe_run(folder: Path, run: Run, tar_paths: Mapping[str, str]) -> dict[str, Any]:
+def describe_run(folder: Path, run: Run, first: VectorFile, tar_paths: Mapping[str, str]) -> dict[str, Any]:
     """Gather what the page shows."""
     rows = {shard["name"]: shard["rows"] for shard in run.shards}
-    everything = sample_vectors(folder / "embeddings", rows, run.first.dimension)
+    everything = sample_vectors(folder / "embeddings", rows, first.dimension)
     checks = check_vectors(everything.vectors)
     sample = everything.choose(find_sound(everything.vectors))
-    vectors = scale_to_length_1(sample.vectors)
+    vectors = normalize(sample.vectors)
     choice = choose_rows(vectors)
-    thumbnails = Thumbnails(tar_paths)
+    thumbnails = Thumbnails(tar_paths, first.provenance.image_suffix)
     thumbnails.read(size_pictures(sample, choice, run))
 
     sampled_shards = sorted({name.shard for name in everything.names})
@@ -192,7 +132,7 @@ def describe_run(folder: Path, run: Run, tar_paths: Mapping[str, str]) -> dict[s
     return {
         "folder": str(folder),
         "run": run,
-        "arguments": json.dumps(run.first.provenance.embedder.args),
+        "arguments": json.dumps(first.provenance.embedder.args),
         "findings": sorted(findings, key=lambda finding: LEVELS.index(finding.level)),
         "checks": checks,
         "choice": choice,
@@ -225,8 +165,8 @@ def draw_charts(shards: list[dict], checks: VectorChecks, nearest: np.ndarray) -
         ]
         names, speeds = [shard["name"] for shard in shards], [shard["speed"] for shard in shards]
         charts["speed"] = draw_bars(names, speeds, notes, "images/s")
-    if not checks.have_one_length:
-        charts["lengths"] = draw_histogram(checks.lengths, "length")
+    if not checks.have_one_norm:
+        charts["norms"] = draw_histogram(checks.norms, "norm")
     if len(nearest):
         charts["nearest"] = draw_histogram(nearest, "cosine to the nearest neighbour")
     return charts
@@ -237,8 +177,8 @@ def describe_time(seconds: Mapping[str, float]) -> dict[str, Any]:
     parts = split_seconds(seconds)
     total = sum(parts.values())
     shares = [(phrase, spent, spent / total) for phrase, spent in parts.items()] if total else []
-    beside = {name: seconds[name] for name in ("reading", "decoding") if name in seconds}
-    return {"total": total, "shares": shares, "beside": describe_seconds(beside)}
+    meanwhile = {name: seconds[name] for name in ("reading", "decoding") if name in seconds}
+    return {"total": total, "shares": shares, "meanwhile": describe_seconds(meanwhile)}
 
 
 def gather_scores(folder: Path, shards: list[str], strays: Collection[str]) -> dict[str, np.ndarray]:

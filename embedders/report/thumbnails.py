@@ -29,16 +29,18 @@ class Thumbnails:
 
     Args:
         tar_paths: Path of each shard by name.
+        image_suffix: Suffix of the images, where a sample has several.
 
     Attributes:
         lost_shards: Names of the shards that could not be read.
         is_full: Whether some small pictures were left out for want of room.
     """
 
-    def __init__(self, tar_paths: Mapping[str, str]):
+    def __init__(self, tar_paths: Mapping[str, str], image_suffix: str = ""):
         self.lost_shards: list[str] = []
         self.is_full = False
         self._tar_paths = tar_paths
+        self._image_suffix = image_suffix
         self._addresses: dict[SampleName, str] = {}
         self._total_bytes = 0
 
@@ -66,7 +68,7 @@ class Thumbnails:
     def _read_shard(self, shard: str, sides: dict[SampleName, int]) -> None:
         left = set(sides)
         for sample in read_chosen(self._tar_paths[shard], {wanted.key for wanted in sides}):
-            names = {SampleName(shard, sample.key, sample.offset)}
+            names = {SampleName(shard, sample.account, sample.offset)}
             if sample.problem is None:
                 names.add(SampleName(shard, sample.key))
             for wanted in names & left:
@@ -79,16 +81,16 @@ class Thumbnails:
         if self._total_bytes > MAX_TOTAL_BYTES and side <= SMALL_SIDE:
             self.is_full = True
             return
-        address = draw_sample(sample, side)
+        address = draw_sample(sample, side, self._image_suffix)
         if address is not None:
             self._total_bytes += len(address)
             self._addresses[wanted] = address
 
 
-def draw_sample(sample: Sample, side: int) -> str | None:
+def draw_sample(sample: Sample, side: int, image_suffix: str = "") -> str | None:
     """Draw the image of a sample, or, where it has several, the first one that can be shown."""
     try:
-        suffixes = [select_image(sample)[0]]
+        suffixes = [select_image(sample, image_suffix)[0]]
     except SampleError:
         suffixes = [name for name in sample.members if name.rpartition(".")[2] in IMAGE_SUFFIXES]
     for name in suffixes:
@@ -105,9 +107,9 @@ def draw_thumbnail(encoded: bytes, side: int) -> str:
     Raises:
         ImageError: The image cannot be decoded.
     """
-    image = open_image(encoded)
-    image.draft("RGB", (side * 2, side * 2))  # a JPEG is then decoded at a fraction of its size
-    image = convert_to_rgb(image)
+    opened = open_image(encoded)
+    opened.draft("RGB", (side * 2, side * 2))  # a JPEG is then decoded at a fraction of its size
+    image = convert_to_rgb(opened)
     image.thumbnail((side, side), Image.Resampling.BICUBIC)
     buffer = io.BytesIO()
     image.save(buffer, "WEBP", quality=50 if side <= SMALL_SIDE else 70)

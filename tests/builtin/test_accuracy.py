@@ -35,6 +35,7 @@ def find_photographs():
     return sorted((Path(spec.origin).parent / "data").glob("imagenet_*.jpg"))
 
 
+@pytest.mark.slow
 def test_at_least_18_of_20_photographs_get_their_right_class(tmp_path):
     photographs = find_photographs()
     assert len(photographs) == 20
@@ -46,6 +47,7 @@ def test_at_least_18_of_20_photographs_get_their_right_class(tmp_path):
     assert right >= 18
 
 
+@pytest.mark.slow
 def test_vectors_of_photographs_equal_timms_own_transform_and_model(tmp_path):
     photographs = find_photographs()
     embedder = Lite0Embedder()
@@ -82,6 +84,7 @@ def measure_nearest(embedder, stamps, tmp_path) -> float:
     return float((labels == labels[cosines.argmax(axis=1)]).mean())
 
 
+@pytest.mark.slow
 def test_the_nearest_stamp_is_of_the_same_class(tmp_path, stamps):
     labels = Counter(path.relative_to(STAMPS).parts[0] for path in stamps)
     assert (len(stamps), len(labels)) == (386, 12)

@@ -13,6 +13,7 @@ def run(code: str) -> str:
     return output.strip()
 
 
+@pytest.mark.slow
 def test_what_a_job_imports_and_computes_loads_no_compiler():
     code = f"""
 import sys
@@ -28,6 +29,7 @@ print({COMPILER})
     )
 
 
+@pytest.mark.slow
 def test_the_compiler_is_there_when_somebody_compiles():
     code = """
 import embedders.builtin.timm_embedder, torch, torchvision
@@ -52,6 +54,7 @@ except ImportError:
     assert run(code) == "False"
 
 
+@pytest.mark.slow
 def test_a_compiler_that_is_loaded_stays():
     torch_compiler = pytest.importorskip("torch._dynamo")
     with leave_out_compiler():

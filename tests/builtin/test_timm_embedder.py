@@ -55,6 +55,7 @@ NAMES = [f"{n}.jpg" for n in range(10)]
 SIZES = [(300, 200), (200, 300), (224, 224), (90, 70), (641, 481), (1000, 333)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", MODELS)
 def test_pixels_and_vectors_equal_timms_own_transform_and_model(tmp_path, monkeypatch, kind):
     if kind in CHANGES:
@@ -96,6 +97,7 @@ def test_every_way_in_which_timm_prepares_images_is_one_that_is_tested():
     assert {config.input_size[0] for config in configs} == {3}
 
 
+@pytest.mark.slow
 def test_vectors_do_not_depend_on_the_batch_size_or_on_neighbours(tmp_path):
     path = make_shard(tmp_path / "s.tar", 7)
     found = []
@@ -132,6 +134,7 @@ def test_projections_are_kept_and_classifiers_are_not():
     assert len(dropped) > 1500, dropped
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "dimension"),
     [
@@ -208,6 +211,7 @@ def test_a_cpu_computes_in_bfloat16_by_choice_and_near_to_float32(tmp_path):
         TimmImageEmbedder(SMALL, autocast="bf16")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("gcc"), reason="torch.compile needs a C++ compiler on the CPU")
 def test_a_compiled_model_gives_the_same_vectors(tmp_path):
     path = make_shard(tmp_path / "s.tar", 3)
@@ -267,6 +271,7 @@ def test_the_background_reaches_the_pixels():
     assert TimmImageEmbedder(SMALL, background="black").decode(clear).max() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["pt", "safetensors"])
 def test_a_checkpoint_gives_its_own_vectors_with_and_without_its_classifier(tmp_path, suffix):
     torch.manual_seed(1)

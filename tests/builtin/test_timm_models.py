@@ -19,12 +19,11 @@ from timm.models import save_for_hf
 from embedders import TimmImageEmbedder, embed_shard
 from embedders.checks.contract import check_embedder
 from embedders.errors import EmbedderError
-from embedders.job.sources import describe_recipe
+from embedders.job.sources import describe_recipe, find_deciding_files
 from embedders.output.parquet import describe_file, read_vectors
 
-EXAMPLES = [
-    yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/models.md").read_text(), re.S)
-]
+BLOCKS = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/models.md").read_text(), re.S)
+EXAMPLES = [yaml.safe_load(block) for block in BLOCKS if "TimmImageEmbedder" in block]
 TINY_VIT = {"embed_dim": 48, "depth": 2, "num_heads": 4}
 
 
@@ -400,10 +399,13 @@ def test_notes_are_in_the_log_the_footer_and_the_check(tmp_path, caplog):
 
 def test_the_content_of_a_folder_decides_what_runs_again(tmp_path):
     name = save_model(tmp_path / "m", "test_resnet")
-    before = describe_recipe("embedders:TimmImageEmbedder", {"model_name": name})
+    arguments = {"model_name": name}
+    before = describe_recipe("embedders:TimmImageEmbedder", arguments)
+    assert {"config.json", "model.safetensors"} <= set(before["args"]["model_name"])
+    assert tmp_path / "m/model.safetensors" in find_deciding_files("embedders:TimmImageEmbedder", arguments)
     torch.manual_seed(1)
     save_for_hf(timm.create_model("test_resnet", num_classes=3), tmp_path / "m", safe_serialization=True)
-    assert describe_recipe("embedders:TimmImageEmbedder", {"model_name": name}) != before
+    assert describe_recipe("embedders:TimmImageEmbedder", arguments) != before
 
 
 # NeMo Curator's own tests of its constructor.

@@ -59,6 +59,7 @@ def measure_difference(embedder, transform, encoded: bytes) -> tuple[int, float]
     return int(difference.max()), float(difference.mean())
 
 
+@pytest.mark.slow
 def test_every_configuration_of_timm_gives_timms_own_pixels(photographs):
     groups = group_models("input_size", "interpolation", "crop_pct", "crop_mode")
     jpegs = {shape: encode(image, "JPEG", quality=90) for shape, image in photographs.items()}

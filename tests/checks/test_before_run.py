@@ -1,6 +1,7 @@
 """`check`, as a user types it; each kind of wrong embedder: test_contract.py."""
 
 import json
+import os
 import subprocess
 import sys
 import tarfile
@@ -47,6 +48,7 @@ def test_the_same_for_a_program(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_a_terminal_gets_colours_unless_it_wants_none(tmp_path):
     make_shard(tmp_path / "s.tar", 2)
     command = f"{sys.executable} -m embedders check {MEAN_COLOR} --shard {tmp_path}/s.tar --device cpu"
@@ -63,7 +65,7 @@ def test_samples_that_will_fail_are_wrong_each_kind_with_what_to_do(tmp_path):
     members += [("a.png", image), ("LICENSE", b""), ("d.jpg", b""), ("f.jpg", make_image(2)[:400])]
     members += [("g.jpg", image), ("g.json", b"{"), ("h.jpg", image), ("h.jpg", image), ("i.jpg", b"<html>")]
     make_tar(tmp_path / "s.tar", members)
-    result = check(MEAN_COLOR, "--shard", tmp_path / "s.tar")
+    result = check(MEAN_COLOR, "--shard", tmp_path / "s.tar", "--metadata-columns", '"all"')
     assert result.exit_code == 1
     wrong = [line for line in result.stdout.splitlines() if line.startswith("wrong")]
     kinds = ("no_single_image", "repeated_key", "repeated_member", "bad_name", "undecodable", "bad_metadata")
@@ -123,7 +125,9 @@ def test_of_a_huge_shard_the_first_part_is_read_and_said_so(tmp_path):
         for number in range(MAX_SAMPLES + 2):
             header.name = f"{number:05}.jpg"
             file.write(header.tobuf() + images[number % 2].ljust(stride - 512, b"\0"))
-        file.truncate(40 << 30)  # the rest, a hole of 40 GB, would take minutes to read
+        file.truncate((40 << 30) - 512)  # the rest, a hole of 40 GB, would take minutes to read
+        file.seek(0, os.SEEK_END)
+        file.write(b"x" * 512)
     survey = survey_shard(str(path))
     assert (survey.samples, survey.total_bytes) == (MAX_SAMPLES, 40 << 30)
     assert survey.read_bytes == MAX_SAMPLES * stride
@@ -131,3 +135,56 @@ def test_of_a_huge_shard_the_first_part_is_read_and_said_so(tmp_path):
     assert result.exit_code == 0, result.output
     assert f"2000 samples in its first {MAX_SAMPLES * stride / 1e6:.0f} MB" in result.stdout
     assert f"about {(40 << 30) / stride:.0f} images in all" in result.stdout
+
+
+def test_the_lost_end_of_a_huge_shard_is_noticed_without_reading_all_of_it(tmp_path):
+    members = {f"{number:05}.jpg": b"x" * 1000 for number in range(MAX_SAMPLES + 2)}
+    path = Path(make_tar(tmp_path / "s.tar", members))
+    assert survey_shard(str(path)).problems == {"undecodable": MAX_SAMPLES}
+    os.truncate(path, path.stat().st_size + (8 << 20))
+    assert survey_shard(str(path)).problems == {"undecodable": MAX_SAMPLES, "damaged_tar": 1}
+
+
+def test_a_column_that_no_sample_fills_is_wrong_with_the_nearest_field(tmp_path):
+    make_tar(tmp_path / "s.tar", {"1.jpg": make_image(), "1.json": {"width": 1, "none": None}, "1.cls": b"7"})
+    columns = {"width": "int64", "cls": "int64", "widht": "int64", "clss": "string", "none": "string"}
+    result = check(MEAN_COLOR, "--shard", tmp_path / "s.tar", "--metadata-columns", json.dumps(columns))
+    assert result.exit_code == 1
+    wrong = [line for line in result.stdout.splitlines() if line.startswith("wrong")]
+    assert [line.partition("no sample has the field ")[2].partition(":")[0] for line in wrong] == [
+        "'widht'", "'clss'", "'none'",
+    ]  # fmt: skip
+    assert "did you mean 'width'?" in wrong[0] and "did you mean 'cls'?" in wrong[1]
+    assert "there are cls, jpg, width" in wrong[2]
+    assert check(MEAN_COLOR, "--shard", tmp_path / "s.tar", "--metadata-columns", '["width", "cls"]').exit_code == 0
+
+
+def test_columns_that_a_loader_of_the_users_own_fills_are_not_looked_for_in_the_tar(tmp_path):
+    make_shard(tmp_path / "s.tar", 3)
+    (tmp_path / "own.py").write_text(
+        "from mean_color import MeanColor\n"
+        "class Own(MeanColor):\n"
+        "    def load_dataset_shard(self, tar_path):\n"
+        "        for batch, metadata in super().load_dataset_shard(tar_path):\n"
+        "            yield batch, [{**sample, 'made': 1} for sample in metadata]\n"
+    )
+    result = check(f"{tmp_path}/own.py:Own", "--shard", tmp_path / "s.tar", "--metadata-columns", '["made"]')
+    assert result.exit_code == 0, result.stdout
+
+
+def test_a_sidecar_that_nobody_needs_is_no_problem_and_one_that_is_needed_is(tmp_path):
+    members = {f"{n}.{suffix}": content for n in range(4) for suffix, content in
+               (("jpg", make_image(n)), ("json", b"[1, 2]"), ("txt", b"caf\xe9"))}  # fmt: skip
+    make_tar(tmp_path / "s.tar", members)
+    assert check(MEAN_COLOR, "--shard", tmp_path / "s.tar").exit_code == 0
+    result = check(MEAN_COLOR, "--shard", tmp_path / "s.tar", "--metadata-columns", '["caption"]')
+    assert "4 of 4 samples will fail, bad_metadata" in result.stdout
+
+
+def test_of_several_images_the_suffix_chooses(tmp_path):
+    members = {f"{n}.{suffix}": make_image(n) for n in range(4) for suffix in ("left.jpg", "right.jpg")}
+    make_tar(tmp_path / "s.tar", members)
+    assert "2 images under one key (left.jpg, right.jpg)" in check(MEAN_COLOR, "--shard", tmp_path / "s.tar").stdout
+    assert check(MEAN_COLOR, "--shard", tmp_path / "s.tar", "--image-suffix", "left.jpg").exit_code == 0
+    result = check(MEAN_COLOR, "--shard", tmp_path / "s.tar", "--image-suffix", ".jpg")
+    assert "image_suffix: '.jpg'; expected a suffix without the dot" in result.stderr

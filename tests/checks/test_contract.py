@@ -134,8 +134,8 @@ class WithoutSuper(MeanColor):
 
 # By kind: the embedder, and words of the one line that says what is wrong and of the part that says what to do.
 WRONG = {
-    "no method": (Incomplete, "load_embedding_model", "mend the class"),
-    "cannot be built": (WithoutWeights, "FileNotFoundError: weights.pt", "mend the class"),
+    "no method": (Incomplete, "load_embedding_model", "fix the class"),
+    "cannot be built": (WithoutWeights, "FileNotFoundError: weights.pt", "fix the class"),
     "something else": (lambda: 5, "it gives a int", "derive the class from it"),
     "no super": (WithoutSuper, "does not call super().__init__", "add the call"),
     "no model": (embedder_of(None), "load_embedding_model gave a NoneType", "return the model"),
@@ -160,7 +160,7 @@ WRONG = {
     "preprocess": (
         embedder_of(mean, preprocess=lambda self, image: image.pixels),
         "preprocess fails on 6 of the first 6 images, as on '00000': AttributeError",
-        "mend it",
+        "fix it",
     ),
     "no tensor": (embedder_of(mean, preprocess=lambda self, image: 5), "preprocess gave a int", "a torch.Tensor"),
     "loader raises": (
@@ -189,7 +189,7 @@ WRONG = {
         "its metadata is a dict",
         "not a list with one dict per image",
     ),
-    "a sample twice": (embedder_of(mean, load_dataset_shard=load_twice), "'00000' 2 times", "mend the loader"),
+    "a sample twice": (embedder_of(mean, load_dataset_shard=load_twice), "'00000' 2 times", "fix the loader"),
     "other names": (
         embedder_of(mean, load_dataset_shard=load_under_other_names),
         "'images/00000', which is no __key__ of the tar",
@@ -221,6 +221,7 @@ for embedder in (MeanColor, Eager):
 """
 
 
+@pytest.mark.slow
 def test_a_constructor_that_starts_cuda_is_told_so(shard, drivers, monkeypatch):
     monkeypatch.setenv("LD_LIBRARY_PATH", str(drivers / "new"))
     output, errors = start_python(STARTS_CUDA, shard).communicate(timeout=60)

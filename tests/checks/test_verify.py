@@ -115,7 +115,8 @@ def test_inspect_shows_all_that_made_the_vectors(folder):
     assert said == {
         "file": f"{folder}/s.parquet", "rows": 3, "dimension": 5, "vectors": said["vectors"], "schema_version": 1,
         "vector_column": "image_embedding", "classifiers": [],
-        "max_batch_size": None, "embedding_dtype": "float32", "id_col": "__key__", "ledger": f"{folder}/s.ledger",
+        "max_batch_size": None, "embedding_dtype": "float32", "id_col": "__key__", "image_suffix": "",
+        "ledger": f"{folder}/s.ledger",
         "shard": {"path": f"{folder}/s.tar", "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()},
         "null_columns": [], "remarks": {},
         "is_retry": False, "samples": 5, "embedded": 3, "failed": {"undecodable": 1, "bad_name": 1},
@@ -164,6 +165,7 @@ def test_a_sound_output_is_called_sound(folder, dtype):
     assert said == f"sound: {folder}/s.parquet: 3 rows, 2 failed, 3 embedded again\n"
 
 
+@pytest.mark.slow
 def test_it_runs_as_a_process_and_takes_several_files(folder):
     shutil.copy(folder / "s.tar", folder / "t.tar")
     job = run_cli("verify", embed(folder), embed(folder, shard="t"), "--sample", 4, "--device", "cpu")
@@ -304,7 +306,7 @@ ALTERED = {
         lambda folder: rewrite(
             folder / "s.parquet", change_vectors(lambda vectors: vectors * np.array([[1], [1], [2]], "f"))
         ),
-        "sample '2': cosine 1.00000 between its vector and a new one, ratio of their lengths 0.50000",
+        "sample '2': cosine 1.00000 between its vector and a new one, ratio of their norms 0.50000",
     ),
     "a vector of NaN": (lambda folder: rewrite(folder / "s.parquet", put(1, np.nan)), "sample '1': cosine nan"),
     "a vector of zeros": (lambda folder: rewrite(folder / "s.parquet", put(1, 0)), "sample '1': cosine 0.0"),
@@ -383,6 +385,7 @@ def test_a_flipped_byte_in_the_pages_is_found_without_embedding_again(folder):
     assert found > 40
 
 
+@pytest.mark.slow
 def test_a_program_gets_the_verdicts_as_json(tmp_path):
     make_shard(tmp_path / "s.tar", 3)
     assert run_cli("embed", tmp_path / "s.tar", tmp_path / "o.parquet", "--embedder", MEAN_COLOR).returncode == 0

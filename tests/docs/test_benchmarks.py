@@ -3,9 +3,11 @@
 import subprocess
 import sys
 
+import pytest
 from support.tools import ROOT, clean_environment, make_shard
 
 
+@pytest.mark.slow
 def test_the_gpu_benchmark_runs_on_a_cpu_and_names_the_lower_limit(tmp_path):
     make_shard(tmp_path / "0.tar", 6)
     command = [sys.executable, "benchmarks/gpu.py", "--device", "cpu", "--models", "test_vit"]

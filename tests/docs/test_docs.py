@@ -9,7 +9,6 @@ import shlex
 import subprocess
 import sys
 import tarfile
-from functools import cache
 
 import click
 import pytest
@@ -19,6 +18,7 @@ from click.testing import CliRunner
 from PIL import Image
 from support.config_table import PAGE, ROOT, SCHEMA_PATH, insert_table
 from support.tools import clean_environment
+from support.workflow import list_snakemake_options
 from torchvision.models import resnet18
 
 from embedders import embed_shard
@@ -73,7 +73,7 @@ def test_the_shipped_configurations_keep_to_the_schema():
 def test_every_block_of_yaml_is_a_part_of_config_yaml_or_of_a_profile(page):
     for block in find_blocks(page, "yaml"):
         part = yaml.safe_load(block)
-        if all(f"--{key}" in read_snakemake_options() for key in part):
+        if all(f"--{key}" in list_snakemake_options() for key in part):
             continue
         try:
             check_config({"shards": "data/*.tar", "embedder": {"class": "a:B"}} | part, SCHEMA_PATH)
@@ -92,13 +92,6 @@ def test_the_kinds_of_failure_and_their_fixes_are_those_of_the_code():
 # Commands
 
 
-@cache
-def read_snakemake_options():
-    command = [sys.executable, "-m", "snakemake", "--help"]
-    text = subprocess.run(command, capture_output=True, text=True, timeout=60).stdout
-    return set(re.findall(r"(?<![\w-])--?[a-zA-Z][\w-]*", text))
-
-
 @pytest.mark.parametrize("page", TEXTS)
 def test_every_make_target_exists(page):
     targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
@@ -111,7 +104,7 @@ def test_every_make_target_exists(page):
 def test_every_snakemake_option_exists(page):
     for command in find_commands(page, "snakemake"):
         options = {word.partition("=")[0] for word in strip_start(command, "snakemake") if word.startswith("-")}
-        assert options <= read_snakemake_options() | {"--"}, f"{page}: {command}"
+        assert options <= list_snakemake_options() | {"--"}, f"{page}: {command}"
 
 
 @pytest.mark.parametrize("page", TEXTS)
@@ -216,6 +209,7 @@ def test_a_shard_is_embedded_from_python_as_shown(in_project, capsys):
     assert capsys.readouterr().out == "3 {}\n"
 
 
+@pytest.mark.slow
 def test_a_test_suite_of_ones_own_finds_a_contract_that_is_kept_and_one_that_is_not(project):
     block = next(block for block in find_blocks("docs/contract.md", "python") if "check_embedder" in block)
     (project / "test_my_embedder.py").write_text(block)

@@ -81,6 +81,7 @@ def run_recipe(name, project, monkeypatch):
     return names
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", READERS)
 def test_a_reader_gives_every_row_in_order_with_its_vector(name, project, truth, monkeypatch):
     names = run_recipe(name, project, monkeypatch)
@@ -96,6 +97,7 @@ def test_a_reader_gives_every_row_in_order_with_its_vector(name, project, truth,
         assert list(map(int, table["number"])) == numbers
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SEARCHERS)
 def test_a_search_finds_the_nearest_by_cosine(name, project, truth, monkeypatch):
     nearest = run_recipe(name, project, monkeypatch)["nearest"]

@@ -54,6 +54,7 @@ def test_a_conda_environment_holds_the_pins_that_its_rules_need(installed, name,
     assert environment["dependencies"][-1]["pip"] == expected, "renew it by `python tests/support/locks.py`"
 
 
+@pytest.mark.slow
 def test_the_environment_of_the_report_holds_what_the_report_imports_and_no_torch(installed):
     code = "import sys; from embedders import cli; from embedders.report import page; print(*sys.modules)"
     loaded = run_python("-c", code)

@@ -32,6 +32,7 @@ def longest_idle_s(events):
     return max(idle_s)
 
 
+@pytest.mark.slow
 def test_fifty_jobs_that_start_at_once_on_eight_devices(world):
     world.write_gpus(8)
     events = run_jobs(world, "crowd", 50, 0.1, 1, 60, False)
@@ -42,6 +43,7 @@ def test_fifty_jobs_that_start_at_once_on_eight_devices(world):
     assert longest_idle_s(events) < 5  # about 1 s; a lost lease would idle until the jobs are done
 
 
+@pytest.mark.slow
 def test_two_hundred_kills(world):
     world.write_gpus(4)
     rounds = run_jobs(world, "kills", 200, 4)

@@ -254,6 +254,7 @@ def test_a_column_that_is_null_throughout_is_said_once(tmp_path, embed, caplog):
     assert json.loads(pq.read_metadata(tmp_path / "o.parquet").metadata[b"tarquet"])["null_columns"] == []
 
 
+@pytest.mark.slow
 def test_on_the_command_line_a_retry_embeds_what_had_a_bad_vector(tmp_path):
     path = make_shard_of(tmp_path / "s.tar", [{}] * 12, black=[5])
     source = tmp_path / "norm.py"

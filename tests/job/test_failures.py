@@ -2,6 +2,7 @@
 
 import re
 
+import pytest
 from support.tools import MEAN_COLOR, make_shard, make_tar, run_cli
 
 from embedders.errors import ShardError
@@ -25,12 +26,14 @@ def run_job(folder, *shards, embedder=MEAN_COLOR):
     return folder / "log"
 
 
+@pytest.mark.slow
 def test_the_error_of_a_job_is_found(tmp_path):
     shard = tmp_path / "a.tar"
     make_tar(shard, {"a.jpg": b"no image"})
     assert re.match(r"1 of 1 samples failed", find_error(run_job(tmp_path, shard), str(shard)))
 
 
+@pytest.mark.slow
 def test_of_a_job_of_several_each_shard_has_its_own_error(tmp_path):
     good, bad, cut = (tmp_path / f"{name}.tar" for name in ("good", "bad", "cut"))
     make_shard(good, 2)
@@ -43,6 +46,7 @@ def test_of_a_job_of_several_each_shard_has_its_own_error(tmp_path):
     assert find_error(log, str(good)).startswith("its job ended well, but Snakemake did not take what it made")
 
 
+@pytest.mark.slow
 def test_of_a_traceback_the_last_line_is_told(tmp_path):
     (tmp_path / "broken.py").write_text(BROKEN)
     make_shard(tmp_path / "a.tar", 2)

@@ -4,6 +4,7 @@ import pty
 import subprocess
 import sys
 
+import pytest
 from support.tools import MEAN_COLOR, ROOT, clean_environment, make_shard
 
 from embedders.job import progress
@@ -67,6 +68,7 @@ def embed(tmp_path, **options):
     return subprocess.Popen([*command, "--device", "cpu"], cwd=ROOT, env=clean_environment(), **options)
 
 
+@pytest.mark.slow
 def test_a_terminal_shows_a_bar(tmp_path):
     ours, theirs = pty.openpty()
     process = embed(tmp_path, stderr=theirs)
@@ -83,6 +85,7 @@ def test_a_terminal_shows_a_bar(tmp_path):
     assert b"5 images, " in shown
 
 
+@pytest.mark.slow
 def test_a_file_gets_no_bar(tmp_path):
     process = embed(tmp_path, stderr=subprocess.PIPE, text=True)
     _, log = process.communicate()

@@ -115,6 +115,7 @@ def embed(embedder, shard, tmp_path, device="cuda"):
     return read_vectors(str(path))[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", NO_ROOM, ids=str)
 def test_a_batch_without_room_is_halved_and_inspect_shows_the_size_that_worked(tmp_path, shard, caplog, error):
     expected = embed(MeanColor(), shard, tmp_path, device="cpu")
@@ -129,6 +130,7 @@ class Tensor:
     """Stands for what a forward pass holds on the device."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keeps_error", [False, True])
 def test_what_a_batch_without_room_held_is_freed_before_the_next_attempt(tmp_path, shard, keeps_error):
     held = []
@@ -204,6 +206,7 @@ class Mine(ImageEmbedder):
 """
 
 
+@pytest.mark.slow
 def test_verify_does_not_blame_the_file_for_the_gpu(tmp_path, shard):
     source = tmp_path / "mine.py"
     source.write_text(EMBEDDER)

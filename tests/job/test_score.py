@@ -101,6 +101,7 @@ def test_an_empty_shard_has_the_columns_too(tmp_path):
     assert describe_file(path).rows == 0
 
 
+@pytest.mark.slow
 def test_an_embedder_of_config_yaml_brings_its_classifiers_itself(tmp_path, shard):
     (tmp_path / "both.py").write_text(
         "from brightness import Brightness\nfrom mean_color import MeanColor\n\nclass Both(MeanColor):\n"
@@ -314,6 +315,7 @@ def test_a_score_with_the_embedder_is_the_score_over_its_file(tmp_path, shard, d
     assert scores.equals(pq.read_table(path, columns=["key", "brightness"]).cast(scores.schema))
 
 
+@pytest.mark.slow
 def test_a_file_is_scored_from_the_command_line(tmp_path, shard):
     path = embed(MeanColor(), shard, tmp_path)
     command = ("score", path, tmp_path / "scores/a.parquet", "--classifier", BRIGHTNESS, "--device", "cpu")

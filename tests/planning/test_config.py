@@ -1,4 +1,3 @@
-import shlex
 from dataclasses import fields
 
 import pytest
@@ -8,7 +7,7 @@ from support.tools import ROOT
 from embedders.cli import main
 from embedders.errors import ConfigError
 from embedders.gpu.terms import Terms
-from embedders.planning.config import check_config, name_scores, require_output_dir, write_device_options
+from embedders.planning.config import check_config, name_scores, require_output_dir
 
 SCHEMA = ROOT / "workflow/schemas/config.schema.yaml"
 LEAST = {"shards": "*.tar", "embedder": {"class": "embedders:TimmImageEmbedder"}}
@@ -43,15 +42,6 @@ def test_a_default_is_the_same_in_config_yaml_and_on_the_command_line():
     shared = (options.keys() & defaults.keys()) - {"embedder", "threads"}  # by hand, a process takes all cores
     assert shared >= {"id_col", "embedding_dtype", "device", *(field.name for field in fields(Terms))}
     assert {name: options[name] for name in shared} == {name: defaults[name] for name in shared}
-
-
-def test_the_options_of_the_device_are_those_of_the_command_line():
-    config = check_config(LEAST | {"gpu_wait_timeout_s": 7.5, "jobs_per_gpu": 2}, SCHEMA)
-    words = shlex.split(write_device_options(config))
-    assert words[:2] == ["--device=auto", "--gpu-wait-timeout-s=7.5"]
-    assert len(words) == 5 and words[-1] == "--jobs-per-gpu=2"
-    known = {name for option in main.commands["embed"].params for name in option.opts}
-    assert {word.partition("=")[0] for word in words} <= known
 
 
 def test_the_shipped_config_is_sound():

@@ -84,6 +84,7 @@ def test_an_image_is_a_file_that_is_there_or_an_address(elsewhere):
         check_image("no.sif")
 
 
+@pytest.mark.slow
 def test_a_run_without_an_image_says_in_one_line_how_to_build_it(tmp_path):
     make_shard(tmp_path / "data/a.tar")
     (tmp_path / "config.yaml").write_text(CONFIG)

@@ -11,7 +11,7 @@ from support.imports import MODULES, find_imports
 from embedders.errors import ConfigError
 from embedders.planning.job_python import JOB, REPORT, check_job_python, prefer_own_python
 
-ROOMS_OF_A_JOB = {"base", "classifier", "cli", "gpu", "job", "output", "reading"}
+ROOMS_OF_A_JOB = {"base", "classifier", "cli", "cli_results", "gpu", "job", "output", "reading", "terminal"}
 OWN = str(Path(sys.executable).parent)
 
 

@@ -309,6 +309,18 @@ def test_a_bomb_is_refused_by_its_header_alone():
                 road(bytes(bomb))
 
 
+def test_a_limit_of_pixels_that_a_users_file_removed_or_changed_is_heeded(monkeypatch):
+    encoded = make_image(0, (64, 48))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    assert jpeg.find_size(encoded) == (64, 48)
+    for road in (decode_image, decode_to_tensor):
+        road(encoded)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    for road in (decode_image, decode_to_tensor):
+        with pytest.raises(ImageError, match="too many pixels"):
+            road(encoded)
+
+
 @pytest.mark.parametrize("encoded", [b"", b"text", b"\xff\xd8", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"])
 def test_what_is_no_image_is_an_image_error(encoded):
     for road in (decode_image, decode_to_tensor):

@@ -94,11 +94,12 @@ def test_each_sample_that_cannot_be_used_is_named_and_the_others_go_on(tmp_path)
         **dict.fromkeys(["cut", "text"], "undecodable"),
         **dict.fromkeys(["none", "two", "merged"], "no_single_image"),
         **dict.fromkeys(["json", "caption"], "bad_metadata"),
-        **{"LICENSE": "bad_name", "good": "repeated_key"},
+        **{"LICENSE": "bad_name", "good (again at byte 17408)": "repeated_key"},
     }
     assert account.ledger.seen == 10
     two = next(failed for failed in account.ledger.failed if failed.key == "two")
-    assert (two.member, two.offset, two.message) == ("two.jpg", 4608, "2 images under one key (jpg, png)")
+    assert (two.member, two.offset) == ("two.jpg", 4608)
+    assert two.message == "2 images under one key (jpg, png); image_suffix chooses one"
 
 
 def test_what_preprocess_raises_fails_the_sample_with_the_line(tmp_path):

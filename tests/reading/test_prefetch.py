@@ -22,14 +22,19 @@ def draw_all(items, depth):
     return list(prefetch_one(items, depth))
 
 
+def each(function):
+    """What applies a function to each item of a list."""
+    return lambda items: [function(item) for item in items]
+
+
 @pytest.mark.parametrize("threads", [1, 2, 7])
 def test_order_is_kept_however_long_each_item_takes(threads):
-    assert list(map_ordered(sleep_at_random, range(200), threads, ahead=20)) == list(range(200))
+    assert list(map_ordered(each(sleep_at_random), range(200), threads, ahead=20)) == list(range(200))
     assert draw_all((sleep_at_random(n) for n in range(50)), depth=threads) == list(range(50))
 
 
 def test_nothing_in_nothing_out():
-    assert list(map_ordered(str, [], 2, 4)) == []
+    assert list(map_ordered(each(str), [], 2, 4)) == []
     assert draw_all([], 2) == []
     assert list(prefetch([], 2)) == []
 
@@ -41,7 +46,7 @@ def test_a_slow_consumer_is_never_far_behind():
         started.append(number)
         return number
 
-    for number in map_ordered(note, range(100), threads=3, ahead=5):
+    for number in map_ordered(each(note), range(100), threads=3, ahead=5):
         time.sleep(0.001)
         assert len(started) <= number + 1 + 5 + 1
     drawn = []
@@ -54,7 +59,7 @@ def test_an_error_in_a_thread_is_raised_in_the_consumer_at_its_place():
     def divide(number):
         return 1 / (number - 3)
 
-    results = map_ordered(divide, range(10), 2, 4)
+    results = map_ordered(each(divide), range(10), 2, 4)
     assert [next(results) for _ in range(3)] == [1 / -3, 1 / -2, -1]
     with pytest.raises(ZeroDivisionError):
         next(results)
@@ -84,7 +89,7 @@ def test_a_loop_left_half_way_closes_its_source_and_its_threads():
     assert next(items) == 0
     items.close()
     assert closed == [True]
-    items = prefetch_one(map_ordered(sleep_at_random, count(), 3, 8), 2)
+    items = prefetch_one(map_ordered(each(sleep_at_random), count(), 3, 8), 2)
     assert next(items) == 0
     items.close()
     assert closed == [True, True]
@@ -161,7 +166,9 @@ def test_heavy_items_wait_for_the_consumer_before_their_number_does():
             most[0] = max(most[0], at_work[0])
             yield weight
 
-    for result in map_ordered(lambda weight: weight, read([1] * 5 + [10] * 50), 2, 30, lambda weight: weight, 25):
+    for result in map_ordered(
+        each(lambda weight: weight), read([1] * 5 + [10] * 50), 2, 30, lambda weight: weight, 25
+    ):
         at_work[0] -= result
     assert at_work[0] == 0
     assert most[0] <= 25 + 10  # the one that is one too many is read before it is weighed
@@ -172,8 +179,10 @@ def test_heavy_items_wait_for_the_consumer_before_their_number_does():
     [([1] * 20, [8, 8, 4]), ([30, 30, 1, 30, 1], [1, 1, 2, 1]), ([5] * 6, [4, 2]), ([0] * 9, [8, 1]), ([], [])],
 )
 def test_light_items_go_to_a_thread_together_and_heavy_ones_alone(weights, lengths):
-    groups = list(group_items(iter(weights), lambda weight: weight, full=20))
+    groups = list(group_items(iter(weights), lambda weight: weight, full=20, most=8))
     assert [len(items) for items, _ in groups] == lengths
     assert [weight for items, _ in groups for weight in items] == weights
     assert all(sum(items) == total for items, total in groups)
-    assert list(map_ordered(str, weights, 2, 4, lambda weight: weight, 30, task_weight=20)) == list(map(str, weights))
+    assert list(map_ordered(each(str), weights, 2, 4, lambda weight: weight, 30, task_weight=20)) == list(
+        map(str, weights)
+    )

@@ -8,9 +8,9 @@ import pytest
 import webdataset
 from support.tools import make_image, make_tar
 
-from embedders.errors import ShardError
+from embedders.errors import ConfigError, ShardError
 from embedders.output.failed import FailureKind, SampleError
-from embedders.reading.samples import Sample, check_exists, read_metadata, read_samples, select_image
+from embedders.reading.samples import Sample, check_exists, check_suffix, read_samples, select_image
 
 LONG = "a" * 120 + "/" + "b" * 150
 WHOLE = {
@@ -226,8 +226,6 @@ def test_trailing_garbage_and_a_second_tar_behind_the_end_are_errors(tmp_path, s
     for extra in (b"x", content, b"\0" * 70000 + b"x"):
         (tmp_path / "bad.tar").write_bytes(content + extra)
         assert_damaged(tmp_path / "bad.tar", "after the end-of-archive")
-    (tmp_path / "padded.tar").write_bytes(content + b"\0" * 70000)
-    assert read_with_ours(tmp_path / "padded.tar") == read_with_ours(small_tar)
 
 
 def test_gzip_damage_is_an_error_wherever_it_is(tmp_path):
@@ -302,37 +300,20 @@ def find_reason(**members):
 
 def test_none_or_several_images_are_told_with_the_reason():
     assert find_reason(json=b"{}", txt=b"t") == "no image among its members (json, txt)"
-    assert "2 images under one key (jpg, png)" in find_reason(jpg=b"x", png=b"y")
+    assert find_reason(jpg=b"x", png=b"y") == "2 images under one key (jpg, png); image_suffix chooses one"
     reason = find_reason(**{"2__jpg": b"x", "3__jpg": b"y"})
     assert "dots in names merge samples" in reason
 
 
-def test_metadata_is_the_json_the_caption_and_the_key():
-    sample = sample_of(jpg=b"x", json=b'{"a": 1, "__key__": "lie"}', txt=" grüße \n".encode())
-    assert read_metadata(sample) == {"a": 1, "caption": "grüße", "__key__": "k"}
-    assert read_metadata(sample_of(jpg=b"x")) == {"__key__": "k"}
-    assert read_metadata(sample_of(json=b'\xef\xbb\xbf{"a": 2}')) == {"a": 2, "__key__": "k"}
-    assert read_metadata(sample_of(json=b'{"a": 1}', txt=None)) == {"a": 1, "__key__": "k"}  # not wanted, not read
-
-
-@pytest.mark.parametrize(
-    ("content", "reason"),
-    [
-        (b"{", "cannot be read"),
-        (b"\xff\xfe\xfa", "cannot be read"),
-        (b"[1]", "holds a list"),
-        (b"[" * 100_000 + b"]" * 100_000, "nested too deeply"),
-        (b'{"a": ' + b"9" * 10_000 + b"}", "cannot be read"),
-    ],
-)
-def test_json_that_cannot_be_read_is_a_value_error(content, reason):
-    with pytest.raises(ValueError, match=reason):
-        read_metadata(sample_of(json=content))
-
-
-def test_a_caption_that_is_not_utf8_is_a_value_error():
-    with pytest.raises(ValueError, match="not UTF-8"):
-        read_metadata(sample_of(txt=b"\xff"))
+def test_image_suffix_chooses_one_image_of_several():
+    several = sample_of(seg__png=b"s", image__jpg=b"i", jpg=b"x", json=b"{}", scan=b"y")
+    for suffix, content in {"seg.png": b"s", "image.jpg": b"i", "jpg": b"x", "scan": b"y"}.items():
+        assert select_image(several, suffix) == (suffix, content)
+    with pytest.raises(SampleError, match=r"no \.png \(image_suffix\) .*\(seg.png, image.jpg, jpg, json, scan\)"):
+        select_image(several, "png")
+    assert check_suffix("Left.PNG") == "left.png"
+    with pytest.raises(ConfigError, match=r"image_suffix: '\.jpg'; expected a suffix without the dot"):
+        check_suffix(".jpg")
 
 
 def test_a_whole_pipeline_of_webdataset_sees_the_same_images(tmp_path):

@@ -22,14 +22,14 @@ def find_level(findings, words):
 def test_vectors_of_a_model_that_works_are_good():
     findings = judge(make_vectors())
     assert set(findings.values()) == {"good"}
-    assert find_level(findings, "have length 1: a dot product is their cosine") == "good"
+    assert find_level(findings, "have norm 1: a dot product is their cosine") == "good"
 
 
 @pytest.mark.parametrize(
     ("spoil", "words", "level"),
     [
-        (lambda vectors: vectors * np.linspace(1, 3, 200)[:, None], "lengths go from 1 to 3", "look"),
-        (lambda vectors: vectors * 5, "have length 5: but not 1", "good"),
+        (lambda vectors: vectors * np.linspace(1, 3, 200)[:, None], "norms of the vectors go from 1 to 3", "look"),
+        (lambda vectors: vectors * 5, "have norm 5: but not 1", "good"),
         (lambda vectors: np.where(np.arange(8) == 3, 0, vectors), "1 of the 8 numbers are the same", "look"),
         (lambda vectors: np.ones((200, 8)) + vectors / 9, "much alike", "look"),
         (lambda vectors: np.where(np.arange(200)[:, None] < 3, 0, vectors), "3 of 200 vectors are zero", "wrong"),
@@ -60,3 +60,11 @@ def test_a_run_is_judged_by_its_failures_and_by_what_is_not_finished():
     unfinished, look = judge_run(failed, 3)
     assert (unfinished.level, look.level) == ("wrong", "look")
     assert "10 of 200 samples failed (5.00%); the most frequent reason is undecodable, 8 times" in look.text
+
+
+def test_images_that_were_embedded_although_a_decoder_said_something_are_shown():
+    (_, look) = judge_run(Summary(shards=1, samples=9, embedded=9, remarks={"patched": 2}), 0)
+    assert (look.level, look.text) == (
+        "look",
+        "Images embedded all the same: 2 patched; the logs of the shards name them.",
+    )

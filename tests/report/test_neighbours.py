@@ -9,16 +9,16 @@ from embedders.report.neighbours import (
     find_nearest,
     find_outliers,
     measure_spread,
-    scale_to_length_1,
+    normalize,
 )
 
 
 def make_vectors(rows, dimension=16, seed=0):
-    return scale_to_length_1(np.random.default_rng(seed).normal(size=(rows, dimension)))
+    return normalize(np.random.default_rng(seed).normal(size=(rows, dimension)))
 
 
-def test_lengths_become_1_and_zero_stays_zero():
-    scaled = scale_to_length_1(np.array([[3, 4], [0, 0]], np.float16))
+def test_norms_become_1_and_zero_stays_zero():
+    scaled = normalize(np.array([[3, 4], [0, 0]], np.float16))
     assert scaled.dtype == np.float32
     assert scaled.tolist() == [[pytest.approx(0.6), pytest.approx(0.8)], [0, 0]]
 
@@ -38,7 +38,7 @@ def test_the_nearest_are_those_of_a_full_sort(rows):
 def test_a_picture_in_many_copies_fills_one_pair():
     vectors = make_vectors(40)
     vectors[10:20] = vectors[10]
-    vectors[30] = scale_to_length_1(vectors[31:32] + 0.01)
+    vectors[30] = normalize(vectors[31:32] + 0.01)
     pairs = find_closest_pairs(*find_nearest(vectors), 8)
     rows = [row for one, other, _ in pairs for row in (one, other)]
     assert len(rows) == len(set(rows))
@@ -47,7 +47,7 @@ def test_a_picture_in_many_copies_fills_one_pair():
 
 
 def test_the_one_far_from_all_is_the_first_outlier():
-    vectors = scale_to_length_1(make_vectors(50) * 0.1 + np.eye(16)[0])
+    vectors = normalize(make_vectors(50) * 0.1 + np.eye(16)[0])
     vectors[23] = -np.eye(16)[0]
     (row, mean), *_ = find_outliers(find_nearest(vectors)[1], 3)
     assert (row, mean < -0.9) == (23, True)
@@ -84,7 +84,7 @@ def test_a_map_has_a_place_for_each_row_and_is_the_same_twice(rows):
 
 def test_groups_stay_together_on_the_map():
     groups = np.repeat(np.arange(4), 30)
-    vectors = scale_to_length_1(np.eye(4, 32)[groups] + 0.1 * make_vectors(120, 32))
+    vectors = normalize(np.eye(4, 32)[groups] + 0.1 * make_vectors(120, 32))
     positions = draw_map(vectors)
     distances = np.linalg.norm(positions[:, None] - positions[None], axis=2) + 1e9 * np.eye(120)
     assert (groups[distances.argmin(axis=1)] == groups).all()

@@ -6,6 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
+from brightness import Brightness
 from support.browser import find_point, list_errors, list_requests, open_browser, read_hint, read_page, set_width
 from support.results import make_provenance, write_vectors
 from support.tools import MEAN_COLOR, make_image, make_shard, make_tar, run_cli
@@ -14,6 +15,7 @@ from support.workflow import run_well
 from embedders import embed_shard
 from embedders.errors import ConfigError
 from embedders.job.locate import build_embedder
+from embedders.job.score import score_file
 from embedders.output.parquet import describe_file
 from embedders.output.writer import write_ledger
 from embedders.report.page import write_report
@@ -75,6 +77,7 @@ def shown(browser, page):
 # The file
 
 
+@pytest.mark.slow
 def test_the_same_run_gives_the_same_page(run, page, tmp_path):
     run_cli("report", run, "--output", tmp_path / "again.html")
     assert (tmp_path / "again.html").read_bytes() == page.read_bytes()
@@ -131,8 +134,7 @@ def test_scores_are_drawn(run, tmp_path):
     for name in "ab":
         (scored / "scores/bright").mkdir(parents=True, exist_ok=True)
         arguments = (scored / f"embeddings/{name}.parquet", scored / f"scores/bright/{name}.parquet")
-        done = run_cli("score", *arguments, "--classifier", "examples/brightness.py:Brightness", "--device", "cpu")
-        assert done.returncode == 0, done.stderr
+        score_file(*arguments, Brightness(), "cpu")
     write_report(scored, tmp_path / "report.html")
     assert 'data-chart="score bright"' in (tmp_path / "report.html").read_text()
 
@@ -140,6 +142,7 @@ def test_scores_are_drawn(run, tmp_path):
 # In a run
 
 
+@pytest.mark.slow
 def test_a_run_ends_with_the_report_and_snakemake_can_show_it(tmp_path):
     (tmp_path / "data").mkdir()
     make_shard(tmp_path / "data/a.tar", 3)
@@ -230,4 +233,4 @@ def test_broken_vectors_are_counted_and_are_no_outliers(run, tmp_path):
     assert "2 of 50 vectors are zero, or hold NaN or infinity" in html
     assert "1 of the 6 numbers are the same in every vector" in html
     assert "key-7<" not in html
-    assert 'data-chart="lengths"' in html
+    assert 'data-chart="norms"' in html

@@ -41,7 +41,7 @@ def test_pictures_are_found_by_key(tmp_path):
 def test_of_two_samples_of_one_key_the_one_at_the_offset_is_shown(tmp_path):
     black, white = (encode(Image.new("RGB", (40, 40), color)) for color in ("black", "white"))
     tar = make_tar(tmp_path / "a.tar", [("x.png", black), ("y.png", black), ("x.png", white)])
-    embedded, failed = SampleName("a", "x"), SampleName("a", "x", 2048)
+    embedded, failed = SampleName("a", "x"), SampleName("a", "x (again at byte 2048)", 2048)
     pictures = read(tar, embedded, failed)
     assert open_address(pictures.get(embedded)).getpixel((9, 9)) == (0, 0, 0)
     assert open_address(pictures.get(failed)).getpixel((9, 9)) == (255, 255, 255)

@@ -9,10 +9,12 @@ import sys
 import tarfile
 import time
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 import pyarrow.parquet as pq
 from PIL import Image
+from snakemake.cli import get_argument_parser
 from support.tools import ROOT
 
 from embedders.output.parquet import PROVENANCE
@@ -23,6 +25,7 @@ EMBEDDER = """
 import os
 import time
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -79,6 +82,13 @@ def snakemake_environment():
     # As with an active environment in the clone: `python` is this one, and it finds the package.
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     return os.environ | {"PATH": path, "PYTHONPATH": str(ROOT)}
+
+
+@cache
+def list_snakemake_options():
+    """Return all that `snakemake --help` explains, as `--cores`."""
+    text = get_argument_parser().format_help()
+    return frozenset(re.findall(r"(?<![\w-])--?[a-zA-Z][\w-]*", text))
 
 
 def run_snakemake(folder, *options):

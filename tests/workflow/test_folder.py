@@ -22,7 +22,7 @@ from support.workflow import (
 CHANGES = {
     "args": ("config.yaml", "weights.bin}", "weights.bin, batch_size: 3}"),
     "source": ("beside.py", "1", "2"),
-    "dtype": ("config.yaml", "gpu: 0", "gpu: 0\nembedding_dtype: float16"),
+    "dtype": ("config.yaml", "threads: 1", "threads: 1\nembedding_dtype: float16"),
     "weights": ("weights.bin", "some", "other"),
 }
 

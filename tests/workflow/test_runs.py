@@ -69,12 +69,23 @@ def test_nothing_is_to_be_done_after_a_run(project):
         ("config.yaml", "weights.bin}", "weights.bin, batch_size: 3}"),
         ("config.yaml", "device: cpu", "device: cpu\nembedding_dtype: float16"),
         ("config.yaml", "device: cpu", "device: cpu\nid_col: color"),
+        ("config.yaml", "device: cpu", "device: cpu\nimage_suffix: png"),
         ("config.yaml", "[color]", "{color: string, width: int64}"),
         ("weights.bin", "some", "other"),
         ("embedder.py", "* SCALE", "* SCALE * 2"),
         ("beside.py", "1", "2"),
     ],
-    ids=["class", "args", "dtype", "id_col", "metadata_columns", "weights file", "source", "file beside the source"],
+    ids=[
+        "class",
+        "args",
+        "dtype",
+        "id_col",
+        "image_suffix",
+        "metadata_columns",
+        "weights file",
+        "source",
+        "file beside the source",
+    ],
 )
 def test_what_decides_the_vectors_reruns_every_shard(project, file, old, new):
     edit(project / file, old, new)

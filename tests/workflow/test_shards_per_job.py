@@ -90,7 +90,7 @@ def test_a_bad_shard_does_not_fail_its_neighbours_and_a_changed_one_runs_alone(t
     process = run()
     output = finish(process)
     assert process.returncode != 0
-    assert "ERROR failed: data/1.tar: 1 of 1 samples failed" in output
+    assert "failed: data/1.tar: 1 of 1 samples failed" in output
     (line,) = re.findall(r"^failed: .*", output, re.MULTILINE)
     assert line.startswith("failed: data/1.tar: 1 of 1 samples failed")
     assert line.endswith(" (log: results/logs/embed/0+2.log)")
@@ -177,6 +177,10 @@ def test_a_job_that_is_started_once_more_goes_on_where_it_was(tmp_path):
     again = run_cli("embed", *command, "--part", "a").stderr
     assert "1 of 2 shards were finished before" in again and f"{second}: 3 samples" in again
     assert f"{first}: 3 samples" in run_cli("embed", *command, "--part", "of another run").stderr
+
+    make_tar(first, {"a.jpg": b"no image"})
+    assert f"failed: {first}: 1 of 1 samples failed" in run_cli("embed", *command).stderr
+    assert [path.exists() for path in one] == [False, False]  # the old result is no result of this shard
 
 
 def test_shards_are_grouped_in_order_and_auto_leaves_enough_jobs(tmp_path):

@@ -6,6 +6,7 @@
 if JOBS.is_grouped:
 
     rule embed:
+        """Embed several shards in one process. Snakemake sees a mark; the record of the folder, each shard."""
         input:
             find_shards_of_job,
         output:
@@ -22,7 +23,7 @@ if JOBS.is_grouped:
             mem_mb=grow(config["mem_mb"]),
             runtime=grow_runtime,
         params:
-            shards=name_shards,
+            shards=write_shards_of_job,
             options=give_embed_options,
         shell:
             EMBED_COMMAND
@@ -30,6 +31,7 @@ if JOBS.is_grouped:
 else:
 
     rule embed:
+        """Embed a shard."""
         input:
             find_input("embeddings"),
         output:
@@ -47,7 +49,7 @@ else:
             mem_mb=grow(config["mem_mb"]),
             runtime=grow(config["runtime"]),
         params:
-            shards=name_shard,
+            shards=write_shard_of_job,
             options=give_embed_options,
         shell:
             EMBED_COMMAND

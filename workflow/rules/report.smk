@@ -9,6 +9,7 @@ localrules:
 
 
 rule write_report:
+    """Draw the page that shows what a run gave."""
     input:
         # The summary stands for all the vectors; it changes with each of them.
         f"{OUT}/summary.json",
@@ -25,7 +26,7 @@ rule write_report:
     container:
         None
     params:
-        folder=lambda wildcards, output: os.path.dirname(output[0]),
+        folder=subpath(output[0], parent=True),
     shell:
         """
         python -m embedders report {params.folder:q} --output {output:q} >{log:q} 2>&1

@@ -5,11 +5,13 @@
 
 
 rule retry:
+    """Ask for the samples that failed, of all shards."""
     input:
         list_retried,
 
 
 rule embed_failed:
+    """Embed the samples of a shard that its ledger names."""
     input:
         find_input("retried/embeddings"),
     output:
@@ -27,7 +29,7 @@ rule embed_failed:
         mem_mb=grow(config["mem_mb"]),
         runtime=grow(config["runtime"]),
     params:
-        shards=name_shard,
+        shards=write_shard_of_job,
         # The ledger is no input, or a new class in config.yaml would first embed the whole shard again.
         options=give_retry_options,
     shell:

@@ -5,6 +5,7 @@
 
 
 rule score:
+    """Score the vectors of a shard."""
     input:
         find_vectors,
     output:
@@ -24,7 +25,7 @@ rule score:
         runtime=grow(config["runtime"]),
     params:
         vectors=f"{OUT}/embeddings/{{shard}}.parquet",
-        options=list_score_options,
+        options=give_score_options,
     shell:
         """
         exec python -m embedders score {params.vectors:q} {output:q} \

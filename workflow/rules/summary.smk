@@ -9,6 +9,7 @@ localrules:
 
 
 rule summarize:
+    """Count what the shards left."""
     input:
         list_embedded,
     output:

@@ -1,0 +1,127 @@
+"""The commands over results that are there: inspect, verify, summarize, report, prune. `cli.py` adds them."""
+
+import json
+import sys
+from pathlib import Path
+
+import click
+
+from embedders.errors import ConfigError, ShardError
+from embedders.gpu.device import pin_device
+from embedders.output.record import Record
+from embedders.terminal import device_options, echo_verdict, one_line_errors
+
+
+@click.command(short_help="Show how an output was made.")
+@click.argument("file", type=click.Path())
+def inspect(file) -> None:
+    """Show how the vectors of FILE, an output of `embed`, were made.
+
+    Example: python -m embedders inspect results/embeddings/00000.parquet
+    """
+    from embedders.output.parquet import inspect_file
+
+    with one_line_errors():
+        click.echo(json.dumps(inspect_file(file), indent=2))
+
+
+@click.command(short_help="Compare outputs with their ledgers and shards.")
+@click.argument("files", nargs=-1, required=True, type=click.Path())
+@click.option("--shard", default=None, help="The shard, where it is not where it was; for one FILE.")
+@click.option("--ledger", default=None, help="The ledger, where it is not where it was; for one FILE.")
+@click.option("--sample", type=click.IntRange(0), default=32, help="Rows to embed again, per file.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per file, in a list.")
+@device_options
+def verify(files, shard, ledger, sample, as_json, device, terms) -> None:
+    """Compare FILES, outputs of `embed` or folders of runs, with ledgers and shards, and embed random rows again.
+
+    Example: python -m embedders verify results --sample 8
+    """
+    with one_line_errors():
+        from embedders.checks.outputs import find_outputs
+
+        outputs = [output for file in files for output in find_outputs(file)]  # before it waits for a GPU
+        if len(outputs) > 1 and (shard or ledger):
+            raise ConfigError(f"--shard and --ledger go with one file; {len(outputs)} were given; name one")
+        with pin_device(files[0], device, terms) as torch_device:
+            from embedders.checks.verify import verify_file
+
+            verdicts = []
+            for file, its_ledger in outputs:
+                verdicts.append(verify_file(file, shard, ledger or its_ledger, sample, torch_device))
+                if not as_json:
+                    echo_verdict(verdicts[-1])
+        if as_json:
+            click.echo(json.dumps(verdicts, indent=2))
+        unsound = sum(not verdict["is_sound"] for verdict in verdicts)
+        if unsound:
+            raise ShardError(f"{unsound} of {len(outputs)} files are not sound; expected none; make them again")
+
+
+@click.command(short_help="Count what a run left, as the workflow does.")
+@click.argument("shards", type=click.Path())
+@click.argument("output", type=click.Path())
+def summarize(shards, output) -> None:
+    """Count what a run left, by SHARDS, its run_shards.json, into OUTPUT, its summary.json.
+
+    Example: python -m embedders summarize results/run_shards.json results/summary.json
+    """
+    with one_line_errors():
+        from embedders.output.strays import find_strays
+        from embedders.output.summary import summarize_run, write_summary
+        from embedders.planning.folder import read_run
+
+        folder = Path(shards).parent
+        names, scores = read_run(folder)
+        summary = summarize_run(folder, list(names))
+        record = Record(folder)
+        summary.strays = find_strays(folder, names, scores, record)
+        summary.made_from = record.sign(names)
+        write_summary(summary, output)
+        click.echo(summary.describe())
+
+
+@click.command(short_help="Move away what belongs to no shard of a run.")
+@click.argument("folder", type=click.Path())
+@click.option("--move", is_flag=True, help="Move them, after showing them.")
+def prune(folder, move) -> None:
+    """Show the results in FOLDER, an output_dir, that belong to no shard of its last run; nothing is deleted.
+
+    Example: python -m embedders prune results --move
+    """
+    with one_line_errors():
+        from embedders.output.strays import find_strays, move_strays
+        from embedders.planning.folder import read_run
+        from embedders.planning.running import claim_folder
+
+        shards, scores = read_run(folder)
+        if move:
+            claim_folder(folder)
+        strays = find_strays(folder, shards, scores)
+        for path, why in strays.items():
+            click.echo(f"{path}: {why}")
+        if not strays:
+            click.echo(f"every result in {folder} belongs to a shard of its last run")
+        elif move:
+            click.echo(f"{len(strays)} moved to {move_strays(folder, strays)}; run snakemake for a new summary")
+        else:
+            click.echo(f"{len(strays)} files; `tarquet prune {folder} --move` moves them to {folder}/pruned")
+
+
+@click.command()
+@click.argument("folder")
+@click.option("--output", default=None, help="Where to write it; else to report.html in FOLDER.")
+def report(folder, output) -> None:
+    """Show what a run gave, by FOLDER, its output_dir, in one HTML file: failures, speed, a map, neighbours.
+
+    Example: python -m embedders report results
+    """
+    with one_line_errors():
+        from embedders.planning.job_python import check_report_python
+
+        check_report_python(sys.executable)
+        from embedders.report.page import write_report
+
+        path = output or str(Path(folder, "report.html"))
+        write_report(folder, path)
+        click.echo(f"{path}: {Path(path).stat().st_size / 1e6:.1f} MB, opens in any browser")

@@ -1,0 +1,31 @@
+"""Which shards of a run were tried and have no result, and why; said at its end."""
+
+import os
+from collections.abc import Collection, Iterator, Mapping
+
+from embedders.job.failures import find_error
+from embedders.planning.jobs import Jobs
+
+
+def describe_failures(folder: str, shards: Mapping[str, str], jobs: Jobs, scores: Collection[str]) -> Iterator[str]:
+    """Yield a line for each shard that was tried and has no result, with the error and the log.
+
+    Args:
+        folder: The output folder.
+        shards: Path by name.
+        jobs: The jobs that embed.
+        scores: Names of the scores.
+    """
+    outputs = [
+        (shard, f"{folder}/embeddings/{shard}.parquet", f"{folder}/logs/embed/{job}.log")
+        for shard, job in jobs.by_shard.items()
+    ]
+    outputs += [
+        (shard, f"{folder}/scores/{score}/{shard}.parquet", f"{folder}/logs/score/{score}/{shard}.log")
+        for score in scores
+        for shard in shards
+        if os.path.exists(f"{folder}/embeddings/{shard}.parquet")
+    ]
+    for shard, output, log in outputs:
+        if os.path.exists(log) and not os.path.exists(output):
+            yield f"failed: {shards[shard]}: {find_error(log, shards[shard])} (log: {log})"

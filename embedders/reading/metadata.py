@@ -1,0 +1,137 @@
+"""What a sample says of itself: the fields that somebody needs, from its `.json` and its short text members.
+
+Owns what a field is and of which type; not which members form a sample (`samples`), nor the columns (`columns`).
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from embedders.output.failed import FailureKind, SampleError
+from embedders.reading.samples import IMAGE_SUFFIXES, Sample
+
+# Suffixes of short text, in webdataset's words. Any other is read too, where a field of its name is asked for.
+TEXT_SUFFIXES = {"txt", "text", "transcript", "caption", "cls", "cls2", "class", "count", "index", "inx", "id"}
+# Of a .json or a text. Parsed JSON takes up to 24 times its size, and a few batches of it are held at a time.
+MAX_TEXT_BYTES = 1 << 20
+# So that what could be read can also be written: json.dumps raises RecursionError where the stack is deeper.
+MAX_JSON_DEPTH = 100
+# Python reads NaN and Infinity, which are no JSON, and would write them into a column of JSON. One decoder for all:
+# json.loads makes one for each call, which takes longer than a short .json.
+_JSON = json.JSONDecoder(parse_constant=lambda name: None)
+_BOOLS = {"true": True, "false": False, "1": True, "0": False}
+_PARSERS: dict[str, Callable[[str], Any]] = {
+    "string": str,
+    "int64": int,
+    "float64": float,
+    "bool": lambda text: _BOOLS[text.lower()],
+}
+
+
+def list_suffixes(fields: Mapping[str, str] | None) -> tuple[str, ...]:
+    """Return the endings of the members that `read_metadata` reads for these fields."""
+    names = TEXT_SUFFIXES if fields is None else {*map(str.lower, fields), *(["txt"] if "caption" in fields else [])}
+    return tuple(f".{name}" for name in sorted({"json", *names} if names else ()))
+
+
+def read_metadata(sample: Sample, fields: Mapping[str, str] | None = None) -> dict:
+    """Return `__key__` and the fields of a sample; what no field needs is not looked at, and cannot be wrong.
+
+    A member whose suffix is the field's name holds the field, as text: `x.cls`, `x.meta.json`. `x.txt`, or else the
+    only `x.*.txt`, holds `caption`. Other fields are those of the `.json`. A member not read counts as absent.
+
+    Args:
+        sample: The sample.
+        fields: The type of each field that is needed, `string`, `int64`, `float64` or `bool`, into which the text of
+            a member is converted; `None` reads all, as text.
+
+    Raises:
+        SampleError: A member that is needed cannot be read.
+    """
+    types = fields
+    if types is None:
+        suffixes = [suffix for suffix in sample.members if _is_text(suffix) and suffix != "txt"]
+        types = dict.fromkeys([*suffixes, "caption"], "string")
+    texts = {}
+    for name, type_name in types.items():
+        suffix = _find_text(sample.members, name)
+        if suffix is not None:
+            texts[name] = _parse_text(suffix, _read_text(sample.members, suffix), type_name)
+    needs_json = fields is None or not texts.keys() >= fields.keys() - {"__key__"}
+    return (_read_json(sample.members) if needs_json else {}) | texts | {"__key__": sample.key}
+
+
+def _is_text(suffix: str) -> bool:
+    last = suffix.rpartition(".")[2]
+    return last in TEXT_SUFFIXES or (last == "json" and suffix != "json")
+
+
+def _find_text(members: Mapping[str, bytes | None], name: str) -> str | None:
+    """Return the suffix of the member that holds a field as text, if there is one."""
+    suffix = name.lower()
+    choices = [suffix]
+    if suffix == "caption":
+        dotted = [other for other in members if other.endswith(".txt")]
+        choices = ["txt", suffix, *(dotted if len(dotted) == 1 else [])]
+    elif suffix == "json" or suffix.rpartition(".")[2] in IMAGE_SUFFIXES:
+        return None
+    return next((choice for choice in choices if members.get(choice) is not None), None)
+
+
+def _read_text(members: Mapping[str, bytes | None], suffix: str) -> str:
+    _check_size(members, suffix)
+    try:
+        return (members[suffix] or b"").decode("utf-8-sig").strip()
+    except UnicodeDecodeError as error:
+        raise _bad(f"its .{suffix} is not UTF-8: {error}") from error
+
+
+def _parse_text(suffix: str, text: str, type_name: str) -> str | int | float | bool:
+    try:
+        return _PARSERS[type_name](text)
+    except (ValueError, KeyError):
+        raise SampleError(
+            FailureKind.BAD_METADATA, f"its .{suffix} is {text[:200]!r}; expected {type_name}"
+        ) from None
+
+
+def _read_json(members: Mapping[str, bytes | None]) -> dict:
+    content = members.get("json")
+    if content is None:
+        return {}
+    _check_size(members, "json")
+    try:
+        metadata = _JSON.decode(content.decode(json.detect_encoding(content), "surrogatepass"))
+    except RecursionError:
+        raise _bad("its .json is nested too deeply") from None
+    except ValueError as error:
+        raise _bad(f"its .json cannot be read: {error}") from error
+    if not isinstance(metadata, dict):
+        raise SampleError(
+            FailureKind.BAD_METADATA, f"its .json holds a {type(metadata).__name__}, expected an object"
+        )
+    if content.count(b"{") + content.count(b"[") > MAX_JSON_DEPTH and _is_deep(metadata):
+        raise _bad("its .json is nested too deeply")
+    return metadata
+
+
+def _check_size(members: Mapping[str, bytes | None], suffix: str) -> None:
+    size = len(members[suffix] or b"")
+    if size > MAX_TEXT_BYTES:
+        raise SampleError(
+            FailureKind.BAD_METADATA, f"its .{suffix} has {size} bytes; expected at most {MAX_TEXT_BYTES}"
+        )
+
+
+def _is_deep(metadata: dict) -> bool:
+    level = [metadata]
+    for _ in range(MAX_JSON_DEPTH):
+        nested = [value for value in level if isinstance(value, dict | list)]
+        if not nested:
+            return False
+        level = [inner for value in nested for inner in (value.values() if isinstance(value, dict) else value)]
+    return True
+
+
+def _bad(message: str) -> SampleError:
+    return SampleError(FailureKind.BAD_METADATA, message)

@@ -1,0 +1,73 @@
+"""What the shards of a run left, in numbers, as the report shows it."""
+
+import json
+from collections import Counter
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from embedders.errors import ConfigError
+from embedders.output.failed import FailedSample
+from embedders.output.parquet import VectorFile
+from embedders.output.summary import Summary, read_accounts
+from embedders.output.timings import sum_seconds
+
+FAILURES_PER_KIND = 6
+
+
+@dataclass
+class Run:
+    """What the shards of a run left, in numbers.
+
+    Attributes:
+        summary: The totals.
+        shards: Name, number of rows and failed samples, seconds and images per second of each finished shard.
+        unfinished: Names of the shards without vectors.
+        failed: The first few failed samples of each kind, with the names of their shards.
+        first: The footer of the first shard's vectors.
+        devices: Number of shards by what they were computed on.
+    """
+
+    summary: Summary = field(default_factory=Summary)
+    shards: list[dict] = field(default_factory=list)
+    unfinished: list[str] = field(default_factory=list)
+    failed: dict[str, list[tuple[str, FailedSample]]] = field(default_factory=dict)
+    first: VectorFile | None = None
+    devices: Counter[str] = field(default_factory=Counter)
+
+
+def read_shards(folder: Path) -> dict[str, str]:
+    """Read the path of each shard of a run by name.
+
+    Raises:
+        ConfigError: The folder holds no run.
+    """
+    try:
+        return json.loads((folder / "run_shards.json").read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"{str(folder)!r}: it has no run_shards.json that can be read; expected the output_dir of a run; check "
+            "the path"
+        ) from error
+
+
+def read_run(folder: Path, shards: list[str]) -> Run:
+    """Read the footers and the ledgers of a run; shards that are not finished are only named."""
+    finished = [shard for shard in shards if (folder / f"embeddings/{shard}.parquet").is_file()]
+    run = Run(unfinished=sorted(set(shards) - set(finished)))
+    with suppress(FileNotFoundError):
+        run.summary.strays = json.loads((folder / "summary.json").read_text()).get("strays", {})
+    for account in read_accounts(folder, finished):
+        run.first = run.first or account.output
+        run.devices[account.output.provenance.embedder.device] += 1
+        run.summary.add(account, account.shard)
+        seconds = sum_seconds(account.seconds)
+        rows, failed = account.output.rows, len(account.failed)
+        speed = rows / seconds if seconds else 0.0
+        shard = {"name": account.shard, "rows": rows, "failed": failed, "seconds": seconds, "speed": speed}
+        run.shards.append(shard)
+        for sample in account.failed:
+            named = run.failed.setdefault(sample.kind, [])
+            if len(named) < FAILURES_PER_KIND:
+                named.append((account.shard, sample))
+    return run

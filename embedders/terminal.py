@@ -1,0 +1,122 @@
+"""What the commands share: options, errors and signals as one line, and how findings look on a terminal.
+
+Imports nothing heavy, as `cli.py`.
+"""
+
+import functools
+import json
+import logging
+import shutil
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import fields
+
+import click
+
+from embedders.errors import TarquetError, describe_error, make_one_line
+from embedders.gpu.terms import Terms
+from embedders.job.failures import report_error
+
+log = logging.getLogger("embedders")
+
+# SLURM and Docker end a job by SIGTERM; SIGUSR1 is what SLURM is often told to send some time before a limit.
+END_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+# By the fields of `Terms`, which hold the defaults.
+TERMS_OPTIONS = {
+    "gpu_wait_timeout_s": (click.FloatRange(0), "Seconds to wait for a free GPU; 0 looks once."),
+    "gpu_max_used_mb": (click.IntRange(0), "A GPU with more memory in use is not free."),
+    "gpu_max_processes": (click.IntRange(0), "A GPU with more compute processes is not free."),
+    "jobs_per_gpu": (click.IntRange(1), "Jobs that share a GPU."),
+}
+
+
+class JsonValue(click.ParamType):
+    """An option that holds JSON, as the rule passes it on from config.yaml."""
+
+    name = "json"
+
+    def convert(self, value, param, ctx):
+        """Parse, or say which option is not JSON."""
+        if not isinstance(value, str):
+            return value
+        try:
+            return json.loads(value)
+        except ValueError as error:
+            self.fail(f"{value!r} is not JSON: {error}", param, ctx)
+
+
+def device_options(command: Callable) -> Callable:
+    """Add the options of `pin_device`, which the command gets as `device` and `terms`."""
+
+    @functools.wraps(command)
+    def take_terms(**options):
+        terms = Terms(**{field.name: options.pop(field.name) for field in fields(Terms)})
+        return command(terms=terms, **options)
+
+    for field in reversed(fields(Terms)):
+        kind, text = TERMS_OPTIONS[field.name]
+        name = f"--{field.name.replace('_', '-')}"
+        take_terms = click.option(name, type=kind, default=field.default, help=text)(take_terms)
+    devices = click.Choice(["auto", "gpu", "cpu"])
+    return click.option("--device", type=devices, default="auto", help="What to compute on.")(take_terms)
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Turn an error into one line and exit code 1, and a signal into one line and 128 + its number."""
+    # Each would otherwise end Python on the spot and leave a partial file.
+    for number in END_SIGNALS:
+        signal.signal(number, raise_interrupt)
+    try:
+        yield
+    except TarquetError as error:
+        report_error(str(error))
+        sys.exit(1)
+    except KeyboardInterrupt as interrupt:
+        number = interrupt.args[0] if interrupt.args else signal.SIGINT
+        report_error(f"stopped by {signal.Signals(number).name}; run it again")
+        sys.exit(128 + number)
+    except Exception as error:
+        traceback.print_exc()
+        report_error(f"{describe_error(error)}; please report this as a defect, with the lines above")
+        sys.exit(1)
+
+
+def raise_interrupt(number: int, _frame: object) -> None:
+    """Let a signal end the process as Ctrl-C does; unlike SystemExit, nobody catches that by accident."""
+    for ended_by in END_SIGNALS:  # SLURM sends SIGTERM twice, and the second would break off the clean-up
+        signal.signal(ended_by, signal.SIG_IGN)
+    raise KeyboardInterrupt(number)
+
+
+@contextmanager
+def errors_alone() -> Iterator[None]:
+    """Log nothing below an error while the block runs."""
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+
+
+def echo_marked(mark: str, subject: str, message: str) -> None:
+    """Print a line with a mark that a terminal shows in colour, and wraps with an indent."""
+    indent, message = " " * 16, make_one_line(message)
+    if sys.stdout.isatty():
+        width = shutil.get_terminal_size().columns
+        message = click.wrap_text(message, width, subsequent_indent=indent, initial_indent=indent).lstrip()
+    color = {"wrong": "red", "ok": "green"}.get(mark)
+    click.echo(f"{click.style(f'{mark:7}', fg=color, bold=True)}{subject:9}{message}")
+
+
+def echo_verdict(verdict: dict) -> None:
+    """Print what `verify` says of one file."""
+    if verdict["is_sound"]:
+        counts = "{rows} rows, {failed} failed, {embedded_again} embedded again".format(**verdict)
+        click.echo(f"{click.style('sound', fg='green', bold=True)}: {verdict['file']}: {counts}")
+    for line in verdict["wrong"]:
+        click.echo(f"{click.style('wrong', fg='red', bold=True)}: {verdict['file']}: {make_one_line(line)}")
