@@ -30,8 +30,9 @@ def describe_recipe(
     """Describe what decides an output beside its shard; another recipe is a reason to make the output again.
 
     That is the class, the content of its file and of the files beside it that it imports (their imports included),
-    the arguments with the content of each file that one names, or that lies in the folder of a model, and the options. Where a file lies does not count. Nor do Tarquet's own files, beside the class's, and installed
-    packages: an upgrade does not rerun terabytes by itself (`snakemake -F` does).
+    the arguments with the content of each file that one names, or that lies in the folder of a model, and the
+    options. Where a file lies does not count. Nor do Tarquet's own files, beside the class's, and installed packages:
+    an upgrade does not rerun terabytes by itself (`snakemake -F` does).
 
     Args:
         class_path: The class.
