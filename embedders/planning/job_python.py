@@ -14,7 +14,7 @@ from pathlib import Path
 from embedders.errors import ConfigError
 
 # What every job imports, and what the report adds. tests/planning/test_job_python.py compares both with the code.
-JOB = ("click", "embedders", "numpy", "PIL", "pyarrow", "pynvml", "simplejpeg", "torch")
+JOB = ("click", "embedders", "numpy", "PIL", "pyarrow", "pynvml", "torch")
 REPORT = ("bokeh", "jinja2", "sklearn", "threadpoolctl")
 _LIST_MISSING = (
     "import sys; from importlib.util import find_spec; print(*[name for name in sys.argv[1:] if not find_spec(name)])"

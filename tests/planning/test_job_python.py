@@ -40,7 +40,7 @@ def test_a_snakemake_without_the_libraries_of_jobs_leaves_them_the_python_of_the
 
 def test_a_python_that_lacks_something_is_named_with_what_it_lacks(bare, monkeypatch):
     monkeypatch.setenv("PATH", bare)
-    with pytest.raises(ConfigError, match=rf"'{bare}/python' lacks .*numpy.*, torch, .*; expected .* --sdm conda"):
+    with pytest.raises(ConfigError, match=rf"'{bare}/python' lacks .*numpy.*, torch; expected .* --sdm conda"):
         check_job_python()
 
 
@@ -65,5 +65,5 @@ def list_libraries(rooms):
 
 
 def test_the_lists_are_what_the_files_import():
-    assert list_libraries(ROOMS_OF_A_JOB) == set(JOB)
+    assert list_libraries(ROOMS_OF_A_JOB) == {*JOB, "simplejpeg"}  # which a job does without, more slowly
     assert list_libraries({"report"}) - set(JOB) == set(REPORT)

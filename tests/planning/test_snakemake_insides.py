@@ -62,6 +62,7 @@ def ask(folder, name, *options):
     return json.loads((folder / f"{name}.json").read_text())
 
 
+@pytest.mark.slow
 def test_every_question_is_answered_for_the_main_workflow(folder):
     options = ["--configfile", "c.yaml", "--sdm", "conda", "apptainer", "--local-storage-prefix", "copies"]
     answers = ask(folder, "main", *options, "--config", "n_a=2024_01", "--forcerun", "made")

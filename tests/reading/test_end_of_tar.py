@@ -145,6 +145,7 @@ def test_where_damage_is_accepted_a_lost_tail_is_in_the_ledger_with_its_neighbou
     ]
 
 
+@pytest.mark.slow
 def test_check_and_verify_notice_a_lost_tail(tmp_path):
     shard, output = tmp_path / "s.tar", tmp_path / "s.parquet"
     make_shard(shard, 30)

@@ -513,6 +513,7 @@ def test_of_a_hostile_shard_comes_what_the_table_says(run, case):
         assert len(found["embedded"]) + len(found["failed"]) == found["samples"] == len(expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", [case for case, (_, expected) in CASES.items() if isinstance(expected, str)])
 def test_where_damage_is_accepted_it_is_named_and_the_sum_comes_out(run, case):
     found = run["found"][case]["tolerant"]

@@ -46,6 +46,7 @@ def test_the_fast_decoders_pixels_equal_pillows(subsampling, size, options):
         assert np.array_equal(pixels_of(encoded), np.asarray(Image.open(io.BytesIO(encoded)).convert("RGB")))
 
 
+@pytest.mark.slow
 def test_without_the_fast_decoder_pillow_decodes_to_the_same_pixels_and_that_is_said_once(tmp_path):
     (tmp_path / "1.jpg").write_bytes(make_image(0, (60, 40)))
     code = """
@@ -62,6 +63,7 @@ sys.stdout.buffer.write(decode_image(encoded).tobytes().hex().encode())
     assert errors.count("simplejpeg is not installed") == 1
 
 
+@pytest.mark.slow
 def test_truncated_jpegs_take_no_memory_along(tmp_path):
     (tmp_path / "1.jpg").write_bytes(make_image(0, (2000, 1500))[:-5000])
     code = """
