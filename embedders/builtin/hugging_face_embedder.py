@@ -62,6 +62,7 @@ class HuggingFaceImageEmbedder(PretrainedImageEmbedder):
         Raises:
             EmbedderError: The weights cannot be had or do not fit, or there is no `pool`.
         """
+        transformers.utils.logging.disable_progress_bar()  # the log of a job is a file
         model, report = self._load(transformers.AutoModel, output_loading_info=True)
         missing = sorted(report["missing_keys"])
         if self.pool != "head":
