@@ -11,6 +11,7 @@ if TYPE_CHECKING:  # what an editor and a type checker see
     from embedders.builtin.hugging_face_embedder import HuggingFaceImageEmbedder
     from embedders.builtin.laion import AestheticClassifier, NsfwClassifier
     from embedders.builtin.open_clip_embedder import OpenClipImageEmbedder
+    from embedders.builtin.several import SeveralEmbedders
     from embedders.builtin.timm_embedder import TimmImageEmbedder
     from embedders.classifier import ImageClassifier
     from embedders.job.embed import embed_shard
@@ -23,6 +24,7 @@ __all__ = [
     "ImageEmbedder",
     "NsfwClassifier",
     "OpenClipImageEmbedder",
+    "SeveralEmbedders",
     "TimmImageEmbedder",
     "embed_shard",
 ]
@@ -33,6 +35,7 @@ _MODULES = {
     "ImageEmbedder": "embedders.base",
     "NsfwClassifier": "embedders.builtin.laion",
     "OpenClipImageEmbedder": "embedders.builtin.open_clip_embedder",
+    "SeveralEmbedders": "embedders.builtin.several",
     "TimmImageEmbedder": "embedders.builtin.timm_embedder",
     "embed_shard": "embedders.job.embed",
 }

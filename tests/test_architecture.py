@@ -16,7 +16,7 @@ ROOMS = {
     "output": {"errors"},
     "reading": {"errors", "output"},
     "contract": {"errors", "output", "reading"},
-    "builtin": {"errors", "reading", "contract"},
+    "builtin": {"errors", "reading", "contract", "job"},
     "job": {"errors", "output", "reading", "contract"},
     "planning": {"errors", "gpu", "output", "reading", "job"},
     "checks": {"errors", "gpu", "output", "reading", "contract", "job"},

@@ -11,9 +11,9 @@ from embedders.builtin.hub import advise_download, describe_library_error
 from embedders.builtin.light_torch import leave_out_compiler
 from embedders.builtin.pixel_model import PixelModel
 from embedders.builtin.pretrained import PretrainedImageEmbedder, require_library
-from embedders.builtin.resize import Resize, check_growth
+from embedders.builtin.resize import Resize, check_growth, resize_any
 from embedders.errors import EmbedderError
-from embedders.reading.pixels import decode_image, decode_to_tensor
+from embedders.reading.pixels import decode_image
 
 transformers: Any
 try:
@@ -88,9 +88,7 @@ class HuggingFaceImageEmbedder(PretrainedImageEmbedder):
         if self._resize is None:
             image = decode_image(encoded, self.background, self._check_growth)
             return self._processor(images=image, return_tensors="pt")["pixel_values"][0]
-        pixels = decode_to_tensor(encoded, self.background)
-        self._resize.check_growth(pixels.shape[1:])
-        return self._resize(pixels)
+        return resize_any(encoded, self.background, self._resize)
 
     def describe_preprocessing(self) -> dict:
         """Say, as JSON, what happens to an image before the model: the processor's configuration."""

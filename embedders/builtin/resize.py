@@ -1,13 +1,19 @@
 """A library's resize and crop, done on a tensor of 8-bit pixels. Owns no file format and no normalisation."""
 
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch.nn.functional import interpolate
 
 from embedders.reading import jpeg
 from embedders.reading.images import ImageError, is_bomb
+from embedders.reading.pixels import decode_to_tensor
+
+_shared = threading.local()
 
 # Up to here every Pillow resizes the width first, as torch always does; from 13 on, not that of taller images. The
 # two orders differ by up to 30 of 255.
@@ -70,8 +76,42 @@ def resize_jpeg(encoded: bytes, resize: Resize) -> torch.Tensor | None:
     if size is None or not resize.equals_pillow(*size):
         return None
     resize.check_growth(size)
-    pixels = jpeg.decode(encoded)
-    return None if pixels is None else resize(torch.from_numpy(pixels).permute(2, 0, 1))
+    pixels = _make_once("jpeg", lambda: jpeg.decode(encoded))
+    return None if pixels is None else _make_once(resize, lambda: resize(torch.from_numpy(pixels).permute(2, 0, 1)))
+
+
+def resize_any(encoded: bytes, background: str, resize: Resize) -> torch.Tensor:
+    """Decode and resize an image of any format by torch, whatever Pillow would make of it.
+
+    Raises:
+        ImageError: As `decode_to_tensor` and `check_growth`.
+    """
+    pixels = _make_once("jpeg", lambda: jpeg.decode(encoded)) if jpeg.find_size(encoded) else None
+    if pixels is None:
+        image = _make_once(("any", background), lambda: decode_to_tensor(encoded, background))
+    else:
+        image = torch.from_numpy(pixels).permute(2, 0, 1)
+    resize.check_growth(image.shape[1:])
+    return _make_once((background, resize), lambda: resize(image))
+
+
+@contextmanager
+def share_pixels() -> Iterator[None]:
+    """In this block, which sees one image, decode it once on this thread, and resize it once in each way."""
+    _shared.made = {}
+    try:
+        yield
+    finally:
+        _shared.made = None
+
+
+def _make_once(name: Any, make: Callable[[], Any]) -> Any:
+    made = getattr(_shared, "made", None)
+    if made is None:
+        return make()
+    if name not in made:
+        made[name] = make()
+    return made[name]
 
 
 def check_growth(size: Sequence[int], short_side: int) -> None:

@@ -5,7 +5,7 @@ import io
 import logging
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from time import perf_counter
 from typing import Any
 
@@ -42,7 +42,8 @@ class Model:
 
     Attributes:
         forward: What `load_embedding_model` gave.
-        dimension: Length of a vector, once the first batch has shown it.
+        columns: Dimension of each column of vectors, by its name, once the first batch has shown it. One is the rule;
+            a model that returns a mapping has one for each of its names.
         weights: Fingerprint of the weights, as `provenance.hash_weights` gives it.
         max_batch_size: Images that the device holds at once, where it has run out of memory; else `None`.
     """
@@ -51,7 +52,7 @@ class Model:
         self.embedder = embedder
         self.device = device
         self.dtype = dtype
-        self.dimension: int | None = None
+        self.columns: dict[str, int] = {}
         self.max_batch_size: int | None = None
         self.forward, self.weights = load_model(embedder, "load_embedding_model", device)
 
@@ -70,7 +71,8 @@ class Model:
             timings: Where the time is put down.
 
         Yields:
-            Each batch with its vectors: float32 of shape (images, dimension). A vector may hold NaN or infinity.
+            Each batch with its vectors: float32 of shape (images, dimension), the columns one behind the other. A
+            vector may hold NaN or infinity.
 
         Raises:
             EmbedderError: Something else came back; names the shard and the first sample concerned.
@@ -108,12 +110,23 @@ class Model:
                 f"{where}: the model gave shape {vectors.shape}; expected ({len(keys)}, dimension): one vector "
                 "per image"
             )
-        if self.dimension not in (None, vectors.shape[1]):
-            raise EmbedderError(
-                f"{where}: the model gave dimension {vectors.shape[1]}, but {self.dimension} before; expected one"
-            )
-        self.dimension = vectors.shape[1]
         return vectors
+
+    def take(self, vectors: np.ndarray, column: str) -> np.ndarray:
+        """Take the vectors of one column, where the model gives several; else all.
+
+        Raises:
+            EmbedderError: There is no such column.
+        """
+        if len(self.columns) < 2:
+            return vectors
+        parts = split_columns(vectors, self.columns)
+        if column not in parts:
+            raise EmbedderError(
+                f"{self.embedder.model_name} gives the columns {', '.join(parts)}; {column!r} is none of them; set "
+                "embedding_column to one"
+            )
+        return parts[column]
 
     def find_bad(self, vectors: np.ndarray) -> np.ndarray:
         """Return for each vector whether it cannot be stored: it holds NaN, or numbers beyond the stored type."""
@@ -128,8 +141,8 @@ class Model:
         hint = "; set autocast: false" if getattr(self.embedder, "autocast", False) else ""
         return f"its vector holds {reason}; expected finite numbers{hint}"
 
-    def probe_dimension(self, tar_path: str) -> int:
-        """Learn the dimension from a blank image, for a shard that holds none: its schema must be the others'."""
+    def probe_columns(self, tar_path: str) -> dict[str, int]:
+        """Learn the dimensions from a blank image, for a shard that holds none: its schema must be the others'."""
         if not uses_default_loader(self.embedder):
             raise ShardError(
                 f"{tar_path}: no sample to learn the dimension of the vectors from; expected at least one, "
@@ -142,7 +155,8 @@ class Model:
             image = self.embedder.decode(blank.getvalue())
         except Exception as error:
             raise EmbedderError(f"{where}: preprocess raised {describe_error(error)}") from error
-        return self._wait(self._run(image.unsqueeze(0), where), where).shape[1]
+        self._wait(self._run(image.unsqueeze(0), where), where)
+        return self.columns
 
     def _describe_place(self, keys: Sequence[Any], tar_path: str) -> str:
         first = keys[0] if keys else "none"
@@ -155,7 +169,7 @@ class Model:
             return [part for images in batch.split(self.max_batch_size) for part in self._run(images, where)]
         try:
             with torch.inference_mode():
-                vectors = torch.as_tensor(self.forward(batch)).detach()
+                vectors = self._join(self.forward(batch), where)
                 # A copy, in the order of the device's own work: the next call may use the same memory again.
                 copied = vectors.to("cpu", torch.float32, non_blocking=vectors.is_cuda, copy=True)
                 return [(copied, torch.cuda.current_stream().record_event() if vectors.is_cuda else None)]
@@ -177,6 +191,31 @@ class Model:
         log.warning("%s: out of memory with %d images; going on with %d", where, size, self.max_batch_size)
         return self._run(batch, where)
 
+    def _join(self, output: Any, where: str) -> torch.Tensor:
+        """Join the columns of what the model gave to one tensor, which it is for one column."""
+        if not isinstance(output, Mapping):
+            vectors = torch.as_tensor(output).detach()
+            if vectors.ndim != 2:
+                return vectors  # `_fetch` refuses it, and knows how many images there were
+            output = {self.embedder.image_embedding_column: vectors}
+        parts = {str(name): torch.as_tensor(part).detach() for name, part in output.items()}
+        shapes = ", ".join(f"{name!r} of shape {tuple(part.shape)}" for name, part in parts.items())
+        rows = {len(part) for part in parts.values() if part.ndim == 2}
+        if not parts or any(part.ndim != 2 for part in parts.values()) or len(rows) > 1:
+            raise EmbedderError(
+                f"{where}: the model gave {shapes or 'no vectors'}; expected (images, dimension): one vector per "
+                "image"
+            )
+        columns = {name: part.shape[1] for name, part in parts.items()}
+        if self.columns and columns != self.columns:
+            raise EmbedderError(
+                f"{where}: the model gave dimension {describe_columns(columns)}, but "
+                f"{describe_columns(self.columns)} before; expected one"
+            )
+        self.columns = columns
+        joined = list(parts.values())
+        return joined[0] if len(joined) == 1 else torch.cat([part.float().to(joined[0].device) for part in joined], 1)
+
     def _wait(self, started: Started, where: str) -> np.ndarray:
         try:
             for _, copied in started:
@@ -185,6 +224,19 @@ class Model:
         except Exception as error:
             raise explain_failure(error, where, self.device) from error
         return np.concatenate([vectors.numpy() for vectors, _ in started])
+
+
+def split_columns(vectors: np.ndarray, columns: Mapping[str, int]) -> dict[str, np.ndarray]:
+    """Split vectors into their columns, of which each has a dimension."""
+    ends = np.cumsum(list(columns.values()))
+    return dict(zip(columns, np.split(vectors, ends[:-1], axis=1), strict=True))
+
+
+def describe_columns(columns: Mapping[str, int]) -> str:
+    """Say how long vectors are: a number, or one for each column."""
+    if len(columns) == 1:
+        return str(*columns.values())
+    return ", ".join(f"{dimension} ({name})" for name, dimension in columns.items())
 
 
 def load_model(owner: Any, method: str, device: str) -> tuple[Callable[[Any], torch.Tensor], str | None]:

@@ -45,14 +45,28 @@ def describe_recipe(
     return {
         "class": f"{os.path.basename(module)}:{name}",
         "args": _describe_value(args, hash_file),
-        "source": sorted(hash_file(path) for path in find_sources(class_path, kind)),
+        "source": sorted(hash_file(path) for path in _find_all_sources(class_path, args, kind)),
         **options,
     }
 
 
 def find_deciding_files(class_path: str, args: Mapping[str, Any], kind: str = "embedder") -> list[Path]:
     """Find the files that decide an output: those of `find_sources`, and each that an argument names."""
-    return list(dict.fromkeys([*find_sources(class_path, kind), *_find_files(args)]))
+    return list(dict.fromkeys([*_find_all_sources(class_path, args, kind), *_find_files(args)]))
+
+
+def _find_all_sources(class_path: str, args: Any, kind: str) -> list[Path]:
+    """Find the sources of a class, and of those that its arguments describe as `SeveralEmbedders` takes them."""
+    found, todo = find_sources(class_path, kind), [args]
+    while todo:
+        value = todo.pop()
+        if isinstance(value, Mapping):
+            todo += value.values()
+            if isinstance(value.get("class"), str):
+                found += find_sources(value["class"], kind)
+        elif isinstance(value, list | tuple):
+            todo += value
+    return list(dict.fromkeys(found))
 
 
 def find_sources(class_path: str, kind: str = "embedder") -> list[Path]:
