@@ -10,6 +10,7 @@
 #   embeddings/{shard}.parquet    the vectors, one row per embedded sample
 #   ledger/{shard}.parquet        the samples that were not embedded, and why
 #   scores/                       the scores of the vectors, where config.yaml asks for any
+#   near_copies.parquet           pairs and groups of near copies, where config.yaml asks for them
 #   summary.json                  totals of the run
 #   report.html                   what the run gave, to look at
 #   run_config.yaml               the configuration that the run was made with
@@ -35,6 +36,7 @@ include: "workflow/rules/handlers.smk"
 include: "workflow/rules/embed.smk"
 include: "workflow/rules/score.smk"
 include: "workflow/rules/summary.smk"
+include: "workflow/rules/near_copies.smk"
 include: "workflow/rules/report.smk"
 include: "workflow/rules/retry.smk"
 
@@ -55,4 +57,5 @@ rule all:
     input:
         f"{OUT}/summary.json",
         expand(f"{OUT}/scores/{{score}}/{{shard}}.parquet", score=SCORES, shard=SHARDS),
+        f"{OUT}/near_copies.parquet" if config["near_copies"]["cosine"] else [],
         f"{OUT}/report.html" if config["report"] else [],

@@ -17,4 +17,4 @@ export PIP_CONSTRAINT="$1/requirements.txt"
 # Editable: the code stays in SOURCE, where a Dockerfile can copy it last, into a layer of its own. By a path alone (compat):
 # a module that finds it would give way to that of another Tarquet among the packages of APPTAINERENV_PYTHONPATH.
 /opt/tarquet/bin/pip install --no-cache-dir --disable-pip-version-check --config-settings editable_mode=compat \
-    --editable "$1"
+    --editable "$1[near-copies]"

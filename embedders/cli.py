@@ -14,7 +14,9 @@ import click
 
 from embedders import __version__
 from embedders.cli_results import inspect, prune, report, summarize, verify
+from embedders.copies.command import near_copies
 from embedders.errors import ConfigError, EmbedderError
+from embedders.export.command import export
 from embedders.gpu.device import pin_device
 from embedders.output.record import Addition
 from embedders.terminal import JsonValue, device_options, echo_marked, errors_alone, one_line_errors
@@ -173,3 +175,7 @@ def score(embeddings, output, classifier, classifier_args, record, recipe, threa
 
 for command in (inspect, verify, summarize, report, prune):
     main.add_command(command)
+for room in (export, near_copies):
+    for command in (room, *getattr(room, "commands", {}).values()):
+        command.callback = one_line_errors()(command.callback)
+    main.add_command(room)

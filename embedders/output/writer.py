@@ -19,7 +19,7 @@ from embedders.output.provenance import Provenance, ScoreProvenance
 
 DTYPES = {"float32": (pa.float32(), np.float32), "float16": (pa.float16(), np.float16)}
 PROVENANCE = b"tarquet"
-# A row group is held in memory, three times over while it is written.
+# A row group is held in memory, three times over while it is written, and whole by most readers who want one row.
 BYTES_PER_GROUP = 8 << 20
 
 LEDGER_SCHEMA = pa.schema(
@@ -125,6 +125,7 @@ class EmbeddingWriter:
             compression={**dict.fromkeys(names, "zstd"), **dict.fromkeys(leaves, "none")},
             write_statistics=names,
             write_page_checksum=True,
+            write_page_index=True,
         )
         return self._writer
 
@@ -159,4 +160,4 @@ def write_scores(file: BinaryIO, table: pa.Table, provenance: ScoreProvenance) -
 
 def _write_table(file: BinaryIO, table: pa.Table, footer: dict[str, Any]) -> None:
     table = table.replace_schema_metadata({PROVENANCE: json.dumps(footer)})
-    pq.write_table(table, file, write_page_checksum=True)
+    pq.write_table(table, file, write_page_checksum=True, write_page_index=True)

@@ -33,7 +33,8 @@ def check_remote(shards: Iterable[str], shards_per_job: int | str) -> None:
                 f"`pip install snakemake-storage-plugin-{PLUGINS[kind]}`"
             )
         # A copy that is fetched anew cannot be told from a changed shard, so finished neighbours would be lost.
-        if shards_per_job != 1:
+        if shards_per_job not in (1, "auto"):
             raise ConfigError(
-                f"shards_per_job is {shards_per_job!r}; expected 1 for shards that must be fetched, as {path!r}"
+                f"shards_per_job is {shards_per_job!r}; expected 1 or 'auto' for shards that must be fetched, as "
+                f"{path!r}"
             )

@@ -112,8 +112,13 @@ def judge_run(summary: Summary, unfinished: int) -> list[Finding]:
     return findings
 
 
-def judge_vectors(checks: VectorChecks, near_copies: int) -> list[Finding]:
-    """Say whether vectors look as those of a model that works."""
+def judge_vectors(checks: VectorChecks, near_copies: int | None) -> list[Finding]:
+    """Say whether vectors look as those of a model that works.
+
+    Args:
+        checks: Their measures.
+        near_copies: Number of images with a near copy among them; `None` where the copies of the whole run are known.
+    """
     findings = []
     if checks.broken:
         text = (
@@ -137,8 +142,12 @@ def judge_vectors(checks: VectorChecks, near_copies: int) -> list[Finding]:
         findings.append(Finding("look", f"{text} Check the weights and the preprocessing.", "vectors"))
     if near_copies:
         text = f"{near_copies:,} of {checks.rows:,} images have a near copy (a cosine of {NEAR_COPY} or more)."
-        findings.append(Finding("look", f"{text} Remove copies before you train or test on these.", "pairs"))
-    elif checks.rows > 1:
+        findings.append(
+            Finding(
+                "look", f"{text} Remove copies before you train or test on these: near_copies lists them.", "pairs"
+            )
+        )
+    elif near_copies is not None and checks.rows > 1:
         text = f"No two of {checks.rows:,} images are near copies (a cosine of {NEAR_COPY} or more)."
         findings.append(Finding("good", text, "pairs"))
     return findings

@@ -17,8 +17,10 @@ from embedders.errors import ConfigError
 from embedders.output.failed import FailedSample
 from embedders.output.files import write_whole
 from embedders.output.parquet import VectorFile, read_scores
+from embedders.output.run import read_shards
 from embedders.output.timings import describe_seconds, split_seconds
 from embedders.report.charts import draw_bars, draw_histogram, draw_points, read_script
+from embedders.report.copies import CopyGroups, gather_copies
 from embedders.report.findings import (
     LEVELS,
     NEAR_COPY,
@@ -29,7 +31,7 @@ from embedders.report.findings import (
     judge_vectors,
 )
 from embedders.report.neighbours import draw_map, find_closest_pairs, find_nearest, find_outliers, normalize
-from embedders.report.run import Run, read_run, read_shards
+from embedders.report.run import Run, read_run
 from embedders.report.subset import SampleName, VectorSample, sample_vectors
 from embedders.report.thumbnails import LARGE_SIDE, SMALL_SIDE, Thumbnails
 
@@ -111,7 +113,8 @@ def describe_run(folder: Path, run: Run, first: VectorFile, tar_paths: Mapping[s
     vectors = normalize(sample.vectors)
     choice = choose_rows(vectors)
     thumbnails = Thumbnails(tar_paths, first.provenance.image_suffix)
-    thumbnails.read(size_pictures(sample, choice, run))
+    copies = gather_copies(folder, rows)
+    thumbnails.read(size_pictures(sample, choice, run, copies))
 
     sampled_shards = sorted({name.shard for name in everything.names})
     scores = gather_scores(folder, sampled_shards, run.summary.strays)
@@ -127,7 +130,8 @@ def describe_run(folder: Path, run: Run, first: VectorFile, tar_paths: Mapping[s
             [thumbnails.get(name) or "" for name in names],
         )
     findings = judge_run(run.summary, len(run.unfinished))
-    findings += judge_vectors(checks, int((choice.nearest >= NEAR_COPY).sum()))
+    findings += judge_vectors(checks, None if copies else int((choice.nearest >= NEAR_COPY).sum()))
+    findings += [copies.judge()] if copies else []
     timed = [shard for shard in run.shards if shard["speed"]]
     return {
         "folder": str(folder),
@@ -136,6 +140,7 @@ def describe_run(folder: Path, run: Run, first: VectorFile, tar_paths: Mapping[s
         "findings": sorted(findings, key=lambda finding: LEVELS.index(finding.level)),
         "checks": checks,
         "choice": choice,
+        "copies": copies,
         "names": sample.names,
         "name_failed": name_failed,
         "thumbnails": thumbnails,
@@ -148,11 +153,12 @@ def describe_run(folder: Path, run: Run, first: VectorFile, tar_paths: Mapping[s
     }
 
 
-def size_pictures(sample: VectorSample, choice: Choice, run: Run) -> dict[SampleName, int]:
+def size_pictures(sample: VectorSample, choice: Choice, run: Run, copies: CopyGroups | None) -> dict[SampleName, int]:
     """Say of which samples pictures are wanted, and how large."""
     sides = {sample.names[row]: SMALL_SIDE for row in choice.points}
     large = {*choice.notes, *(row for query in choice.queries for row, _ in query)}
     sides |= {sample.names[row]: LARGE_SIDE for row in sorted(large)}
+    sides |= {name: LARGE_SIDE for group in (copies.groups if copies else ()) for name in group}
     return sides | {name_failed(*failed): LARGE_SIDE for named in run.failed.values() for failed in named}
 
 

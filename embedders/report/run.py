@@ -6,7 +6,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from embedders.errors import ConfigError
 from embedders.output.failed import FailedSample
 from embedders.output.parquet import VectorFile
 from embedders.output.summary import Summary, read_accounts
@@ -34,21 +33,6 @@ class Run:
     failed: dict[str, list[tuple[str, FailedSample]]] = field(default_factory=dict)
     first: VectorFile | None = None
     devices: Counter[str] = field(default_factory=Counter)
-
-
-def read_shards(folder: Path) -> dict[str, str]:
-    """Read the path of each shard of a run by name.
-
-    Raises:
-        ConfigError: The folder holds no run.
-    """
-    try:
-        return json.loads((folder / "run_shards.json").read_text())
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"{str(folder)!r}: it has no run_shards.json that can be read; expected the output_dir of a run; check "
-            "the path"
-        ) from error
 
 
 def read_run(folder: Path, shards: list[str]) -> Run:

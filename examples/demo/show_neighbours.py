@@ -36,6 +36,7 @@ def main() -> None:
 Results: {results}
   embeddings/*.parquet   {len(keys)} vectors of {vectors.shape[1]} numbers, one row per image
   ledger/*.parquet       images that could not be embedded, and why
+  near_copies.parquet    pairs and groups of near copies: the crops of one photograph
   summary.json           totals
 
 Read them:

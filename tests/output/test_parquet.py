@@ -87,6 +87,14 @@ def test_vectors_are_stored_plain_and_words_compressed(tmp_path):
     assert stored["key"].compression == "ZSTD"
 
 
+def test_the_pages_are_indexed_so_that_a_reader_can_fetch_a_few_rows(tmp_path):
+    write_file(tmp_path / "e.parquet")
+    group = pq.read_metadata(tmp_path / "e.parquet").row_group(0)
+    stored = {group.column(n).path_in_schema: group.column(n) for n in range(group.num_columns)}
+    assert all(column.has_offset_index for column in stored.values())
+    assert stored["key"].has_column_index
+
+
 def test_rows_are_flushed_in_groups(tmp_path, monkeypatch):
     monkeypatch.setattr("embedders.output.writer.BYTES_PER_GROUP", 6 * (4 * 4 + len("k0")))
     vectors = write_file(tmp_path / "e.parquet", rows=20, batch=4)

@@ -3,8 +3,11 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from brightness import Brightness
 from support.browser import find_point, list_errors, list_requests, open_browser, read_hint, read_page, set_width
@@ -16,6 +19,7 @@ from embedders import embed_shard
 from embedders.errors import ConfigError
 from embedders.job.locate import build_embedder
 from embedders.job.score import score_file
+from embedders.output.near_copies import CopyCounts, write_near_copies
 from embedders.output.parquet import describe_file
 from embedders.output.writer import write_ledger
 from embedders.report.page import write_report
@@ -234,3 +238,35 @@ def test_broken_vectors_are_counted_and_are_no_outliers(run, tmp_path):
     assert "1 of the 6 numbers are the same in every vector" in html
     assert "key-7<" not in html
     assert 'data-chart="norms"' in html
+
+
+def test_the_groups_of_near_copies_are_shown_with_a_link_to_the_list(run, tmp_path):
+    folder = shutil.copytree(run, tmp_path / "results")
+    rows = {shard: pq.read_metadata(folder / f"embeddings/{shard}.parquet").num_rows for shard in "abc"}
+    names = [("a", "000"), ("a", "001"), ("b", "030")]
+    table = pa.table(
+        {
+            "shard": [names[0][0], names[1][0]],
+            "key": [names[0][1], names[1][1]],
+            "other_shard": [names[1][0], names[2][0]],
+            "other_key": [names[1][1], names[2][1]],
+            "cosine": [0.99, 0.98],
+            "group": [0, 0],
+            "keep": [False, True],
+            "other_keep": [True, False],
+        }
+    )
+    counts = CopyCounts(0.97, "first", rows, sum(rows.values()), 2, 1, 3)
+    write_near_copies(folder / "near_copies.parquet", [table], counts)
+    write_report(folder, folder / "report.html")
+    page = (folder / "report.html").read_text()
+    section = page[page.index('id="copies"') : page.index('id="pairs"')]
+    assert '<a href="near_copies.parquet">' in section
+    assert re.findall(r'alt="(\d+)"', section) == ["001", "000", "030"]
+    assert "3 of 64 images are near copies (a cosine of 0.97 or more), in 1 groups and 2 pairs" in page
+    assert "are near copies (a cosine of 0.98" not in page and "have a near copy" not in page
+
+    # A list of another run, or of this one before a shard was added, says nothing of these vectors.
+    write_near_copies(folder / "near_copies.parquet", [table], replace(counts, rows=rows | {"a": 1}))
+    write_report(folder, folder / "report.html")
+    assert 'id="copies"' not in (folder / "report.html").read_text()

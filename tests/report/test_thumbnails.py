@@ -78,3 +78,12 @@ def test_small_pictures_are_left_out_when_all_take_too_much(tmp_path, monkeypatc
     assert pictures.is_full
     assert 0 < sum(pictures.get(name) is not None for name in small) < 8
     assert pictures.get(SampleName("a", "8"))
+
+
+def test_of_several_images_the_one_of_the_run_is_shown(tmp_path):
+    red, blue = (encode(Image.new("RGB", (20, 20), colour)) for colour in ("red", "blue"))
+    tar = make_tar(tmp_path / "a.tar", {"0.left.png": red, "0.right.png": blue})
+    wanted = SampleName("a", "0")
+    pictures = Thumbnails({"a": tar}, "right.png")
+    pictures.read({wanted: 20})
+    assert open_address(pictures.get(wanted)).convert("RGB").getpixel((9, 9))[2] > 200

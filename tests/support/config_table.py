@@ -31,7 +31,7 @@ def list_keys(schema, prefix=""):
         if "properties" in rules:
             yield from list_keys(rules, f"{prefix}{key}.")
         else:
-            missing = "must be set" if key in schema["required"] else "from `device`"
+            missing = "must be set" if key in schema.get("required", []) else "from `device`"
             default = f"`{json.dumps(rules['default'])}`" if "default" in rules else missing
             cells = (f"`{prefix}{key}`", describe_type(rules), default, " ".join(rules["description"].split()))
             yield f"| {' | '.join(cells)} |"

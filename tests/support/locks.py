@@ -1,7 +1,6 @@
 """The locks of versions, from pyproject.toml and what is installed: `python tests/support/locks.py` writes them.
 
-To renew the versions, first
-`pip install --upgrade -e '.[report,workflow,slurm,storage,demo,open-clip,transformers,examples,test]'`.
+To renew the versions, first `pip install --upgrade -e '.[EXTRAS]'`, with all the extras of pyproject.toml.
 """
 
 import re
@@ -15,10 +14,13 @@ ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 JOB = PROJECT["dependencies"]
-RUN = [*JOB, *(text for extra in ("report", "workflow", "slurm", "storage", "demo") for text in EXTRAS[extra])]
-DEV = [*RUN, *(text for extra in ("open-clip", "transformers", "examples", "test") for text in EXTRAS[extra])]
-# The report looks at files: of what jobs need, only these.
-REPORT = [*EXTRAS["report"], *(text for text in JOB if re.match("click|numpy|nvidia-ml-py|pillow|pyarrow", text))]
+USED = ("report", "near-copies", "workflow", "slurm", "storage", "demo")
+RUN = [*JOB, *(text for extra in USED for text in EXTRAS[extra])]
+ADDED = ("open-clip", "transformers", "lance", "examples", "test")
+DEV = [*RUN, *(text for extra in ADDED for text in EXTRAS[extra])]
+# The report and the search for near copies look at files: of what jobs need, only these.
+LIGHT = [text for text in JOB if re.match("click|numpy|nvidia-ml-py|pillow|pyarrow", text)]
+REPORT, NEAR_COPIES = [*EXTRAS["report"], *LIGHT], [*EXTRAS["near-copies"], *LIGHT]
 
 # The oldest Python, which needs the most, and the one of envs/*.yaml; whatever Python this runs on.
 PYTHON = {"python_version": "3.11", "python_full_version": "3.11.0"}
@@ -78,3 +80,4 @@ if __name__ == "__main__":
     replace_pins("requirements-dev.txt", find_closure(DEV) - run)
     replace_pins("envs/embed.yaml", find_closure(JOB))
     replace_pins("envs/report.yaml", find_closure(REPORT))
+    replace_pins("envs/near_copies.yaml", find_closure(NEAR_COPIES))

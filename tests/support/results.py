@@ -1,5 +1,8 @@
 """What a shard leaves, written without embedding anything."""
 
+import json
+from dataclasses import replace
+
 import numpy as np
 
 from embedders.output.columns import Columns
@@ -44,3 +47,16 @@ def write_shard(folder, name, rows, failed, dimension=2, samples=None, seconds=N
     with path.open("wb") as file:
         failed = [FailedSample(key, kind, f"{key} is bad") for key, kind in failed]
         write_ledger(file, failed, provenance, seconds or {"waiting_for_images": 1.5, "model": 2.25})
+
+
+def make_run(folder, rows, dimension=5, dtype="float32", vectors=None, columns=(), fields=None, name="v", **made):
+    """Write a finished run of random vectors, or of these ones; `fields` gives the metadata of a row by its key."""
+    chance = np.random.default_rng(sum(map(ord, "".join(rows))))
+    embedder = replace(make_provenance().embedder, **made)
+    for shard, count in rows.items():
+        values = chance.standard_normal((count, dimension)) if vectors is None else vectors[shard]
+        samples = [{"__key__": f"{n:05d}"} | (fields(shard, n) if fields else {}) for n in range(count)]
+        provenance = make_provenance(count, embedder)
+        path = folder / f"embeddings/{shard}.parquet"
+        write_vectors(path, samples, values.astype(dtype), Columns("__key__", columns), name, provenance)
+    (folder / "run_shards.json").write_text(json.dumps({shard: f"{shard}.tar" for shard in rows}))

@@ -168,7 +168,7 @@ def test_what_belongs_to_no_shard_is_named_everywhere_and_moved_away_on_request_
     assert not any((project / "results" / path).exists() for path in strays)
     (pruned,) = (project / "results/pruned").iterdir()
     assert {str(path.relative_to(pruned)) for path in pruned.rglob("*.parquet")} == strays
-    assert "belong" not in run_well(project)
+    assert "no shard of this run" not in run_well(project)
     assert len(pd.read_parquet(project / "results/embeddings")) == summary["embedded"] == 5
     assert json.loads((project / "results/summary.json").read_text())["strays"] == {}
 

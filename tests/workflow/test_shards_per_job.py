@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from support.tools import MEAN_COLOR, ROOT, clean_environment, make_image, make_shard, make_tar, run_cli
+from support.workflow import snakemake_command
 
 from embedders.planning.shards import MIN_JOBS, group_shards
 
@@ -43,7 +44,7 @@ def run(tmp_path):
             "report": False,
         }
         (tmp_path / "config.yaml").write_text(yaml.safe_dump(defaults | {"shards_per_job": 3} | config))
-        command = ["snakemake", "--snakefile", ROOT / "Snakefile", "--directory", tmp_path, "--cores", "1"]
+        command = [*snakemake_command(), "--directory", tmp_path, "--cores", "1"]
         return subprocess.Popen(
             [*command, "--workflow-profile", ROOT / "workflow/profiles/default"],
             cwd=tmp_path,
@@ -90,7 +91,7 @@ def test_a_bad_shard_does_not_fail_its_neighbours_and_a_changed_one_runs_alone(t
     process = run()
     output = finish(process)
     assert process.returncode != 0
-    assert "failed: data/1.tar: 1 of 1 samples failed" in output
+    assert "failed shard: data/1.tar: 1 of 1 samples failed" in output
     (line,) = re.findall(r"^failed: .*", output, re.MULTILINE)
     assert line.startswith("failed: data/1.tar: 1 of 1 samples failed")
     assert line.endswith(" (log: results/logs/embed/0+2.log)")
@@ -154,7 +155,7 @@ def test_a_killed_job_keeps_the_shards_that_it_had_finished(tmp_path, run):
     assert 1 <= len(kept) < 3
 
     subprocess.run(
-        ["snakemake", "--snakefile", ROOT / "Snakefile", "--directory", tmp_path, "--unlock"],
+        [*snakemake_command(), "--directory", tmp_path, "--unlock"],
         cwd=tmp_path, env=clean_environment(), check=True, capture_output=True,
     )  # fmt: skip
     process = run(embedder={"class": "slow.py:Slow"})
@@ -179,7 +180,7 @@ def test_a_job_that_is_started_once_more_goes_on_where_it_was(tmp_path):
     assert f"{first}: 3 samples" in run_cli("embed", *command, "--part", "of another run").stderr
 
     make_tar(first, {"a.jpg": b"no image"})
-    assert f"failed: {first}: 1 of 1 samples failed" in run_cli("embed", *command).stderr
+    assert f"failed shard: {first}: 1 of 1 samples failed" in run_cli("embed", *command).stderr
     assert [path.exists() for path in one] == [False, False]  # the old result is no result of this shard
 
 

@@ -32,6 +32,12 @@ from embedders.planning.config import (
     require_output_dir,
     take_command_line,
 )
+from embedders.copies.settings import (
+    check_settings,
+    count_parts,
+    is_stale,
+    name_search,
+)
 from embedders.planning.container import check_image, describe_container
 from embedders.planning.folder import (
     Comparison,
@@ -53,7 +59,7 @@ from embedders.planning.shards import find_shards
 from embedders.planning.unfinished import describe_failures
 from embedders.reading.remote import check_remote, is_remote
 
-os.environ["PATH"] = prefer_own_python(os.environ["PATH"])
+os.environ.update(PATH=prefer_own_python(os.environ.get("PATH", os.defpath)))
 
 DEPLOYMENTS = snakemake_insides.list_deployments(workflow)
 config_files, config_args, config_given = snakemake_insides.read_command_line(workflow)
@@ -74,6 +80,7 @@ try:
             config, config_files, config_args, config_given, schema
         )
     config = check_config(config, schema)
+    check_settings(config)
     require_output_dir(config["output_dir"])
     SHARDS = find_shards(config["shards"])
     require_distinct(SHARDS, config["output_dir"])

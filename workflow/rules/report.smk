@@ -14,6 +14,7 @@ rule write_report:
         # The summary stands for all the vectors; it changes with each of them.
         f"{OUT}/summary.json",
         expand(f"{OUT}/scores/{{score}}/{{shard}}.parquet", score=SCORES, shard=SHARDS),
+        f"{OUT}/near_copies.parquet" if config["near_copies"]["cosine"] else [],
     output:
         report(
             f"{OUT}/report.html", caption="../report/report.rst", category="Embeddings"

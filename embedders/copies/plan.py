@@ -1,0 +1,102 @@
+"""The plan of a search for near copies: the centres of clusters, and the rows of each shard. Made from a sample."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from embedders.copies.search import find_centres
+from embedders.output.parquet import count_groups, read_groups
+from embedders.output.run import Run
+
+# Fewer rows than this are compared each with each for less than clusters cost.
+MIN_ROWS_PER_CLUSTER = 1000
+SAMPLE_PER_CLUSTER, MAX_SAMPLE_BYTES, MAX_SAMPLED_SHARDS = 64, 1 << 30, 1000
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the jobs of a search share.
+
+    Attributes:
+        centres: Of the clusters, of shape (clusters, dimension) and norm 1.
+        shards: Names of the shards, in the order of the run.
+        starts: Number of the first row of each shard, counted over the run; the last one is their total.
+        made_from: Size and time of change of each shard's file, so that a plan of other files is another plan.
+    """
+
+    centres: np.ndarray
+    shards: list[str]
+    starts: np.ndarray
+    made_from: np.ndarray
+
+    def write(self, file: BinaryIO) -> None:
+        """Write the plan."""
+        shards = np.array(self.shards)
+        np.savez(file, centres=self.centres, shards=shards, starts=self.starts, made_from=self.made_from)
+
+
+def read_plan(path: str | Path) -> Plan:
+    """Read a plan."""
+    with np.load(path) as file:
+        return Plan(file["centres"], file["shards"].tolist(), file["starts"], file["made_from"])
+
+
+def make_plan(run: Run) -> Plan:
+    """Find the centres of clusters in a sample of the run; the same ones for the same run."""
+    starts = np.cumsum([0, *run.rows.values()])
+    clusters = count_clusters(run.total)
+    sample = sample_rows(run, min(SAMPLE_PER_CLUSTER * clusters, MAX_SAMPLE_BYTES // (4 * run.dimension)))
+    clusters = min(clusters, len(sample))
+    centres = find_centres(sample, clusters) if clusters > 1 else np.eye(1, run.dimension, dtype=np.float32)
+    return Plan(centres, list(run.rows), starts, np.array(list(run.sizes.values())))
+
+
+def count_clusters(rows: int) -> int:
+    """Return a number of clusters that makes finding the nearest cost about as much as comparing within them."""
+    return max(1, min(2 * math.isqrt(rows), rows // MIN_ROWS_PER_CLUSTER))
+
+
+def sample_rows(run: Run, count: int) -> np.ndarray:
+    """Take about so many vectors, some of each shard or of many shards, as rows of norm 1."""
+    chance = np.random.default_rng(0)
+    shards = [shard for shard, rows in run.rows.items() if rows]
+    shards = [shards[number] for number in chance.permutation(len(shards))[:MAX_SAMPLED_SHARDS]]
+    share = min(1.0, count / max(1, sum(run.rows[shard] for shard in shards)))
+    sampled = [np.empty((0, run.dimension), np.float32)]
+    for shard in shards:
+        wanted = math.ceil(share * run.rows[shard])
+        groups = chance.permutation(count_groups(run.find_file(shard))).tolist()
+        for _, vectors in read_groups(run.find_file(shard), groups):
+            sampled.append(normalize(vectors[chance.permutation(len(vectors))[:wanted]])[0])
+            wanted -= len(vectors)
+            if wanted <= 0:
+                break
+    return np.concatenate(sampled)
+
+
+def normalize(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the vectors that have a direction, float32 and of norm 1, and which ones these are.
+
+    One that is zero, or holds NaN or infinity, is a copy of nothing.
+    """
+    with np.errstate(all="ignore"):
+        vectors = vectors.astype(np.float32)
+        norms = np.linalg.norm(vectors.astype(np.float64), axis=1)
+        sound = np.isfinite(norms) & (norms > 0)
+        return (vectors[sound] / norms[sound, None]).astype(np.float32), np.flatnonzero(sound)
+
+
+def read_chunks(run_file: str, rows: int) -> Iterator[tuple[int, np.ndarray]]:
+    """Read the vectors of a shard in chunks of at least so many rows, each with the number of its first row."""
+    start, waiting = 0, []
+    for _, vectors in read_groups(run_file):
+        waiting.append(vectors)
+        if sum(map(len, waiting)) >= rows:
+            yield start, np.concatenate(waiting)
+            start, waiting = start + sum(map(len, waiting)), []
+    if waiting:
+        yield start, np.concatenate(waiting)

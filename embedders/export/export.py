@@ -1,0 +1,148 @@
+"""An export of a finished run: a folder in another format, which is there whole or not at all.
+
+It is written into a hidden folder beside its final name and renamed at the end. One that was stopped goes on with
+the first part that is missing, unless the run has changed meanwhile.
+"""
+
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from importlib import import_module
+from pathlib import Path
+
+from embedders.errors import ConfigError, OutputError, TarquetError
+from embedders.export.target import Target, divide
+from embedders.output.files import PARTIAL, sync_folder, write_whole
+from embedders.output.run import Run, open_run
+
+log = logging.getLogger("embedders")
+
+# Module and class of each format, and the library that it needs and this package does not.
+FORMATS = {
+    "npy": ("npy:NpyTarget", None),
+    "lance": ("lance:LanceTarget", "lancedb"),
+    "huggingface": ("hugging_face:HuggingFaceTarget", None),
+}
+STATE = ".export.json"
+
+
+def export_run(source: str | Path, form: str, folder: str | Path) -> Run:
+    """Write the vectors of a finished run into a folder of another format.
+
+    Args:
+        source: The run's output folder.
+        form: One of `FORMATS`.
+        folder: The folder to make.
+
+    Raises:
+        ConfigError: The source holds no finished run, the folder is not empty, or a library is missing.
+        ShardError: A file of the run is not whole, or two were made in different ways.
+        OutputError: The folder cannot be written to, or the disk is full.
+    """
+    target_class = find_format(form)
+    run, folder = open_run(source), Path(os.path.abspath(folder))
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(f"{str(folder)!r} is not empty; expected a folder to make; name another one, or remove it")
+    partial = folder.parent / f".{folder.name}{PARTIAL}"
+    done, parts = 0, divide(run)
+    try:
+        partial.mkdir(parents=True, exist_ok=True)
+        with lock(partial):
+            plan = fingerprint(run, form)
+            done = begin(partial, plan)
+            target = target_class(run, parts, partial)
+            done = target.count_finished(done)
+            if done:
+                log.info("%d of %d parts were written by an earlier export", done, len(parts))
+            for part in parts[done:]:
+                target.write(part)
+                done += 1
+                record(partial, plan, done)
+                log.info("%d of %d rows", part.start + part.rows, run.total)
+            target.finish()
+            (partial / STATE).unlink()
+            sync_folder(partial)
+            partial.replace(folder)
+            sync_folder(folder.parent)
+    except TarquetError:
+        raise
+    except (OSError, RuntimeError) as error:  # lancedb's are a RuntimeError
+        reason = getattr(error, "strerror", None) or str(error).strip().splitlines()[0]
+        raise OutputError(
+            f"{str(folder)!r} cannot be written ({reason}); expected a writable place with room; the same command "
+            f"goes on after {done} of {len(parts)} parts, which are in {str(partial)!r}"
+        ) from error
+    return run
+
+
+def find_format(name: str) -> type[Target]:
+    """Return the class of a format.
+
+    Raises:
+        ConfigError: The library that it needs is not installed.
+    """
+    (module, _, target), library = FORMATS[name][0].partition(":"), FORMATS[name][1]
+    try:
+        return getattr(import_module(f"embedders.export.{module}"), target)
+    except ModuleNotFoundError as error:
+        if error.name != library:
+            raise
+        raise ConfigError(
+            f"--to {name}: it needs {library}, which is not installed; expected it; pip install 'tarquet[{name}]'"
+        ) from error
+
+
+def fingerprint(run: Run, form: str) -> str:
+    """Return a hash of what an export is made of: another one means to begin anew."""
+    return hashlib.sha256(json.dumps([form, run.rows, run.sizes]).encode()).hexdigest()
+
+
+def begin(partial: Path, plan: str) -> int:
+    """Return how many parts an earlier export of the same has recorded; remove what is of another one."""
+    with suppress(OSError, ValueError, KeyError):
+        state = json.loads((partial / STATE).read_text())
+        if state["plan"] == plan:
+            return state["done"]
+        log.info("the run is not as it was when an earlier export of it was stopped; this one begins anew")
+    for path in partial.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    record(partial, plan, 0)
+    return 0
+
+
+def record(partial: Path, plan: str, done: int) -> None:
+    """Note how many parts are written."""
+    with write_whole(partial / STATE) as file:
+        file.write(json.dumps({"plan": plan, "done": done}).encode())
+
+
+@contextmanager
+def lock(folder: Path) -> Iterator[None]:
+    """Hold a folder while the block runs; a process that dies lets go of it.
+
+    Raises:
+        ConfigError: Another process holds it.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress_unsupported():
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def suppress_unsupported() -> Iterator[None]:
+    """Let a file system without locks do without."""
+    try:
+        yield
+    except BlockingIOError as error:
+        raise ConfigError("another export is writing this folder; expected to be alone; wait for it") from error
+    except OSError:
+        pass

@@ -1,0 +1,49 @@
+"""`lance`: a folder that LanceDB connects to, with one table, `embeddings`. The only user of lancedb."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import lancedb
+import pyarrow as pa
+
+from embedders.errors import TarquetError
+from embedders.export.target import Part, Target
+from embedders.output.run import Run
+from embedders.output.tables import SHARD, read_schema
+
+TABLE = "embeddings"
+
+
+class LanceTarget(Target):
+    """The table; each part is one version of it, which is there whole or not at all."""
+
+    def __init__(self, run: Run, parts: list[Part], folder: Path):
+        super().__init__(run, parts, folder)
+        columns = read_schema(run)
+        self._schema = columns.set(columns.get_field_index(SHARD), pa.field(SHARD, pa.string(), nullable=False))
+        database, exists = lancedb.connect(folder), (folder / f"{TABLE}.lance").exists()
+        self._table = database.open_table(TABLE) if exists else database.create_table(TABLE, schema=self._schema)
+
+    def count_finished(self, recorded: int) -> int:
+        """Return how many parts the table has; it knows of one that nobody had time to record."""
+        rows = self._table.count_rows()
+        return sum(part.start + part.rows <= rows for part in self.parts)
+
+    def write(self, part: Part) -> None:
+        """Add the rows of a part."""
+        errors = []
+
+        def read() -> Iterator[pa.RecordBatch]:
+            try:
+                for table in self.read(part, self._schema):
+                    yield from table.to_batches()
+            except TarquetError as error:
+                errors.append(error)
+                raise
+
+        try:
+            self._table.add(pa.RecordBatchReader.from_batches(self._schema, read()))
+        except (OSError, RuntimeError):
+            if errors:  # lancedb buries what its reader raises
+                raise errors[0] from None
+            raise

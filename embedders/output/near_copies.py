@@ -1,0 +1,120 @@
+"""`near_copies.parquet`: the pairs of near copies of a run, their groups, and which image of each group to keep."""
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from embedders.errors import ShardError
+from embedders.output.files import write_whole
+from embedders.output.tables import SHARD_FIELD, open_writer
+
+FOOTER = b"tarquet_near_copies"
+SCHEMA = pa.schema(
+    [
+        SHARD_FIELD,
+        pa.field("key", pa.string(), nullable=False),
+        SHARD_FIELD.with_name("other_shard"),
+        pa.field("other_key", pa.string(), nullable=False),
+        pa.field("cosine", pa.float32(), nullable=False),
+        pa.field("group", pa.int64(), nullable=False),
+        pa.field("keep", pa.bool_(), nullable=False),
+        pa.field("other_keep", pa.bool_(), nullable=False),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class CopyCounts:
+    """What a search for near copies found.
+
+    Attributes:
+        cosine: The least cosine of a pair.
+        keep: Which image of a group is to be kept, `first` or `largest`.
+        rows: Number of rows of each shard, by name.
+        compared: Number of vectors that were compared; those without a direction are not.
+        pairs: Number of pairs.
+        groups: Number of groups.
+        images: Number of images in groups.
+    """
+
+    cosine: float
+    keep: str
+    rows: dict[str, int]
+    compared: int
+    pairs: int
+    groups: int
+    images: int
+
+    def describe(self) -> str:
+        """Say it in a line."""
+        if not self.pairs:
+            return f"no near copies among {self.compared:,} images (a cosine of {self.cosine} or more)"
+        return (
+            f"{self.images:,} of {self.compared:,} images are near copies (a cosine of {self.cosine} or more), in "
+            f"{self.groups:,} groups and {self.pairs:,} pairs; without {self.images - self.groups:,} of them one of "
+            "each group is left"
+        )
+
+
+def write_near_copies(path: str | Path, tables: Iterable[pa.Table], counts: CopyCounts) -> None:
+    """Write the pairs, whole or not at all."""
+    schema = SCHEMA.with_metadata({FOOTER: json.dumps(asdict(counts))})
+    with write_whole(path) as file, open_writer(file, schema) as writer:
+        for table in tables:
+            writer.write_table(table.cast(schema))
+
+
+def read_near_copies(path: str | Path) -> tuple[pa.Table, CopyCounts]:
+    """Read all the pairs, and what they are of.
+
+    Raises:
+        ShardError: The file is missing, cut short, or of another kind.
+    """
+    return read_pairs(path), read_counts(path)
+
+
+def read_counts(path: str | Path) -> CopyCounts:
+    """Read what was found, from the footer.
+
+    Raises:
+        ShardError: As `read_near_copies`.
+    """
+    with _explain(path):
+        return CopyCounts(**json.loads(pq.read_schema(path).metadata[FOOTER]))
+
+
+def read_groups(path: str | Path) -> np.ndarray:
+    """Read the number of the group of each pair.
+
+    Raises:
+        ShardError: As `read_near_copies`.
+    """
+    with _explain(path):
+        return pq.read_table(path, columns=["group"])["group"].to_numpy()
+
+
+def read_pairs(path: str | Path, groups: Sequence[int] | None = None) -> pa.Table:
+    """Read the pairs of some groups, or all.
+
+    Raises:
+        ShardError: As `read_near_copies`.
+    """
+    with _explain(path):
+        chosen = None if groups is None else [("group", "in", list(groups))]
+        return pq.read_table(path, filters=chosen, page_checksum_verification=True)
+
+
+@contextmanager
+def _explain(path: str | Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
+        raise ShardError(
+            f"{str(path)!r}: cannot be read ({error}); expected the list of near copies; remove it and run snakemake"
+        ) from error

@@ -1,0 +1,131 @@
+"""A finished run as one set of rows: its shards in order, how many rows each has, and the one recipe of all of them.
+
+A row of a run is named by its shard and its key. Reads what `run_shards.json` names, and nothing else of the folder.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from embedders.errors import ConfigError, ShardError
+from embedders.output.parquet import VectorFile, describe_file
+from embedders.output.provenance import EmbedderRecord
+
+# What decides a vector, besides its image: with another one of these it cannot be compared with the others.
+DECIDING = ("class_path", "args", "model_name", "source_sha256", "weights_sha256", "preprocessing")
+
+
+@dataclass(frozen=True)
+class Run:
+    """The finished vectors of a run.
+
+    Attributes:
+        folder: Its output folder.
+        rows: Number of rows by the name of the shard, in the order of the run.
+        sizes: Bytes of each shard's file, and its time of change, by the name of the shard.
+        vector_column: Name of the column of vectors.
+        dimension: Length of a vector.
+        dtype: Type of its elements, `float32` or `float16`.
+        samples: Number of samples in the tars, those that failed included.
+        embedder: What made the vectors, by the footer of the first shard.
+    """
+
+    folder: Path
+    rows: dict[str, int]
+    sizes: dict[str, tuple[int, int]]
+    vector_column: str
+    dimension: int
+    dtype: str
+    samples: int
+    embedder: EmbedderRecord
+
+    def find_file(self, shard: str) -> str:
+        """Return the path of a shard's vectors."""
+        return str(self.folder / f"embeddings/{shard}.parquet")
+
+    @property
+    def total(self) -> int:
+        """Number of rows of all the shards."""
+        return sum(self.rows.values())
+
+    @cached_property
+    def starts(self) -> dict[str, int]:
+        """Number of the first row of each shard, counted over the run."""
+        return dict(zip(self.rows, (np.cumsum([0, *self.rows.values()])).tolist(), strict=False))
+
+    @property
+    def bytes_per_row(self) -> int:
+        """Bytes of a vector."""
+        return self.dimension * np.dtype(self.dtype).itemsize
+
+
+def read_shards(folder: str | Path) -> dict[str, str]:
+    """Read the path of each shard of a run by name.
+
+    Raises:
+        ConfigError: The folder holds no run.
+    """
+    try:
+        return json.loads(Path(folder, "run_shards.json").read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"{str(folder)!r}: it has no run_shards.json that can be read; expected the output_dir of a run; check "
+            "the path"
+        ) from error
+
+
+def open_run(folder: str | Path) -> Run:
+    """Read the footers of a finished run.
+
+    Raises:
+        ConfigError: The folder holds no run, or one that is not finished.
+        ShardError: A file is not whole, or two were made in different ways.
+    """
+    folder = Path(folder)
+    shards = list(read_shards(folder))
+    missing = [shard for shard in shards if not (folder / f"embeddings/{shard}.parquet").is_file()]
+    if missing or not shards:
+        raise ConfigError(
+            f"{str(folder)!r}: {len(missing)} of its {len(shards)} shards have no vectors{_name_first(missing)}; "
+            "expected a finished run; run snakemake first"
+        )
+    rows, sizes, samples = {}, {}, 0
+    first = describe_file(str(folder / f"embeddings/{shards[0]}.parquet"))
+    for shard in shards:
+        path = folder / f"embeddings/{shard}.parquet"
+        footer = describe_file(str(path))
+        for name, value, expected in _compare(footer, first):
+            raise ShardError(
+                f"{str(path)!r}: its {name} is {_shorten(value)}, but {_shorten(expected)} in {first.path!r}; "
+                "expected the vectors of one model; run snakemake, so that all are of one"
+            )
+        rows[shard] = footer.rows
+        samples += footer.provenance.samples
+        sizes[shard] = (path.stat().st_size, path.stat().st_mtime_ns)
+    dtype = "float16" if "halffloat" in first.vectors else "float32"
+    shape = (first.vector_column, first.dimension, dtype)
+    return Run(folder, rows, sizes, *shape, samples, first.provenance.embedder)
+
+
+def _compare(one: VectorFile, other: VectorFile) -> Iterator[tuple[str, Any, Any]]:
+    """Yield what differs of what decides the vectors: its name and both values."""
+    if one.vectors != other.vectors:
+        yield "type of vectors", one.vectors, other.vectors
+    for name in DECIDING:
+        values = (getattr(file.provenance.embedder, name) for file in (one, other))
+        if (value := next(values)) != (expected := next(values)):
+            yield name, value, expected
+
+
+def _name_first(names: list[str]) -> str:
+    return f", as {names[0]!r}" if names else ""
+
+
+def _shorten(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:100]}..."

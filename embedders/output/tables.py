@@ -1,0 +1,87 @@
+"""Tables of the columns of a run, read and written a row group at a time."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import BinaryIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from embedders.errors import ShardError
+from embedders.output.run import Run
+
+SHARD = "shard"
+# Names repeat in every row of a shard: a dictionary holds each once.
+SHARD_FIELD = pa.field(SHARD, pa.dictionary(pa.int32(), pa.string()), nullable=False)
+
+
+def read_schema(run: Run, with_vectors: bool = True) -> pa.Schema:
+    """Return the columns of a run's rows: the shard's name first, the vectors last."""
+    with _explain(path := run.find_file(next(iter(run.rows)))):
+        fields = [field for field in pq.read_schema(path) if field.name != SHARD]
+    return pa.schema([SHARD_FIELD, *(fields if with_vectors else fields[:-1])])
+
+
+def read_rows(run: Run, shard: str, schema: pa.Schema) -> Iterator[pa.Table]:
+    """Read the rows of a shard with these columns, a row group in memory at a time.
+
+    Raises:
+        ShardError: The file is missing or cut short, or has other columns than the first shard.
+    """
+    columns = [name for name in schema.names if name != SHARD]
+    with (
+        _explain(path := run.find_file(shard)),
+        pq.ParquetFile(path, page_checksum_verification=True) as file,
+    ):
+        for number in range(file.num_row_groups):
+            table = file.read_row_group(number, columns).select(columns)
+            names = pa.DictionaryArray.from_arrays(pa.repeat(pa.scalar(0, pa.int32()), len(table)), [shard])
+            yield table.add_column(0, SHARD_FIELD, names).cast(schema)
+
+
+def regroup(tables: Iterable[pa.Table], max_bytes: int) -> Iterator[pa.Table]:
+    """Join small tables into ones of about this many bytes."""
+    waiting, size = [], 0
+    for table in tables:
+        waiting.append(table)
+        size += table.nbytes
+        if size >= max_bytes:
+            yield pa.concat_tables(waiting).unify_dictionaries()
+            waiting, size = [], 0
+    if waiting:
+        yield pa.concat_tables(waiting).unify_dictionaries()
+
+
+@contextmanager
+def open_writer(file: BinaryIO, schema: pa.Schema, plain: Sequence[str] = ()) -> Iterator[pq.ParquetWriter]:
+    """Open a Parquet file to write tables into, with a page index, so that readers can fetch a few rows of it.
+
+    Args:
+        file: The file.
+        schema: Its columns.
+        plain: Paths of columns that compression and statistics would gain nothing, as those of vectors.
+    """
+    names = [field.name for field in schema if not pa.types.is_fixed_size_list(field.type)]
+    writer = pq.ParquetWriter(
+        file,
+        schema,
+        use_dictionary=names,
+        compression={**dict.fromkeys(names, "zstd"), **dict.fromkeys(plain, "none")},
+        write_statistics=names,
+        write_page_index=True,
+        write_page_checksum=True,
+    )
+    try:
+        yield writer
+        writer.close()
+    finally:
+        writer.is_open = False  # of a file that was not finished; pyarrow would write a footer when it is collected
+
+
+@contextmanager
+def _explain(path: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ShardError(f"{path!r}: cannot be read ({reason}); expected a whole file; make it again") from error

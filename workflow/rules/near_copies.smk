@@ -1,0 +1,143 @@
+# All the vectors -> the pairs of near copies, their groups, and which image of each group to keep. Centres of clusters
+# from a sample; the rows of some shards by cluster; the rows of some clusters compared; one list of all.
+#
+# outputs: {output_dir}/near_copies.parquet; {output_dir}/.near_copies/ holds what its jobs leave for each other
+
+# What is there of a search for another cosine, or over other shards, is no part of this one.
+COPIES = f"{OUT}/.near_copies/{name_search(config['near_copies']['cosine'], SHARDS)}"
+COPY_PARTS = range(count_parts(len(SHARDS)))
+
+
+def find_pairs(wildcards):
+    """Name the pairs of each part, and have the list made again that was made by other settings."""
+    path = f"{OUT}/near_copies.parquet"
+    if is_stale(path, config["near_copies"], SHARDS):
+        snakemake_insides.force(workflow, [path])
+    return expand(f"{COPIES}/{{part}}.pairs.npz", part=COPY_PARTS)
+
+
+# It reads the keys of copies: as `summarize` not worth a wait in a cluster's queue.
+localrules:
+    list_near_copies,
+
+
+rule plan_near_copies:
+    """Find the centres of clusters."""
+    input:
+        list_embedded,
+    output:
+        f"{COPIES}/plan.npz",
+    log:
+        f"{OUT}/logs/near_copies/plan.log",
+    benchmark:
+        f"{OUT}/benchmarks/near_copies/plan.tsv"
+    conda:
+        "../../envs/near_copies.yaml"
+    threads: config["threads"]
+    resources:
+        mem_mb=grow(config["mem_mb"]),
+        runtime=grow(config["runtime"]),
+    params:
+        folder=OUT,
+    shell:
+        """
+        exec python -m embedders near-copies plan {params.folder:q} {output:q} \
+            --threads {threads} \
+            >{log:q} 2>&1
+        """
+
+
+rule assign_near_copies:
+    """Write the rows of some shards by cluster."""
+    input:
+        plan=f"{COPIES}/plan.npz",
+    output:
+        rows=temp(f"{COPIES}/{{part}}.rows"),
+        offsets=temp(f"{COPIES}/{{part}}.offsets.npy"),
+    log:
+        f"{OUT}/logs/near_copies/assign_{{part}}.log",
+    benchmark:
+        f"{OUT}/benchmarks/near_copies/assign_{{part}}.tsv"
+    wildcard_constraints:
+        part=r"\d+",
+    conda:
+        "../../envs/near_copies.yaml"
+    threads: config["threads"]
+    resources:
+        mem_mb=grow(config["mem_mb"]),
+        runtime=grow(config["runtime"]),
+    params:
+        folder=OUT,
+        parts=len(COPY_PARTS),
+        cosine=config["near_copies"]["cosine"],
+    shell:
+        """
+        exec python -m embedders near-copies assign {params.folder:q} {input.plan:q} {output.rows:q} {output.offsets:q} \
+            --part {wildcards.part} {params.parts} \
+            --cosine {params.cosine} \
+            --threads {threads} \
+            >{log:q} 2>&1
+        """
+
+
+rule compare_near_copies:
+    """Find the pairs in some clusters."""
+    input:
+        plan=f"{COPIES}/plan.npz",
+        assigned=expand(
+            f"{COPIES}/{{part}}.{{kind}}",
+            part=COPY_PARTS,
+            kind=["rows", "offsets.npy"],
+        ),
+    output:
+        f"{COPIES}/{{part}}.pairs.npz",
+    log:
+        f"{OUT}/logs/near_copies/compare_{{part}}.log",
+    benchmark:
+        f"{OUT}/benchmarks/near_copies/compare_{{part}}.tsv"
+    wildcard_constraints:
+        part=r"\d+",
+    conda:
+        "../../envs/near_copies.yaml"
+    threads: config["threads"]
+    resources:
+        mem_mb=grow(config["mem_mb"]),
+        runtime=grow(config["runtime"]),
+    params:
+        folder=COPIES,
+        parts=len(COPY_PARTS),
+        cosine=config["near_copies"]["cosine"],
+    shell:
+        """
+        exec python -m embedders near-copies compare {input.plan:q} {output:q} \
+            --assigned {params.folder:q} \
+            --part {wildcards.part} {params.parts} \
+            --cosine {params.cosine} \
+            --threads {threads} \
+            >{log:q} 2>&1
+        """
+
+
+rule list_near_copies:
+    """Name the pairs and their groups."""
+    input:
+        plan=f"{COPIES}/plan.npz",
+        pairs=find_pairs,
+    output:
+        f"{OUT}/near_copies.parquet",
+    log:
+        f"{OUT}/logs/near_copies/list.log",
+    conda:
+        "../../envs/near_copies.yaml"
+    params:
+        folder=OUT,
+        cosine=config["near_copies"]["cosine"],
+        keep=config["near_copies"]["keep"],
+    shell:
+        """
+        python -m embedders near-copies list {params.folder:q} {input.plan:q} {input.pairs:q} \
+            --output {output:q} \
+            --cosine {params.cosine} \
+            --keep {params.keep} \
+            2>&1 | tee {log:q}
+        """
