@@ -3,8 +3,6 @@
 import gc
 import io
 import logging
-import os
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from time import perf_counter
 from typing import Any
@@ -14,24 +12,13 @@ import torch
 from PIL import Image
 
 from embedders.base import ImageEmbedder, uses_default_loader
-from embedders.errors import EmbedderError, GpuError, GpuLostError, ShardError, TarquetError, describe_error
+from embedders.errors import EmbedderError, GpuError, ShardError, TarquetError, describe_error
 from embedders.job.batch import Batch
+from embedders.job.gpu_failures import explain_failure, is_out_of_memory
 from embedders.job.provenance import hash_weights
 from embedders.output.timings import Timings
 
 log = logging.getLogger(__name__)
-
-# torch of 2.8 and later raises a class of its own for what the device reports
-_ACCELERATOR_ERRORS = (torch.AcceleratorError,) if hasattr(torch, "AcceleratorError") else ()
-# Not every error that says "cuda": "found at least two devices, cuda:0 and cpu" is a defect of the embedder.
-_GPU_WORDS = re.compile(
-    r"CUDA (unknown )?(error|failure)|CUDA (driver|runtime|initialization)|No CUDA GPUs|\bcuda[A-Z]\w+\(\)"
-    r"|CU(DNN|BLAS)_STATUS_|NVIDIA driver|uncorrectable|\bECC\b"
-)
-# The device reports these, but they are wrong calls: every GPU would.
-_DEFECT_WORDS = re.compile(r"device-side assert|_STATUS_(NOT_SUPPORTED|BAD_PARAM|INVALID_VALUE)")
-# Memory that is not torch's own: of the CUDA driver, cuBLAS, cuDNN, DALI
-_MEMORY_WORDS = re.compile(r"out of memory|ALLOC_FAILED|MemoryAllocation")
 
 # Vectors on their way from the device, with the event after which they are there; in parts, where memory was short.
 Started = list[tuple[torch.Tensor, torch.cuda.Event | None]]
@@ -262,30 +249,3 @@ def load_model(owner: Any, method: str, device: str) -> tuple[Callable[[Any], to
             log.warning("%s", note)
         log.info("loaded %s on %s in %.1f s", owner.model_name, device, perf_counter() - start)
     return models[device]
-
-
-def is_out_of_memory(error: Exception, device: str) -> bool:
-    """Tell whether the device has no room, be it torch that says so or a library beside it."""
-    is_torchs = isinstance(error, torch.cuda.OutOfMemoryError)
-    return is_torchs or (device == "cuda" and bool(_MEMORY_WORDS.search(str(error))))
-
-
-def explain_failure(error: Exception, where: str, device: str) -> TarquetError:
-    """Tell a failing GPU from a defect in the embedder: only after the first does a retry elsewhere help."""
-    return explain_gpu_failure(error, where, device) or EmbedderError(
-        f"{where}: the model raised {describe_error(error)}"
-    )
-
-
-def explain_gpu_failure(error: Exception, where: str, device: str) -> GpuError | None:
-    """Say what is the matter with the GPU; None where the error is not the GPU's."""
-    reason = describe_error(error)
-    if is_out_of_memory(error, device):
-        return GpuError(
-            f"{where}: out of memory on the device: {reason}; expected room; take a smaller model or a larger GPU"
-        )
-    is_gpus = isinstance(error, _ACCELERATOR_ERRORS) or _GPU_WORDS.search(str(error))
-    if device == "cuda" and is_gpus and not _DEFECT_WORDS.search(str(error)):
-        uuid = os.environ.get("CUDA_VISIBLE_DEVICES", "not pinned")
-        return GpuLostError(f"{where}: GPU {uuid} failed: {reason}; expected it to work; run again, on another one")
-    return None
