@@ -1,11 +1,11 @@
 # make run    set up, then embed demo photographs and show their nearest neighbours
 # make test   set up, then run the tests
-# make test-fast   those that need no Snakemake, no browser and no crowd of processes: a minute
-# make test-long   the long suites, an hour or so: cuts, flips, kills
-# make test-cluster   on a real SLURM and in a real Apptainer, which are brought up for it; for root on Debian, which gets the packages
-# make image  the image for jobs, tarquet.sif, which embeds a picture at its end; wants Apptainer
+# make test-fast   run the tests without Snakemake, a browser or many processes: a minute
+# make test-long   run the long suites (cuts, flips, kills): about an hour
+# make test-cluster   run the tests on a real SLURM and in a real Apptainer, which it installs and starts; needs root on Debian
+# make image  build the image for jobs, tarquet.sif, and embed a picture in it as a test; needs Apptainer
 # make lint   set up, then check style, types and the workflow
-# make setup  the local environment .venv, from the versions pinned in requirements.txt; tests install more, from requirements-dev.txt
+# make setup  make the environment .venv from the versions pinned in requirements.txt; tests also install requirements-dev.txt
 # make clean  remove the environment, the demo's data and results, and caches; never other data or results
 
 PYTHON ?= python3
@@ -13,10 +13,10 @@ READY := .venv/.ready
 TESTS_READY := .venv/.ready-for-tests
 DEMO := data/demo/.ready
 
-# Jobs start `python -m embedders`: that python must be this one.
+# Jobs run `python -m embedders`, which must be the Python of .venv.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-# pip writes a thousand lines; these are the few of large files, so that a slow download is seen to go on.
+# pip prints a thousand lines; show only those of large files, so that a slow download shows progress.
 SHELL := /bin/bash
 .SHELLFLAGS := -o pipefail -c
 INSTALL := python -m pip install --disable-pip-version-check --progress-bar off
@@ -27,7 +27,7 @@ LARGE := sed -nuE '/(Downloading|Using cached) .*\([0-9]{3,}.* MB\)/p'
 
 setup: $(READY)
 
-# A stamp and not the folder: an installation that was broken off must be done again.
+# The target is a stamp and not the folder, so that an interrupted installation is repeated.
 $(READY): requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; try: make PYTHON=python3.12 ...")'
 	@$(PYTHON) -m venv .venv
@@ -49,7 +49,7 @@ run: $(DEMO)
 	snakemake --configfile examples/demo/config.yaml --quiet rules host
 	python examples/demo/show_neighbours.py results/demo
 
-# A file of tests stays on one core: its slow fixtures are shared.
+# All tests of a file run on one core, because they share slow fixtures.
 test: $(TESTS_READY)
 	python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
@@ -67,7 +67,7 @@ image: tarquet.sif
 tarquet.sif: containers/tarquet.def containers/install.sh requirements.txt pyproject.toml $(shell find embedders -name '*.py' -o -name '*.jinja')
 	apptainer build --force $@ containers/tarquet.def
 
-# The demo's shards, because a workflow without shards cannot be checked.
+# Needs the demo's shards, because a workflow without shards cannot be checked.
 lint: $(TESTS_READY) $(DEMO)
 	ruff check .
 	ruff format --check .

@@ -1,22 +1,22 @@
 # Tarquet: tar shards in, Parquet files of image embeddings out.
 #
 #   snakemake --cores all --resources gpu=8        on one machine with 8 GPUs
-#   snakemake -n                                   what would be done, and why
-#   snakemake retry                                the samples that failed, once more
+#   snakemake -n                                   show what would be done, and why
+#   snakemake retry                                embed the samples that failed again
 #
-# What is embedded, and with what, stands in config.yaml; every key is explained in
-# workflow/schemas/config.schema.yaml. Results lie in {output_dir}:
+# config.yaml says what to embed and with which model; workflow/schemas/config.schema.yaml explains every key.
+# Results are written to {output_dir}:
 #
 #   embeddings/{shard}.parquet    the vectors, one row per embedded sample
 #   ledger/{shard}.parquet        the samples that were not embedded, and why
-#   scores/                       the scores of the vectors, where config.yaml asks for any
-#   near_copies.parquet           pairs and groups of near copies, where config.yaml asks for them
+#   scores/                       the scores of the vectors, if config.yaml asks for any
+#   near_copies.parquet           pairs and groups of near copies, if config.yaml asks for them
 #   summary.json                  totals of the run
-#   report.html                   what the run gave, to look at
-#   run_config.yaml               the configuration that the run was made with
-#   run_shards.json               the path of each shard, by name
+#   report.html                   a report to look at in a browser
+#   run_config.yaml               the configuration of the run
+#   run_shards.json               the path of each shard by name
 #   record/                       what each result was made from
-#   logs/, benchmarks/            per job
+#   logs/, benchmarks/            one file per job
 #   retried/                      what `snakemake retry` embedded
 
 from snakemake.utils import min_version
@@ -27,7 +27,7 @@ min_version("9.8")
 include: "workflow/rules/common.smk"
 
 
-# For --sdm apptainer; without it nothing looks at this.
+# Only used with --sdm apptainer.
 container: config["container"]
 
 
@@ -52,7 +52,7 @@ onerror:
 
 
 rule all:
-    """Ask for all that config.yaml asks for."""
+    """Make all the results that config.yaml asks for."""
     default_target: True
     input:
         f"{OUT}/summary.json",

@@ -1,6 +1,6 @@
-"""How the benchmarks compare: contestants in turn, each run in a process of its own, the peers in their environment.
+"""Runs the contestants of a benchmark in turn, each in a separate process, and the peers in a separate environment.
 
-Owns the environment of the peers, the child processes and their medians; not what is measured.
+Owns the environment of the peers, the child processes and the medians; not what is measured.
 """
 
 import json
@@ -22,7 +22,7 @@ CORES = 2  # for each contestant, on a machine of any size
 
 
 def find_peers_python() -> Path:
-    """Give the interpreter of the peers' environment, which is made once: 7 GB, some minutes."""
+    """Return the interpreter of the peers' environment, which is made once: 7 GB, some minutes."""
     folder = CACHE / f"peers-{sha256(REQUIREMENTS.read_bytes()).hexdigest()[:12]}"
     python = folder / "bin/python"
     if not (folder / "ready").exists():
@@ -37,17 +37,17 @@ def find_peers_python() -> Path:
 
 
 def link_ffmpeg(folder: Path) -> None:
-    """Give FFmpeg's libraries, which PyAV's wheel holds under names of its own, those by which SPDL asks for them."""
+    """Link FFmpeg's libraries in PyAV's wheel, which have other names there, under the names that SPDL loads."""
     (folder / "ffmpeg").mkdir()
     for library in folder.glob("lib/python*/site-packages/av.libs/*.so*"):
-        # libavutil-5809ad29.so.60.26.102 is wanted as libavutil.so.60, and by FFmpeg's others by its long name
+        # SPDL loads libavutil-5809ad29.so.60.26.102 as libavutil.so.60; FFmpeg's other libraries use the long name
         name, _, version = library.name.partition(".so.")
         (folder / "ffmpeg" / library.name).symlink_to(library)
         (folder / "ffmpeg" / f"{name.rpartition('-')[0]}.so.{version.partition('.')[0]}").symlink_to(library)
 
 
 def run_alone(script: str, contestant: str, is_peer: bool, arguments: Sequence[str]) -> dict:
-    """Run `SCRIPT --only CONTESTANT ARGUMENTS` in a new process, and give the JSON that it prints last.
+    """Run `SCRIPT --only CONTESTANT ARGUMENTS` in a new process, and return the JSON in its last line.
 
     Returns:
         What it measured, or `{"failed": reason}`.
@@ -69,7 +69,7 @@ def run_alone(script: str, contestant: str, is_peer: bool, arguments: Sequence[s
 def run_in_turn(
     script: str, contestants: Mapping[str, bool], arguments: Sequence[str], runs: int
 ) -> dict[str, list[dict]]:
-    """Run each contestant, then each again, so that all meet the same moods of the machine.
+    """Run all contestants in turn, several times, so that changes in the machine's load affect all alike.
 
     Args:
         script: The benchmark's file.
@@ -78,7 +78,7 @@ def run_in_turn(
         runs: How often each runs; one that fails is not tried again.
 
     Returns:
-        By name, what `run_alone` gave each time.
+        By name, what `run_alone` returned each time.
     """
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])
     measured = {name: [] for name in contestants}
@@ -91,17 +91,17 @@ def run_in_turn(
 
 
 def has_failed(results: Sequence[dict]) -> bool:
-    """Tell whether a contestant's last run failed."""
+    """Return whether a contestant's last run failed."""
     return bool(results) and "failed" in results[-1]
 
 
 def take_median(results: Sequence[dict]) -> float:
-    """Give the median of the images per second."""
+    """Return the median of the images per second."""
     return statistics.median(result["images_per_s"] for result in results)
 
 
 def take_ratio(results: Sequence[dict], others: Sequence[dict]) -> float:
-    """Give the median, over the rounds, of how many times the images per second are those of another."""
+    """Return the median, over the rounds, of the ratio of images per second to another contestant's."""
     if has_failed(results) or has_failed(others):
         return math.nan
     pairs = zip(results, others, strict=True)

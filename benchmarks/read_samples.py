@@ -1,9 +1,10 @@
-"""What reading costs: CPU microseconds per sample of three members (jpg, json, txt), until its bytes are in memory.
+"""Measures the cost of reading: CPU microseconds to read a sample of three members (jpg, json, txt) into memory.
 
     python benchmarks/read_samples.py [ROUNDS] [SAMPLES]
 
-Tars as img2dataset writes them (by webdataset's TarWriter, with PAX fields), as GNU tar does, and as Python's tarfile
-does without PAX fields; the same samples each. Ours, webdataset's own reader and tarfile in turn; medians.
+The same samples are in tars written by img2dataset (with webdataset's TarWriter, so with PAX fields), by GNU tar,
+and by Python's tarfile without PAX fields. Tarquet, webdataset's reader and tarfile read them in turn; the results
+are medians.
 """
 
 import statistics
@@ -21,13 +22,13 @@ from embedders.reading.samples import read_samples
 
 
 def make_samples(count: int) -> list[dict]:
-    """Make samples of 2 kB, as of small images."""
+    """Return samples of 2 kB, like small images."""
     text = b'{"caption": "a text", "url": "https://example.org/1.jpg", "width": 32, "height": 32}'
     return [{"__key__": f"{n:09}", "jpg": bytes(1500), "json": text, "txt": b"a text"} for n in range(count)]
 
 
 def write_shards(folder: Path, samples: list[dict]) -> dict[str, str]:
-    """Write one tar by each program."""
+    """Write one tar with each program."""
     paths = {name: f"{folder}/{name}.tar" for name in ("webdataset", "gnu", "ustar")}
     with webdataset.TarWriter(paths["webdataset"], encoder=False) as writer:
         for sample in samples:
@@ -46,7 +47,7 @@ def write_shards(folder: Path, samples: list[dict]) -> dict[str, str]:
 
 
 def read_by_tarfile(path: str) -> None:
-    """Read each member by tarfile."""
+    """Read each member with tarfile."""
     with tarfile.open(path) as tar:
         for member in tar:
             if member.isreg():
@@ -67,7 +68,7 @@ def main(rounds: int = 7, count: int = 5000) -> None:
         times = {(kind, reader): [] for kind in paths for reader in READERS}
         for _ in range(rounds):
             for kind, reader in times:
-                start = time.process_time()  # all in one thread, and a busy machine counts for little
+                start = time.process_time()  # all is in one thread, and CPU time hardly depends on other load
                 READERS[reader](paths[kind])
                 times[kind, reader].append((time.process_time() - start) / count * 1e6)
         for kind in paths:

@@ -1,12 +1,12 @@
-"""Readers side by side: from tar shards to batches that a model can take, images per second with two workers each.
+"""Compares readers, from tar shards to batches for a model: images per second with two workers each.
 
     python benchmarks/readers.py [RUNS] [SHARDS] [IMAGES_PER_SHARD]
 
-All preprocess for `tf_efficientnet_lite0`: short side to 256 (bicubic), centre of 224 x 224, batches of 64. A reader
-is timed from its first batches to its last, in a process of its own, all in turn; medians. Ours, SPDL and DALI give
-uint8, which a device normalises faster than a core; clip-retrieval and DataLoader run timm's transform, which
-normalises. The limit is two processes that do nothing but decode JPEGs, exactly, and resize them as ours does, from
-memory.
+All preprocess for `tf_efficientnet_lite0`: short side to 256 (bicubic), centre of 224 x 224, batches of 64. The
+readers run in turn, each in a separate process, and are timed from the first batches to the last; the results are
+medians. Tarquet, SPDL and DALI return uint8, which a device normalizes faster than a core; clip-retrieval and
+DataLoader run timm's transform, which normalizes. The upper limit is two processes that only decode JPEGs exactly,
+and resize them as Tarquet does, from memory.
 """
 
 import json
@@ -26,7 +26,7 @@ RESIZED, CROPPED = 256, 224
 
 
 def make_transform():
-    """Make timm's own transform of the model."""
+    """Return timm's own transform of the model."""
     import timm
     from timm.data import create_transform, resolve_data_config
 
@@ -35,7 +35,7 @@ def make_transform():
 
 
 def read_by_tarquet(paths: list[str]) -> Iterator:
-    """Read by the default loader of this project."""
+    """Read with the default loader of this project."""
     from embedders import TimmImageEmbedder
 
     embedder = TimmImageEmbedder(MODEL, batch_size=BATCH_SIZE, num_threads_per_worker=CORES)
@@ -45,7 +45,7 @@ def read_by_tarquet(paths: list[str]) -> Iterator:
 
 
 def read_by_clip_retrieval(paths: list[str]) -> Iterable:
-    """Read by the reader of `clip-retrieval inference`, with timm's transform in the place of CLIP's."""
+    """Read with the reader of `clip-retrieval inference`, with timm's transform in place of CLIP's."""
     from clip_retrieval.clip_inference.reader import WebdatasetReader
 
     reader = WebdatasetReader(
@@ -61,7 +61,7 @@ def read_by_clip_retrieval(paths: list[str]) -> Iterable:
 
 
 def read_by_webdataset(paths: list[str]) -> Iterable:
-    """Read as WebDataset's documentation does: decoded and batched in the worker processes of a DataLoader."""
+    """Read as in WebDataset's documentation: decoded and batched in the worker processes of a DataLoader."""
     import webdataset as wds
 
     images = wds.WebDataset(paths, shardshuffle=False).decode("pil").to_tuple("jpg").map_tuple(make_transform())
@@ -70,7 +70,7 @@ def read_by_webdataset(paths: list[str]) -> Iterable:
 
 
 def read_by_dali(paths: list[str]) -> Iterable:
-    """Read by DALI on the CPU, with an index of each tar made beforehand, as its documentation advises."""
+    """Read with DALI on the CPU, with an index of each tar made beforehand, as its documentation advises."""
     from nvidia.dali import fn, pipeline_def, types
     from nvidia.dali.plugin.base_iterator import LastBatchPolicy
     from nvidia.dali.plugin.pytorch import DALIGenericIterator
@@ -95,7 +95,7 @@ def read_by_dali(paths: list[str]) -> Iterable:
 
 
 def read_by_spdl(paths: list[str]) -> Iterator:
-    """Read by SPDL, as its examples for tar shards and for batches of images do."""
+    """Read with SPDL, as in its examples for tar shards and for batches of images."""
     import spdl.io
     from spdl.pipeline import PipelineBuilder
 
@@ -116,7 +116,7 @@ def read_by_spdl(paths: list[str]) -> Iterator:
 
 
 def decode_pictures(encoded: list[bytes]) -> float:
-    """Decode and resize pictures exactly as the reader does, without looking at their headers first; seconds."""
+    """Decode and resize pictures as the reader does, but without reading their headers first; return the seconds."""
     import torch
     from torchvision.io import ImageReadMode, decode_jpeg
     from torchvision.transforms import InterpolationMode
@@ -132,7 +132,7 @@ def decode_pictures(encoded: list[bytes]) -> float:
 
 
 def measure_limit(paths: list[str]) -> dict:
-    """Measure what the cores can do with pictures in memory."""
+    """Measure decoding and resizing of pictures in memory on all cores."""
     encoded = list(read_pictures(paths))
     with ProcessPoolExecutor(CORES) as pool:
         list(pool.map(decode_pictures, [encoded[:4]] * CORES))  # import and warm up
@@ -142,9 +142,9 @@ def measure_limit(paths: list[str]) -> dict:
 
 
 def measure_reader(batches: Iterable) -> dict:
-    """Measure a reader from its first batches to its last."""
+    """Measure a reader from the first batches to the last."""
     iterator = iter(batches)
-    # As many as there are workers: each of DataLoader's has its first batch ready at the same moment.
+    # As many as there are workers, because DataLoader's workers have their first batches ready at the same time.
     first = [next(iterator) for _ in range(CORES)]
     images, start_s = 0, time.perf_counter()
     for batch in iterator:
@@ -154,7 +154,7 @@ def measure_reader(batches: Iterable) -> dict:
 
 
 OURS, LIMIT = "Tarquet", "the limit: decode + resize alone"
-# By name: how it reads, and whether it lives in the peers' environment
+# By name: the function that reads, and whether it needs the peers' environment.
 READERS = {
     OURS: (read_by_tarquet, False),
     "clip-retrieval": (read_by_clip_retrieval, True),

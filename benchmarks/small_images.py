@@ -1,12 +1,12 @@
-"""What one job does at most, however many cores it has: images per second where decoding and model are nearly free.
+"""Measures the maximum speed of one job, for any number of cores: images per second if decoding and model are cheap.
 
     python benchmarks/small_images.py [RUNS] [IMAGES] [CHECKOUT ...]
 
-Samples as img2dataset writes them: a JPEG of 32 x 32 pixels, a .json and a .txt; read by the default loader, with an
-id column and two metadata columns, and a model that gives the first pixel. What is left is what Python does with each
-image, which one thread of a process can do at a time. By number of decoding threads; medians of wall and of CPU time.
-With other checkouts of this repository, as `git worktree add` makes them, each one is measured in turn, in a process
-of its own.
+The samples are like those of img2dataset: a JPEG of 32 x 32 pixels, a .json and a .txt. The default loader reads
+them, with an id column and two metadata columns, and the model returns the first pixel. The remaining cost is Python
+code per image, which only one thread of a process can run at a time. The results are medians of wall and CPU time by
+number of decoding threads. Other checkouts of this repository, made by `git worktree add`, are measured in turn,
+each in a separate process.
 """
 
 import json
@@ -54,7 +54,7 @@ def write_shard(path: Path, images: int) -> None:
 
 
 def serve(path: str) -> None:
-    """Embed the shard once for each number of threads that comes in; answer with seconds of wall and of CPU time."""
+    """Embed the shard for each number of threads on stdin, and print the seconds of wall and of CPU time."""
     from embedders import ImageEmbedder, embed_shard
 
     try:
@@ -81,14 +81,14 @@ def serve(path: str) -> None:
 
 
 def start(checkout: Path, path: Path) -> subprocess.Popen:
-    """Start a process that serves by the code of a checkout."""
+    """Start a process that serves with the code of a checkout."""
     environment = os.environ | {"PYTHONPATH": str(checkout)}
     command = [sys.executable, __file__, "serve", str(path)]
     return subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
 def measure(process: subprocess.Popen, threads: int) -> tuple[float, float]:
-    """Have one shard embedded; seconds of wall and of CPU time."""
+    """Embed one shard in a process, and return the seconds of wall and of CPU time."""
     process.stdin.write(f"{threads}\n")
     process.stdin.flush()
     wall, cpu = map(float, process.stdout.readline().split())

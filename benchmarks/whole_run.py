@@ -1,11 +1,12 @@
-"""A whole Snakemake run against one process that is warm: what starting jobs costs, by shards_per_job.
+"""Compares a whole Snakemake run with one warm process: the cost of starting jobs, by shards_per_job.
 
     python benchmarks/whole_run.py [MODEL] [RUNS] [SHARDS] [IMAGES_PER_SHARD] [SHARDS_PER_JOB ...]
 
-Lays out shards of crops of photographs, and embeds them with a model of timm on the CPU (weights do not matter here:
-random ones): EfficientNet-Lite0, or `test_vit.r160_in1k`, which is so small that starting up shows. The warm process
-has its model loaded and one shard done before its clock starts. A Snakemake run is timed from the command to its end,
-planning and summary included, without the report. In turn; medians.
+Makes shards of crops of photographs, and embeds them with a model of timm on the CPU, with random weights, which do
+not affect the time: EfficientNet-Lite0, or `test_vit.r160_in1k`, which is so small that the cost of starting shows.
+The warm process has loaded its model and embedded one shard before the measurement starts. A Snakemake run is timed
+from the command to its end, with planning and summary, without the report. Both run in turn; the results are
+medians.
 """
 
 import statistics
@@ -40,13 +41,13 @@ print(time.perf_counter() - start)
 
 
 def time_warm(folder: Path, model: str, paths: list[str]) -> float:
-    """Seconds of the warm process."""
+    """Return the seconds of the warm process."""
     command = [sys.executable, "-c", WARM, REPOSITORY, str(THREADS), model, *paths]
     return float(subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout)
 
 
 def time_run(folder: Path, model: str, shards_per_job: int, number: int) -> float:
-    """Seconds of a Snakemake run."""
+    """Return the seconds of a Snakemake run."""
     config = {
         "shards": "data/*.tar",
         "output_dir": f"results-{shards_per_job}-{number}",

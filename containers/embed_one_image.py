@@ -1,4 +1,4 @@
-"""Does an image work? Embeds one picture with a small model of timm, by the command that a job runs."""
+"""Tests a container image: embeds one picture with a small model of timm, with the command that a job runs."""
 
 import io
 import subprocess

@@ -1,6 +1,6 @@
-"""WebDataset tar shards in, Parquet embeddings out.
+"""Tarquet: embed the images of WebDataset tar shards into Parquet files.
 
-The names below are imported when they are first used, so that `python -m embedders` starts without torch.
+The names below are imported on first use, so that `python -m embedders` starts without torch.
 """
 
 import importlib
@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # what an editor and a type checker see
     from embedders.builtin.timm_embedder import TimmImageEmbedder
     from embedders.classifier import ImageClassifier
     from embedders.job.embed import embed_shard
+    from embedders.reading.tar_samples import TarSamples
 
 __version__ = "0.1.0"
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "NsfwClassifier",
     "OpenClipImageEmbedder",
     "SeveralEmbedders",
+    "TarSamples",
     "TimmImageEmbedder",
     "embed_shard",
 ]
@@ -36,6 +38,7 @@ _MODULES = {
     "NsfwClassifier": "embedders.builtin.laion",
     "OpenClipImageEmbedder": "embedders.builtin.open_clip_embedder",
     "SeveralEmbedders": "embedders.builtin.several",
+    "TarSamples": "embedders.reading.tar_samples",
     "TimmImageEmbedder": "embedders.builtin.timm_embedder",
     "embed_shard": "embedders.job.embed",
 }

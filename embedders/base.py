@@ -17,20 +17,20 @@ from embedders.reading.pixels import decode_image
 
 
 class ImageEmbedder(ABC):
-    """Turns the images of a shard into vectors.
+    """Base class of embedders, which turn the images of a shard into vectors.
 
-    A subclass with a model only writes `load_embedding_model`, and `preprocess` where its model wants other
-    pixels than the default; one with a loader of its own writes `load_dataset_shard` too.
+    A subclass must implement `load_embedding_model`. It overrides `preprocess` if its model needs other pixels than
+    the default, and `load_dataset_shard` if it has a loader of its own.
 
     Attributes:
         model_name: A name for logs and for the provenance in the Parquet footer.
         image_embedding_column: Name of the column of vectors.
-        classifiers: Objects of `ImageClassifier`; the score of each becomes a column before the vectors.
-        batch_size: Images in a batch of the default loader; the last one of a shard may hold fewer.
-        num_threads_per_worker: Decoding threads of the default loader; `None` takes what the job was given.
-        background: What transparency is laid on, any colour that Pillow knows by name or `#rrggbb`.
-        notes: What a user should know of this model: said in the log and by `check`, and kept in the Parquet footer.
-        recipe: Class path and arguments, where the embedder was built from these; kept in the Parquet footer.
+        classifiers: Instances of `ImageClassifier`; the score of each becomes a column before the vectors.
+        batch_size: Images in a batch of the default loader; the last batch of a shard may be smaller.
+        num_threads_per_worker: Decoding threads of the default loader; `None` uses all the threads of the job.
+        background: Colour behind transparent images: a name that Pillow knows, or `#rrggbb`.
+        notes: What a user should know about this model. The log and `check` show it, and the Parquet footer keeps it.
+        recipe: Class path and arguments, if the embedder was built from these; kept in the Parquet footer.
     """
 
     batch_size: int = 64
@@ -52,15 +52,16 @@ class ImageEmbedder(ABC):
     def load_dataset_shard(self, tar_path: str) -> Iterable[tuple[Any, list[dict]]]:
         """Read a shard as batches.
 
-        The default reads images of any common format, decodes them on threads through `decode`, keeps tar order,
-        and names every sample that it cannot use.
+        The default reads images of any common format, decodes them on threads with `decode`, keeps tar order,
+        and records every sample that it cannot use. A loader of your own that reads with `embedders.TarSamples` does
+        the same.
 
         Args:
             tar_path: Path of a WebDataset shard.
 
         Returns:
-            Pairs of a batch, which is handed to the model as it is, and a list with one dict per image, in the
-            same order, each holding the data set's id column (and `__key__` where it is known).
+            Pairs of a batch, which is passed to the model unchanged, and a list with one dict per image, in the
+            same order. Each dict holds the id column of the dataset (and `__key__` if it is known).
         """
         return load_batches(tar_path, self.decode, self.batch_size, self.num_threads_per_worker)
 
@@ -72,33 +73,33 @@ class ImageEmbedder(ABC):
             device: `"cuda"` for the GPU that the job has leased, or `"cpu"`.
 
         Returns:
-            A callable: batch -> tensor of shape (len(batch), dimension), of any float type, on any device; or a
-            mapping of names to such tensors, each of which becomes a column of its name.
+            A callable that takes a batch and returns a tensor of shape (len(batch), dimension), of any float type,
+            on any device; or a mapping of names to such tensors, each of which becomes a column.
         """
 
     def decode(self, encoded: bytes) -> torch.Tensor:
-        """Turn one encoded image into one row of a batch; by default `preprocess` of its 8-bit RGB pixels.
+        """Decode one image to one row of a batch: by default, `preprocess` is applied to its 8-bit RGB pixels.
 
-        Runs on several threads at once.
+        Several threads call this at once.
         """
         return self.preprocess(decode_image(encoded, self.background))
 
     def preprocess(self, image: Image.Image) -> torch.Tensor:
-        """Turn an RGB image into the tensor that the model takes. Runs on several threads at once.
+        """Convert an RGB image to the tensor that the model takes. Several threads call this at once.
 
         Returns:
-            Every image in the same shape. The default: float32 of shape (3, 224, 224) in 0..1, the short side
-            resized to 224 (bicubic) and the centre cropped.
+            A tensor of the same shape for every image. The default is float32 of shape (3, 224, 224) in 0..1, with
+            the short side resized to 224 (bicubic) and the centre cropped.
         """
-        # Crops before it resizes: an image of one pixel in height would grow beyond all memory.
+        # `fit` crops before it resizes: resized first, an image of one pixel in height would not fit into memory.
         image = ImageOps.fit(image, (224, 224), Image.Resampling.BICUBIC)
         return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
 
     def describe_preprocessing(self) -> dict:
-        """Say, as JSON, what happens to an image before the model; kept in the Parquet footer."""
+        """Return, as values for JSON, what happens to an image before the model; kept in the Parquet footer."""
         return {"background": self.background}
 
 
 def uses_default_loader(embedder: ImageEmbedder) -> bool:
-    """Whether the shard is read by `embedders.reading.loader`, which keeps the ledger itself."""
+    """Return whether shards are read by `embedders.reading.loader`, which keeps the ledger itself."""
     return type(embedder).load_dataset_shard is ImageEmbedder.load_dataset_shard

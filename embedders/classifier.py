@@ -1,4 +1,4 @@
-"""`ImageClassifier`: the contract of a head, a small model that gives each vector a score. Owns no loop and no file.
+"""`ImageClassifier`: the contract of a small model that scores vectors. Owns no loop and no file.
 
 Constructor and methods are those of `nemo_curator.image.classifiers.ImageClassifier` (NVIDIA NeMo Curator 0.x,
 removed since), kept on purpose: a subclass written for it runs here with only its import line changed.
@@ -12,10 +12,10 @@ import torch
 
 
 class Scores(np.ndarray):
-    """The scores of some vectors: a numpy array that also bears with what a `postprocess` for cuDF does.
+    """A numpy array of scores, on which a `postprocess` that was written for cuDF works too.
 
-    There a score per row is a list of one, and the usual `postprocess` takes `series.list.leaves` and sets the
-    `index` of that. Here there is nothing to take apart, and no index.
+    In cuDF each row holds its score in a list, so such a `postprocess` reads `series.list.leaves` and sets its
+    `index`. Here both properties return the array itself, and the index is ignored.
     """
 
     index = None
@@ -32,19 +32,19 @@ class Scores(np.ndarray):
 
 
 class ImageClassifier(ABC):
-    """Turns the vector of each image into one score. A subclass writes `load_model`.
+    """Base class of classifiers, which turn each vector into one score. A subclass must implement `load_model`.
 
-    Given to an embedder in `classifiers` it runs with it; named in config.yaml under `scores` it runs over the
-    vectors that are there.
+    A classifier in an embedder's `classifiers` runs during embedding. One under `scores` in config.yaml runs on the
+    vectors that are already stored.
 
     Attributes:
         model_name: A name for logs and for the provenance in the Parquet footer.
-        embedding_column: The column of vectors in a Parquet file; with an embedder it is the embedder's.
+        embedding_column: The column of vectors in a Parquet file; during embedding, the embedder's column is used.
         pred_column: Name of the column of scores.
-        pred_type: Type of that column, as numpy knows it: `float` is float32, else `"float64"`, `int`, `bool`, `str`.
-        batch_size: Vectors that the model takes at once; 0 or less is all that come.
-        embedding_size: Length of the vectors that the model takes.
-        recipe: Class path and arguments, where it was built from these; kept in the Parquet footer.
+        pred_type: Type of that column: `float` for float32, or a numpy type, such as `"float64"`, `int` or `bool`.
+        batch_size: Vectors that the model takes at once; 0 or less means no limit.
+        embedding_size: Dimension of the vectors that the model takes.
+        recipe: Class path and arguments, if the classifier was built from these; kept in the Parquet footer.
     """
 
     recipe: dict | None = None
@@ -73,17 +73,17 @@ class ImageClassifier(ABC):
             device: `"cuda"` for the GPU that the job has leased, or `"cpu"`.
 
         Returns:
-            A callable: float32 tensor of shape (n, embedding_size) on that device -> scores of shape (n,) or (n, 1),
-            of any type, on any device.
+            A callable that takes a float32 tensor of shape (n, embedding_size) on that device and returns scores of
+            shape (n,) or (n, 1), of any type, on any device.
         """
 
     def postprocess(self, scores: Scores) -> np.ndarray:
-        """Change scores before they are stored.
+        """Convert scores before they are stored; by default they stay the same.
 
         Args:
             scores: A numpy array of shape (n,), all finite.
 
         Returns:
-            As many values, in the same order, that fit `pred_type`; by default the same.
+            The same number of values, in the same order, of a type that fits `pred_type`.
         """
         return scores

@@ -1,7 +1,7 @@
-"""The commands of `python -m embedders`: options in, one call out, and what it returned printed.
+"""The commands of `python -m embedders`: each turns its options into one call and prints the result.
 
-Imports nothing heavy at the top: `--help` and a bad option answer at once, and torch comes only after the GPU is
-pinned.
+Imports nothing heavy at the top, so that `--help` and a bad option answer at once. torch must be imported only after
+the GPU is pinned.
 """
 
 import json
@@ -34,37 +34,42 @@ def main() -> None:
         format="%(asctime)s %(levelname)s %(message)s",
         datefmt="%Y-%m-%d %H:%M:%S",
     )
-    logging.getLogger("timm").setLevel(logging.WARNING)  # it says twice what this log says once
+    logging.getLogger("timm").setLevel(logging.WARNING)  # its messages repeat those of this log
 
 
-@main.command(short_help="Embed a shard, as the workflow does.")
+@main.command(short_help="Embed a shard into a Parquet file.")
 @click.argument("shard", type=click.Path())
 @click.argument("output", type=click.Path())
 @click.option("--embedder", required=True, help='"package.module:Class" or "path/to/file.py:Class".')
 @click.option("--embedder-args", type=JsonValue(), default="{}", help="Arguments of the class, as JSON.")
-@click.option("--address", default=None, help="What SHARD is a copy of, for the footer: s3://bucket/00000.tar.")
-@click.option("--ledger", default=None, help="Parquet file that names the samples that failed.")
-@click.option(
-    "--also", nargs=3, multiple=True, metavar="SHARD OUTPUT LEDGER", help="One more shard; may be repeated."
-)
-@click.option("--record", default=None, help="Folder of the run, to record there what the output was made from.")
-@click.option(
-    "--recipe", type=JsonValue(), default="{}", help="What to record of class, arguments and options, as JSON."
-)
-@click.option("--part", default=None, help="Name of this job's part of the record: what is in it was embedded.")
+@click.option("--address", default=None, help="Address that SHARD was fetched from, for the footer.")
+@click.option("--ledger", default=None, help="Parquet file to write the failed samples to.")
+@click.option("--also", nargs=3, multiple=True, metavar="SHARD OUTPUT LEDGER", help="Another shard; can be repeated.")
+@click.option("--record", default=None, help="Output folder of the run; its record gets an entry for OUTPUT.")
+@click.option("--recipe", type=JsonValue(), default="{}", help="Class, arguments and options to record, as JSON.")
+@click.option("--part", default=None, help="Name of this job's file in the record; shards that it lists are skipped.")
 @click.option("--id-col", default="__key__", help="Metadata field that identifies a sample.")
-@click.option("--metadata-columns", type=JsonValue(), default="[]", help="Fields to carry, as JSON; or '\"all\"'.")
-@click.option("--image-suffix", default="", help="Suffix of the images, where a sample has several: jpg.")
-@click.option("--embedding-dtype", type=click.Choice(["float32", "float16"]), default="float32")
-@click.option("--max-failed-fraction", type=click.FloatRange(0, 1), default=0.1)
-@click.option("--accept-damaged-shards", is_flag=True, help="Embed what is whole of a damaged tar.")
-@click.option("--only", default=None, help="Ledger of an earlier run: embed only the samples that failed then.")
-@click.option("--threads", type=click.IntRange(1), default=None, help="Threads to compute and decode with.")
+@click.option(
+    "--metadata-columns", type=JsonValue(), default="[]", help="Metadata fields to keep, as JSON, or '\"all\"'."
+)
+@click.option("--image-suffix", default="", help="Suffix of the image to use if a sample has several, such as jpg.")
+@click.option(
+    "--embedding-dtype", type=click.Choice(["float32", "float16"]), default="float32", help="Type to store."
+)
+@click.option(
+    "--max-failed-fraction",
+    type=click.FloatRange(0, 1),
+    default=0.1,
+    help="Share of failed samples that is an error.",
+)
+@click.option("--accept-damaged-shards", is_flag=True, help="Embed the readable part of a damaged tar.")
+@click.option("--only", default=None, help="Ledger of an earlier run: embed only the samples that it names.")
+@click.option("--threads", type=click.IntRange(1), default=None, help="CPU threads to decode and compute with.")
 @device_options
 def embed(
     shard, output, embedder, embedder_args, address, ledger, also, record, recipe, part, device, terms, **options,
 ) -> None:  # fmt: skip
-    """Embed SHARD, a .tar or .tar.gz, into OUTPUT, a Parquet file that appears whole or not at all.
+    """Embed the images of SHARD, a .tar or .tar.gz, into OUTPUT, a Parquet file that appears complete or not at all.
 
     Example: python -m embedders embed 00000.tar 00000.parquet --embedder my_embedder.py:MyEmbedder
     """
@@ -78,10 +83,10 @@ def embed(
         run_job(jobs, embedder, embedder_args, pin_device(work, device, terms), addition=addition, **options)
 
 
-@main.command(short_help="Show the GPUs of this node, and who leases them.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object per device, in a list.")
+@main.command(short_help="Show the GPUs of this machine and the jobs that use them.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list with one object per GPU.")
 def gpus(as_json) -> None:
-    """Show the GPUs of this node: what the driver reports, and which job leases each.
+    """Show the GPUs of this machine: memory, load, processes, and the job that has leased each.
 
     Example: python -m embedders gpus --json
     """
@@ -94,15 +99,21 @@ def gpus(as_json) -> None:
 
 @main.command(short_help="Try an embedder on a few images of a shard.", context_settings={"allow_extra_args": True})
 @click.argument("embedder")
-@click.option("--shard", "shards", required=True, help="A shard, or a pattern as in config.yaml; the first is tried.")
+@click.option(
+    "--shard", "shards", required=True, help="A shard or a pattern as in config.yaml; the first shard is tried."
+)
 @click.option("--embedder-args", type=JsonValue(), default="{}", help="Arguments of the class, as JSON.")
 @click.option("--id-col", default="__key__", help="Metadata field that identifies a sample.")
-@click.option("--metadata-columns", type=JsonValue(), default="[]", help="Fields to carry, as JSON; or '\"all\"'.")
-@click.option("--image-suffix", default="", help="Suffix of the images, where a sample has several: jpg.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@click.option(
+    "--metadata-columns", type=JsonValue(), default="[]", help="Metadata fields to keep, as JSON, or '\"all\"'."
+)
+@click.option("--image-suffix", default="", help="Suffix of the image to use if a sample has several, such as jpg.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @device_options
 def check(embedder, shards, embedder_args, id_col, metadata_columns, image_suffix, as_json, device, terms) -> None:
-    """Try EMBEDDER, "path/to/file.py:Class", on a few images: is it sound, and how long will all the shards take?
+    """Try EMBEDDER, "path/to/file.py:Class", on a few images, and estimate how long all the shards take.
+
+    Checks the class, its loader, its model and the content of the first shard. Fails if a finding is wrong.
 
     Example: python -m embedders check my_embedder.py:MyEmbedder --shard 'data/*.tar'
     """
@@ -113,7 +124,7 @@ def check(embedder, shards, embedder_args, id_col, metadata_columns, image_suffi
 
         if words := click.get_current_context().args:
             raise ConfigError(
-                f"--shard: expected one shard or pattern, and {len(words)} more words follow, as "
+                f"--shard: expected one shard or pattern, but {len(words)} more words follow, such as "
                 f"{words[0]!r}; quote a pattern, so that the shell does not expand it: --shard 'data/*.tar'"
             )
         paths = list(find_shards(shards).values())
@@ -122,7 +133,7 @@ def check(embedder, shards, embedder_args, id_col, metadata_columns, image_suffi
         with pin_device(paths[0], device, terms) as torch_device:
             from embedders.checks.before_run import check_before_run
 
-            with errors_alone():  # the rest, the findings say
+            with errors_alone():  # the findings repeat everything else
                 columns = (id_col, metadata_columns, image_suffix)
                 report = check_before_run(embedder, embedder_args, paths, torch_device, *columns)
         if as_json:
@@ -136,29 +147,29 @@ def check(embedder, shards, embedder_args, id_col, metadata_columns, image_suffi
             raise EmbedderError(f"{report.wrong} of {len(report.findings)} findings are wrong; fix what they name")
 
 
-@main.command(short_help="Score the vectors of an output, as the workflow does.")
+@main.command(short_help="Score the vectors of an output by a classifier.")
 @click.argument("embeddings", type=click.Path())
 @click.argument("output", type=click.Path())
 @click.option("--classifier", required=True, help='"package.module:Class" or "path/to/file.py:Class".')
 @click.option("--classifier-args", type=JsonValue(), default="{}", help="Arguments of the class, as JSON.")
-@click.option("--record", default=None, help="Folder of the run, to record there what the output was made from.")
-@click.option("--recipe", type=JsonValue(), default="{}", help="What to record of class and arguments.")
-@click.option("--threads", type=click.IntRange(1), default=None, help="Threads to compute with.")
+@click.option("--record", default=None, help="Output folder of the run; its record gets an entry for OUTPUT.")
+@click.option("--recipe", type=JsonValue(), default="{}", help="Class and arguments to record, as JSON.")
+@click.option("--threads", type=click.IntRange(1), default=None, help="CPU threads to compute with.")
 @device_options
 def score(embeddings, output, classifier, classifier_args, record, recipe, threads, device, terms) -> None:
-    """Score the vectors of EMBEDDINGS, an output of `embed`, into OUTPUT, a Parquet file of keys and scores.
+    """Score the vectors of EMBEDDINGS, an output of `embed`. OUTPUT is a Parquet file of keys and scores.
 
-    Example: python -m embedders score results/embeddings/00000.parquet scores.parquet --classifier my_head.py:MyHead
+    Example: python -m embedders score results/embeddings/00000.parquet scores.parquet --classifier my.py:MyClassifier
     """
     with one_line_errors():
         from embedders.job.locate import split_class_path
         from embedders.output.files import check_writable
 
         if not Path(embeddings).is_file():
-            raise ConfigError(f"{embeddings!r} is no file; expected an output of `embed`; check the path")
+            raise ConfigError(f"{embeddings!r} is not a file; expected an output of `embed`; check the path")
         split_class_path(classifier, "classifier")
         if not isinstance(classifier_args, dict):
-            raise ConfigError(f"classifier args {classifier_args!r}: expected an object, as {{}}")
+            raise ConfigError(f"classifier args {classifier_args!r}: expected an object, such as {{}}")
         check_writable(Path(output))
         with pin_device(embeddings, device, terms) as torch_device:
             import torch

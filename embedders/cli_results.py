@@ -1,4 +1,4 @@
-"""The commands over results that are there: inspect, verify, summarize, report, prune. `cli.py` adds them."""
+"""The commands that work on finished results: inspect, verify, summarize, report, prune. `cli.py` adds them."""
 
 import json
 import sys
@@ -25,24 +25,24 @@ def inspect(file) -> None:
         click.echo(json.dumps(inspect_file(file), indent=2))
 
 
-@click.command(short_help="Compare outputs with their ledgers and shards.")
+@click.command(short_help="Check outputs against their ledgers and shards.")
 @click.argument("files", nargs=-1, required=True, type=click.Path())
-@click.option("--shard", default=None, help="The shard, where it is not where it was; for one FILE.")
-@click.option("--ledger", default=None, help="The ledger, where it is not where it was; for one FILE.")
-@click.option("--sample", type=click.IntRange(0), default=32, help="Rows to embed again, per file.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object per file, in a list.")
+@click.option("--shard", default=None, help="Path of the shard if it was moved; for one FILE.")
+@click.option("--ledger", default=None, help="Path of the ledger if it was moved; for one FILE.")
+@click.option("--sample", type=click.IntRange(0), default=32, help="Random rows to embed again, per file.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list with one object per file.")
 @device_options
 def verify(files, shard, ledger, sample, as_json, device, terms) -> None:
-    """Compare FILES, outputs of `embed` or folders of runs, with ledgers and shards, and embed random rows again.
+    """Check FILES, outputs of `embed` or folders of runs, against ledgers and shards, and embed random rows again.
 
     Example: python -m embedders verify results --sample 8
     """
     with one_line_errors():
         from embedders.checks.outputs import find_outputs
 
-        outputs = [output for file in files for output in find_outputs(file)]  # before it waits for a GPU
+        outputs = [output for file in files for output in find_outputs(file)]  # before waiting for a GPU
         if len(outputs) > 1 and (shard or ledger):
-            raise ConfigError(f"--shard and --ledger go with one file; {len(outputs)} were given; name one")
+            raise ConfigError(f"--shard and --ledger need exactly one file; {len(outputs)} were given; name one")
         with pin_device(files[0], device, terms) as torch_device:
             from embedders.checks.verify import verify_file
 
@@ -58,11 +58,11 @@ def verify(files, shard, ledger, sample, as_json, device, terms) -> None:
             raise ShardError(f"{unsound} of {len(outputs)} files are not sound; expected none; make them again")
 
 
-@click.command(short_help="Count what a run left, as the workflow does.")
+@click.command(short_help="Write the summary of a run.")
 @click.argument("shards", type=click.Path())
 @click.argument("output", type=click.Path())
 def summarize(shards, output) -> None:
-    """Count what a run left, by SHARDS, its run_shards.json, into OUTPUT, its summary.json.
+    """Write the summary of a run to OUTPUT. SHARDS is the run_shards.json in its output folder.
 
     Example: python -m embedders summarize results/run_shards.json results/summary.json
     """
@@ -81,11 +81,11 @@ def summarize(shards, output) -> None:
         click.echo(summary.describe())
 
 
-@click.command(short_help="Move away what belongs to no shard of a run.")
+@click.command(short_help="List or move results that belong to no shard of a run.")
 @click.argument("folder", type=click.Path())
-@click.option("--move", is_flag=True, help="Move them, after showing them.")
+@click.option("--move", is_flag=True, help="Move them to the folder pruned/.")
 def prune(folder, move) -> None:
-    """Show the results in FOLDER, an output_dir, that belong to no shard of its last run; nothing is deleted.
+    """List the results in FOLDER, an output_dir, that belong to no shard of its last run. Nothing is deleted.
 
     Example: python -m embedders prune results --move
     """
@@ -108,11 +108,11 @@ def prune(folder, move) -> None:
             click.echo(f"{len(strays)} files; `tarquet prune {folder} --move` moves them to {folder}/pruned")
 
 
-@click.command()
+@click.command(short_help="Write the HTML report of a run.")
 @click.argument("folder")
-@click.option("--output", default=None, help="Where to write it; else to report.html in FOLDER.")
+@click.option("--output", default=None, help="File to write; report.html in FOLDER if left out.")
 def report(folder, output) -> None:
-    """Show what a run gave, by FOLDER, its output_dir, in one HTML file: failures, speed, a map, neighbours.
+    """Write the HTML report of the run in FOLDER, an output_dir: failures, speed, a map, neighbours.
 
     Example: python -m embedders report results
     """

@@ -1,7 +1,7 @@
-"""The errors that Tarquet raises on purpose: one root and a kind for each thing a user can mend.
+"""The errors that Tarquet raises on purpose: one base class, and a subclass for each kind of thing a user can fix.
 
 Every message is one line with three parts: where and what (with `!r`), what was expected, what to do.
-`terminal.one_line_errors` is the only place that turns them into an exit code.
+Only `terminal.one_line_errors` turns them into an exit code.
 """
 
 import traceback
@@ -11,7 +11,7 @@ MAX_LINE = 2000
 
 
 class TarquetError(Exception):
-    """Root of all the errors below; anything else that escapes is a defect of this project."""
+    """Base class of the errors below. Any other exception that reaches the user is a defect of this project."""
 
 
 class ConfigError(TarquetError):
@@ -35,25 +35,27 @@ class GpuError(TarquetError):
 
 
 class NoDriverError(GpuError):
-    """This machine has no NVIDIA driver: the only case in which `device: auto` means the CPU."""
+    """This machine has no NVIDIA driver: only in this case does `device: auto` use the CPU."""
 
 
 class GpuLostError(GpuError):
-    """The leased GPU failed at work (XID, ECC, fallen off the bus): a retry is to take another one."""
+    """The leased GPU failed during the job (XID, ECC, fallen off the bus): a retry should use another one."""
 
 
 def make_one_line(text: str) -> str:
-    """Make a stranger's text fit for a log: no line breaks, nothing that a terminal obeys, an end in sight."""
+    """Return foreign text as one line that is safe to log: no control characters, at most `MAX_LINE` characters."""
     text = " ".join(text.split())
     text = text if len(text) <= MAX_LINE else f"{text[:MAX_LINE]}..."
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
 def describe_error(error: BaseException) -> str:
-    """Say in one line what a user's code raised, and at which of its own lines."""
+    """Return one line about an exception from a user's code: its type, its message and the line of that code."""
     text = str(error).strip().splitlines()
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_users(frame.filename)]
     place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
+    if not text and error.__cause__:  # as of webdataset's DecodingError, whose message is that of its cause
+        return f"{type(error).__name__}: {describe_error(error.__cause__)}{place}"
     return f"{type(error).__name__}: {text[0] if text else 'without a message'}{place}"
 
 

@@ -1,6 +1,6 @@
-"""What the commands share: options, errors and signals as one line, and how findings look on a terminal.
+"""What the commands share: options, one-line errors, signals, and the printing of findings.
 
-Imports nothing heavy, as `cli.py`.
+Like `cli.py`, this imports nothing heavy.
 """
 
 import functools
@@ -22,11 +22,11 @@ from embedders.job.failures import report_error
 
 log = logging.getLogger("embedders")
 
-# SLURM and Docker end a job by SIGTERM; SIGUSR1 is what SLURM is often told to send some time before a limit.
+# SLURM and Docker end a job by SIGTERM; many sites let SLURM send SIGUSR1 some time before a limit.
 END_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
-# By the fields of `Terms`, which hold the defaults.
+# One for each field of `Terms`, which holds the defaults.
 TERMS_OPTIONS = {
-    "gpu_wait_timeout_s": (click.FloatRange(0), "Seconds to wait for a free GPU; 0 looks once."),
+    "gpu_wait_timeout_s": (click.FloatRange(0), "Seconds to wait for a free GPU; 0 tries once."),
     "gpu_max_used_mb": (click.IntRange(0), "A GPU with more memory in use is not free."),
     "gpu_max_processes": (click.IntRange(0), "A GPU with more compute processes is not free."),
     "jobs_per_gpu": (click.IntRange(1), "Jobs that share a GPU."),
@@ -34,12 +34,12 @@ TERMS_OPTIONS = {
 
 
 class JsonValue(click.ParamType):
-    """An option that holds JSON, as the rule passes it on from config.yaml."""
+    """Type of an option that holds JSON, which a rule passes on from config.yaml."""
 
     name = "json"
 
     def convert(self, value, param, ctx):
-        """Parse, or say which option is not JSON."""
+        """Return the parsed value, or fail with the name of the option."""
         if not isinstance(value, str):
             return value
         try:
@@ -49,7 +49,7 @@ class JsonValue(click.ParamType):
 
 
 def device_options(command: Callable) -> Callable:
-    """Add the options of `pin_device`, which the command gets as `device` and `terms`."""
+    """Add the options of `pin_device` to a command, which gets them as `device` and `terms`."""
 
     @functools.wraps(command)
     def take_terms(**options):
@@ -61,13 +61,13 @@ def device_options(command: Callable) -> Callable:
         name = f"--{field.name.replace('_', '-')}"
         take_terms = click.option(name, type=kind, default=field.default, help=text)(take_terms)
     devices = click.Choice(["auto", "gpu", "cpu"])
-    return click.option("--device", type=devices, default="auto", help="What to compute on.")(take_terms)
+    return click.option("--device", type=devices, default="auto", help="Device to compute on.")(take_terms)
 
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Turn an error into one line and exit code 1, and a signal into one line and 128 + its number."""
-    # Each would otherwise end Python on the spot and leave a partial file.
+    """Exit with one line and code 1 after an error, or with one line and 128 + its number after a signal."""
+    # Without handlers, these signals would end Python at once and leave a partial file.
     for number in END_SIGNALS:
         signal.signal(number, raise_interrupt)
     try:
@@ -86,15 +86,15 @@ def one_line_errors() -> Iterator[None]:
 
 
 def raise_interrupt(number: int, _frame: object) -> None:
-    """Let a signal end the process as Ctrl-C does; unlike SystemExit, nobody catches that by accident."""
-    for ended_by in END_SIGNALS:  # SLURM sends SIGTERM twice, and the second would break off the clean-up
+    """Raise `KeyboardInterrupt` on a signal, as Ctrl-C does; unlike SystemExit, no code catches it by accident."""
+    for ended_by in END_SIGNALS:  # SLURM sends SIGTERM twice, and the second one would interrupt the clean-up
         signal.signal(ended_by, signal.SIG_IGN)
     raise KeyboardInterrupt(number)
 
 
 @contextmanager
 def errors_alone() -> Iterator[None]:
-    """Log nothing below an error while the block runs."""
+    """Log only errors while the block runs."""
     level = log.level
     log.setLevel(logging.ERROR)
     try:
@@ -104,7 +104,7 @@ def errors_alone() -> Iterator[None]:
 
 
 def echo_marked(mark: str, subject: str, message: str) -> None:
-    """Print a line with a mark that a terminal shows in colour, and wraps with an indent."""
+    """Print a line that begins with a mark; a terminal shows the mark in colour and wraps the line with an indent."""
     indent, message = " " * 16, make_one_line(message)
     if sys.stdout.isatty():
         width = shutil.get_terminal_size().columns
@@ -114,7 +114,7 @@ def echo_marked(mark: str, subject: str, message: str) -> None:
 
 
 def echo_verdict(verdict: dict) -> None:
-    """Print what `verify` says of one file."""
+    """Print the verdict of `verify` on one file."""
     if verdict["is_sound"]:
         counts = "{rows} rows, {failed} failed, {embedded_again} embedded again".format(**verdict)
         click.echo(f"{click.style('sound', fg='green', bold=True)}: {verdict['file']}: {counts}")

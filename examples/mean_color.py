@@ -1,4 +1,4 @@
-"""The smallest embedder: the vector of an image is its mean colour, three numbers that an eye can check.
+"""The smallest embedder: the vector of an image is its mean colour, which is easy to check by eye.
 
 embedder:
   class: "examples/mean_color.py:MeanColor"
@@ -8,7 +8,7 @@ from embedders import ImageEmbedder
 
 
 class MeanColor(ImageEmbedder):
-    """Red, green and blue of the mean pixel, each in 0..1."""
+    """Embeds by the mean of red, green and blue, each from 0 to 1."""
 
     def load_embedding_model(self, device):
         return lambda batch: batch.to(device).mean(dim=(2, 3))

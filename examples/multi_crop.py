@@ -1,4 +1,4 @@
-"""A model with preprocessing of its own that looks at three crops of each image: the vector is the mean of theirs.
+"""A model with custom preprocessing: the vector of an image is the mean of the vectors of three crops.
 
 embedder:
   class: "examples/multi_crop.py:MultiCropEmbedder"
@@ -17,7 +17,7 @@ MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
 
 class MultiCropEmbedder(ImageEmbedder):
-    """512 numbers per image, of length 1; the crops are squares at both ends and in the middle."""
+    """Embeds with 512 dimensions and norm 1; the crops are squares at both ends and in the middle."""
 
     def __init__(self, weights_path, batch_size=32):
         super().__init__("resnet18, three crops")

@@ -1,4 +1,4 @@
-"""An embedder as it was written for NeMo Curator 0.x, with both methods: only the import of `ImageEmbedder` differs.
+"""An embedder as it was written for NeMo Curator 0.x, with both methods; its shards are read by `TarSamples`.
 
 embedder:
   class: "examples/nemo_style.py:ResNetEmbedder"
@@ -10,15 +10,15 @@ import io
 import json
 
 import torch
-import webdataset
+import webdataset as wds
 from PIL import Image
 from torchvision.models import ResNet18_Weights, resnet18
 
-from embedders import ImageEmbedder  # was: from nemo_curator.image.embedders import ImageEmbedder
+from embedders import ImageEmbedder, TarSamples  # was: from nemo_curator.image.embedders import ImageEmbedder
 
 
 class ResNetEmbedder(ImageEmbedder):
-    """512 numbers per image."""
+    """Embeds with 512 dimensions."""
 
     def __init__(self, weights_path, batch_size=32, image_embedding_column="image_embedding", classifiers=()):
         super().__init__("resnet18", image_embedding_column=image_embedding_column, classifiers=classifiers)
@@ -27,9 +27,10 @@ class ResNetEmbedder(ImageEmbedder):
 
     def load_dataset_shard(self, tar_path):
         transform = ResNet18_Weights.DEFAULT.transforms()
-        samples = webdataset.WebDataset(tar_path, shardshuffle=False).to_tuple("jpg", "json")
-        decoded = samples.map_tuple(lambda jpg: transform(Image.open(io.BytesIO(jpg)).convert("RGB")), json.loads)
-        yield from decoded.batched(self.batch_size)  # a tensor of images, and the dicts of their .json
+        decode = wds.map_tuple(lambda jpg: transform(Image.open(io.BytesIO(jpg)).convert("RGB")), json.loads)
+        # TarSamples in the place of webdataset's own reader, which takes damage for the end of the tar.
+        stages = (TarSamples(tar_path), wds.to_tuple("jpg", "json"), decode, wds.batched(self.batch_size))
+        return wds.DataPipeline(*stages)
 
     def load_embedding_model(self, device):
         model = resnet18()

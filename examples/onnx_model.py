@@ -1,4 +1,4 @@
-"""A model in an .onnx file, run by ONNX Runtime: on the GPU that the job has leased, or on the CPU.
+"""A model in an .onnx file, run by ONNX Runtime on the GPU that the job has leased, or on the CPU.
 
     embedder:
       class: "examples/onnx_model.py:OnnxEmbedder"
@@ -17,7 +17,7 @@ MEAN, STD = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]]).view(2,
 
 
 class OnnxEmbedder(ImageEmbedder):
-    """What the model's first output holds. Its first input is float32 of shape (images, 3, 224, 224)."""
+    """Embeds by the first output of the model, whose first input is float32 of shape (images, 3, 224, 224)."""
 
     def __init__(self, model_path, batch_size=64):
         super().__init__(model_path)

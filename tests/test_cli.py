@@ -125,7 +125,7 @@ def test_a_pattern_that_the_shell_has_expanded_is_told_to_be_quoted(tmp_path, sh
     others = [make_tar(tmp_path / name, {"1.jpg": make_image()}) for name in ("t.tar", "u.tar")]
     result = CliRunner().invoke(main, ["check", MEAN_COLOR, "--shard", str(shard), *others])
     assert result.exit_code == 1
-    assert "and 2 more words follow, as '" in result.stderr
+    assert "but 2 more words follow, such as '" in result.stderr
     assert "quote a pattern, so that the shell does not expand it: --shard 'data/*.tar'" in result.stderr
 
 
@@ -230,6 +230,6 @@ def test_the_package_offers_its_names_without_loading_torch():
     )
     output, errors = start_python(code).communicate(timeout=30)
     assert json.loads(output.replace("'", '"')) == [
-        *("AestheticClassifier", "ImageClassifier", "ImageEmbedder", "NsfwClassifier", "TimmImageEmbedder"),
-        "embed_shard",
+        *("AestheticClassifier", "ImageClassifier", "ImageEmbedder", "NsfwClassifier", "TarSamples"),
+        *("TimmImageEmbedder", "embed_shard"),
     ], errors

@@ -1,4 +1,4 @@
-"""LAION's two heads over CLIP ViT-L/14, their layers written anew: weights come from a file, never from a network."""
+"""LAION's two classifiers for CLIP ViT-L/14 vectors, reimplemented. Their weights are read from a local file."""
 
 from itertools import pairwise
 from pathlib import Path
@@ -14,18 +14,19 @@ WIDTH = 768
 
 
 class AestheticClassifier(ImageClassifier):
-    """How much people like to look at an image, about 1 to 10: LAION's improved aesthetic predictor.
+    """LAION's improved aesthetic predictor: scores how much people like an image, from about 1 to 10.
 
-    Made for CLIP ViT-L/14 image vectors of length 1. Layers as in `improved-aesthetic-predictor` of C. Schuhmann.
+    Made for CLIP ViT-L/14 image vectors of norm 1. The layers are those of C. Schuhmann's
+    `improved-aesthetic-predictor`.
 
     Args:
         embedding_column: As in `ImageClassifier`.
         pred_column: As in `ImageClassifier`.
         batch_size: As in `ImageClassifier`.
-        model_path: The weights, `sac+logos+ava1-l14-linearMSE.pth` for one.
+        model_path: File of the weights, such as `sac+logos+ava1-l14-linearMSE.pth`.
 
     Raises:
-        EmbedderError: There is no `model_path`; and, when the model is loaded, the weights are not for these layers.
+        EmbedderError: `model_path` is missing; or, when the model is loaded, the weights do not fit its layers.
     """
 
     def __init__(
@@ -44,15 +45,15 @@ class AestheticClassifier(ImageClassifier):
 
 
 class NsfwClassifier(ImageClassifier):
-    """How likely an image is not safe for work, 0 to 1: LAION's CLIP-based NSFW detector, the one for ViT-L/14.
+    """LAION's CLIP-based NSFW detector for ViT-L/14: scores how likely an image is not safe for work, from 0 to 1.
 
-    Made for CLIP ViT-L/14 image vectors of length 1. The weights are those of the PyTorch form of that model.
+    Made for CLIP ViT-L/14 image vectors of norm 1. The weights are those of the PyTorch version of that model.
 
     Args:
         embedding_column: As in `ImageClassifier`.
         pred_column: As in `ImageClassifier`.
         batch_size: As in `ImageClassifier`.
-        model_path: The weights, `clip_autokeras_binary_nsfw.pth` for one.
+        model_path: File of the weights, such as `clip_autokeras_binary_nsfw.pth`.
 
     Raises:
         EmbedderError: As `AestheticClassifier`.
@@ -74,7 +75,7 @@ class NsfwClassifier(ImageClassifier):
 
 
 class AestheticModel(nn.Module):
-    """Five linear layers and nothing between them but dropout; the published weights were trained so."""
+    """Five linear layers with only dropout between them, as the published weights were trained."""
 
     def __init__(self):
         super().__init__()
@@ -86,12 +87,12 @@ class AestheticModel(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, vectors: torch.Tensor) -> torch.Tensor:
-        """Score vectors of shape (n, 768): (n, 1)."""
+        """Return scores of shape (n, 1) for vectors of shape (n, 768)."""
         return self.layers(vectors)
 
 
 class Normalization(nn.Module):
-    """Brings each number of a vector to the mean 0 and the variance 1 of the training data."""
+    """Scales each dimension to mean 0 and variance 1, by the statistics of the training data."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -106,7 +107,7 @@ class Normalization(nn.Module):
 
 
 class NsfwModel(nn.Module):
-    """A normalisation, three layers with ReLU and one with a sigmoid; names as in the published weights."""
+    """A normalisation, three layers with ReLU and one with a sigmoid; named as in the published weights."""
 
     def __init__(self):
         super().__init__()
@@ -117,7 +118,7 @@ class NsfwModel(nn.Module):
         self.linear_4 = nn.Linear(256, 1)
 
     def forward(self, vectors: torch.Tensor) -> torch.Tensor:
-        """Score vectors of shape (n, 768): (n, 1), in 0..1."""
+        """Return scores of shape (n, 1), in 0..1, for vectors of shape (n, 768)."""
         hidden = self.norm(vectors)
         for layer in (self.linear_1, self.linear_2, self.linear_3):
             hidden = layer(hidden).relu()
@@ -125,10 +126,10 @@ class NsfwModel(nn.Module):
 
 
 def check_path(model_path: str | Path | None, name: str) -> str:
-    """Refuse a head without weights: NeMo Curator would download them here.
+    """Return the path of the weights as text; unlike NeMo Curator, nothing is downloaded if it is missing.
 
     Raises:
-        EmbedderError: There is no path.
+        EmbedderError: The path is missing.
     """
     if not model_path:
         raise EmbedderError(
@@ -138,10 +139,10 @@ def check_path(model_path: str | Path | None, name: str) -> str:
 
 
 def load_weights(model: nn.Module, path: str, name: str) -> nn.Module:
-    """Load a file of weights into a model, which must have exactly these.
+    """Load a file of weights into a model.
 
     Raises:
-        EmbedderError: The file cannot be read, or its weights are of other names or shapes.
+        EmbedderError: The file cannot be read, or its weights do not have exactly the model's names and shapes.
     """
     try:
         weights = torch.load(path, map_location="cpu", weights_only=True)
@@ -157,7 +158,7 @@ def load_weights(model: nn.Module, path: str, name: str) -> nn.Module:
         key = wrong[0]
         raise EmbedderError(
             f"{name}: weights {path!r} do not fit: {key!r} is {found.get(key, 'missing')}; expected "
-            f"{wanted.get(key, 'no such key')} ({len(wrong)} keys differ); give the weights of this head"
+            f"{wanted.get(key, 'no such key')} ({len(wrong)} keys differ); use the weights of this classifier"
         )
     model.load_state_dict(weights)
     return model

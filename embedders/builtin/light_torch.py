@@ -1,7 +1,7 @@
-"""torchvision and timm without torch's compiler, which is a third of what a job would import.
+"""Import of torchvision and timm without torch's compiler, which saves a third of the import time of a job.
 
-torchvision 0.29 and timm 1.0 load `torch._dynamo` for one function each, which matters only once something is
-compiled. Owns nothing else; whoever compiles a model loads the compiler then.
+torchvision 0.29 and timm 1.0 import `torch._dynamo` for one function each, which is needed only for compiled models.
+Code that compiles a model imports the compiler then.
 """
 
 import sys
@@ -15,10 +15,10 @@ _NAMES = ("torch._dynamo", "torch._dynamo.utils")
 
 @contextmanager
 def leave_out_compiler() -> Iterator[None]:
-    """Let the imports in this block find two functions in the place of `torch._dynamo`; afterwards it is as it was.
+    """Replace `torch._dynamo` by a stub with two functions while the block runs.
 
-    What is imported meanwhile keeps these two: `disable`, which marks a function that is not to be compiled, marks
-    none, and `is_compile_supported` asks the compiler itself.
+    Modules that are imported in the block keep these functions: `disable`, which should exclude a function from
+    compilation, does nothing, and `is_compile_supported` calls the compiler's own function.
     """
     if any(name in sys.modules for name in _NAMES):
         yield

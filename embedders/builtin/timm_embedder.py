@@ -1,7 +1,4 @@
-"""`TimmImageEmbedder`: any model of timm as an embedder.
-
-It stands on nothing that a user's own subclass could not use.
-"""
+"""`TimmImageEmbedder`: any model of timm as an embedder. It uses nothing that a user's own subclass could not use."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -50,20 +47,20 @@ class TimmImageEmbedder(PretrainedImageEmbedder):
         batch_size: Images in a batch.
         num_threads_per_worker: Decoding threads; `None` takes what the job was given.
         image_embedding_column: Name of the column of vectors.
-        normalize_embeddings: Whether to scale every vector to length 1.
+        normalize_embeddings: Whether to scale every vector to norm 1.
         classifiers: As in `ImageEmbedder`.
-        autocast: Whether a GPU computes in bfloat16 (float16 before Ampere), while a CPU keeps to float32; or
+        autocast: Whether a GPU computes in bfloat16 (float16 before Ampere), while a CPU always uses float32; or
             `"bfloat16"` or `"float16"`, for any device.
-        compile: Whether `torch.compile` makes a program of the model first. It takes the time of thousands of images,
-            needs a C++ compiler on a CPU, and pays with many shards in a job.
+        compile: Whether to compile the model with `torch.compile`. This takes as long as thousands of images and
+            needs a C++ compiler on a CPU. It is worth it if a job has many shards.
         use_index_files: Accepted for NeMo Curator's signature; this reader needs no index.
         checkpoint_path: Local weights, `.safetensors` or a state dict of torch, instead of `pretrained`.
-        keep_head: Whether the vector is what the model's last layer gives; `None` decides as said above.
+        keep_head: Whether the vector is the output of the model's last layer; `None` decides as described above.
         background: What transparency is laid on.
         model_args: Further arguments of `timm.create_model`; layers by the name of their class. `img_size` and
             `in_chans` also decide the pixels.
-        pool: What becomes the vector: `head` as said above, `cls` the class token of the model's features, `mean` the
-            mean of their patches, `cls+mean` one behind the other.
+        pool: How the vector is made: `head` as described above, `cls` from the class token of the model's features,
+            `mean` from the mean of their patches, `cls+mean` from both, concatenated.
     """
 
     def __init__(
@@ -153,11 +150,11 @@ class TimmImageEmbedder(PretrainedImageEmbedder):
         return self._pixels(encoded)
 
     def convert_state_dict(self, state_dict: dict, model: torch.nn.Module) -> dict:
-        """Rename the keys of a checkpoint to those of timm's model; the hook for weights of another origin."""
+        """Rename the keys of a checkpoint to those of timm's model; override this for weights from elsewhere."""
         return state_dict
 
     def describe_preprocessing(self) -> dict:
-        """Say, as JSON, what happens to an image before the model: timm's data configuration."""
+        """Return, as values for JSON, what happens to an image before the model: timm's data configuration."""
         return super().describe_preprocessing() | self._config
 
     def ends_in_projection(self) -> bool:

@@ -31,7 +31,7 @@ class PooledModel(nn.Module):
         self.model: Any = model
         self.pool = pool
         self._name = name
-        # The class token, and registers, of which no image shows anything: both stand before the patches.
+        # The class token and registers, which come before the patches and are not parts of the image.
         self._prefix_tokens = getattr(model, "num_prefix_tokens", None if has_token else 0)
         self._sides = (1, 2) if str(getattr(model, "output_fmt", "NCHW")) == "NHWC" else (2, 3)
 
@@ -47,7 +47,7 @@ class PooledModel(nn.Module):
 
 
 class PaddedModel(nn.Module):
-    """A compiled model that is shown few sizes of batches, because each is compiled anew."""
+    """Pads batches for a compiled model, because torch compiles it again for each new batch size."""
 
     def __init__(self, model: Callable[[torch.Tensor], torch.Tensor]):
         super().__init__()
@@ -55,7 +55,7 @@ class PaddedModel(nn.Module):
         self._sizes: set[int] = set()
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Embed a batch, blank images behind it where a larger one was compiled already."""
+        """Embed a batch; if a larger size was compiled before, pad the batch to it with blank images."""
         images = len(pixels)
         size = min((size for size in self._sizes if size >= images), default=images)
         self._sizes.discard(size)  # until it has worked: after one that was too large for the GPU comes its half

@@ -1,4 +1,4 @@
-"""Which model of timm a name means, and how its images are prepared. Reads a model's entry, not its weights."""
+"""The timm model of a name, and how its images are prepared. Reads a model's entry, not its weights."""
 
 import difflib
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ HUB, FOLDER = "hf-hub:", "local-dir:"
 
 
 def find_entry(model_name: str) -> tuple[PretrainedCfg, dict[str, Any]]:
-    """Find what timm, the Hugging Face hub or a folder say of a model.
+    """Find the entry of a model in timm, on the Hugging Face hub or in a folder.
 
     Returns:
         timm's entry, and the arguments of `timm.create_model` that were saved with the model.
@@ -57,7 +57,7 @@ def find_entry(model_name: str) -> tuple[PretrainedCfg, dict[str, Any]]:
 
 
 def find_notes(entry: PretrainedCfg, model_name: str, args: Mapping[str, Any]) -> list[str]:
-    """List what timm notes of a model and a user of this name should know."""
+    """Return timm's notes on a model that its users should know."""
     name = f"{entry.architecture}.{entry.tag}" if entry.tag else str(entry.architecture)
     registered = timm.get_pretrained_cfg(name) if timm.is_model_pretrained(name) else None
     notes = [note for note in (registered or entry).notes or () if not note.startswith("Converted from")]
@@ -69,9 +69,9 @@ def find_notes(entry: PretrainedCfg, model_name: str, args: Mapping[str, Any]) -
 
 
 def resolve_layers(args: Mapping[str, Any]) -> dict[str, Any]:
-    """Replace each layer that is given by the name of its class, as `SwiGLUPacked` or `torch.nn.SiLU`, by the class.
+    """Replace the class name of a layer, such as `SwiGLUPacked` or `torch.nn.SiLU`, by the class.
 
-    A name of timm's own, as `gelu_tanh`, stays.
+    Names that timm resolves itself, such as `gelu_tanh`, stay.
     """
     resolved = dict(args)
     for name, value in args.items():

@@ -1,4 +1,4 @@
-"""Local weights for a model of timm: read without running code, and held to the model's own names and shapes."""
+"""Loader of local weights for timm models: it runs no code from the file, and checks all names and shapes."""
 
 import logging
 import sys
@@ -15,7 +15,7 @@ with leave_out_compiler():
 
 log = logging.getLogger(__name__)
 
-# Of the training only: left out without harm.
+# Weights that only training uses.
 _TRAINING = ("mask_token", "decoder_", "dino_head.", "ibot_head.")
 
 
@@ -26,20 +26,20 @@ def load_checkpoint(
     convert: Callable[[dict, nn.Module], dict],
     heads: str | Sequence[str] | None,
 ) -> None:
-    """Load a file of weights into a model, which must find all of its own there.
+    """Load a file of weights into a model; the file must have all the weights of the model.
 
     Args:
         model: The model.
         path: `.safetensors`, or a state dict that torch saved.
         name: The model's name, for messages.
-        convert: Renames the keys of the file; called with them and the model.
-        heads: Names of the layers that may have been left out of the model.
+        convert: Renames the keys of the file; called with its state dict and the model.
+        heads: Names of layers that the file may have although the model was built without them.
 
     Raises:
         EmbedderError: The file cannot be read, or does not fit.
     """
     try:
-        # reads .safetensors, and pickles with weights_only: a checkpoint cannot run code
+        # This reads .safetensors, and pickles with weights_only, so a checkpoint cannot run code.
         state_dict = load_state_dict(path, use_ema=True, weights_only=True)
     except Exception as error:
         raise EmbedderError(
@@ -58,7 +58,7 @@ def load_checkpoint(
             )
     unused = [key for key in state_dict if key not in model.state_dict()]
     if unused:
-        log.info("%s: %d weights are left out, as %r: this model has no use for them", path, len(unused), unused[0])
+        log.info("%s: %d weights are not used by this model, such as %r", path, len(unused), unused[0])
     model.load_state_dict(state_dict, strict=False)
 
 
@@ -66,10 +66,10 @@ def _find_misfit(state_dict: dict, model: nn.Module, left_out: Sequence[str]) ->
     wanted = model.state_dict()
     missing = [key for key in wanted if key not in state_dict]
     if missing:
-        return f"the file lacks {len(missing)} of the model's {len(wanted)} weights, as {missing[0]!r}"
+        return f"the file lacks {len(missing)} of the model's {len(wanted)} weights, such as {missing[0]!r}"
     extra = [key for key in state_dict if key not in wanted and not _is_part_of(key, left_out)]
     if extra:
-        return f"{len(extra)} of the file's {len(state_dict)} weights are unknown to the model, as {extra[0]!r}"
+        return f"{len(extra)} of the file's {len(state_dict)} weights are unknown to the model, such as {extra[0]!r}"
     for key in wanted:
         if state_dict[key].shape != wanted[key].shape:
             return f"{key!r} has the shape {tuple(state_dict[key].shape)}; the model's has {tuple(wanted[key].shape)}"
@@ -81,10 +81,10 @@ def _is_part_of(key: str, names: Sequence[str]) -> bool:
 
 
 def _convert_as_timm(state_dict: dict, model: nn.Module) -> dict:
-    """Let timm convert weights of another origin or image size as it does for weights that it downloads."""
+    """Convert weights from elsewhere or for another image size with timm's own function for downloaded weights."""
     convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
     try:
         return convert(dict(state_dict), model) if convert else state_dict
-    except Exception:  # made for the weights that it knows: of others it may raise anything
+    except Exception:  # the function expects weights that it knows, and may raise anything for others
         log.debug("timm's own conversion failed", exc_info=True)
         return state_dict

@@ -1,4 +1,4 @@
-"""The check before a run: the class, its loader and its model, what a shard holds, and how long all will take."""
+"""The check before a run: the class, its loader and model, the content of a shard, and an estimate of the run."""
 
 import difflib
 import os
@@ -18,20 +18,20 @@ from embedders.output.failed import FailureKind
 from embedders.output.timings import describe_duration
 from embedders.reading.samples import check_suffix
 
-# Sizes that are looked up, of shards that lie evenly among all: on a network file system each may take a while.
+# Maximum number of shards, evenly spaced, whose sizes are looked up: a lookup may be slow on a network file system.
 SIZED_SHARDS = 1000
 
 
 @dataclass
 class Check:
-    """What was found.
+    """The result of a check.
 
     Attributes:
-        findings: Each thing that was looked at.
-        survey: What the first shard holds.
+        findings: One for each thing that was checked.
+        survey: The content of the first shard.
         shards: Number of shards.
-        estimate: For all the shards, if the embedder came so far: `images`; `images_per_s` of one job, and of its
-            two parts `loaded_per_s` and `embedded_per_s`; its `seconds`; the `output_bytes` as float32.
+        estimate: Estimate for all the shards, empty if the embedder failed earlier: `images`; `images_per_s` of one
+            job, with its parts `loaded_per_s` and `embedded_per_s`; `seconds`; `output_bytes` as float32.
     """
 
     findings: list[Finding]
@@ -45,19 +45,19 @@ class Check:
         return sum(finding.is_wrong for finding in self.findings)
 
     def describe_estimate(self) -> str:
-        """Say in a line how long all the shards take, and what they make."""
+        """Return the estimate as one line: how long all the shards take, and the size of the output."""
         said = self.estimate
         shards = f"{self.shards} shard{'s' * (self.shards > 1)} of about {said['images']:.0f} images in all"
         bytes_ = said["output_bytes"]
         size = f"{bytes_ / 1e9:.1f} GB" if bytes_ >= 1e9 else f"{bytes_ / 1e6:.1f} MB"
         return (
-            f"{shards}: {describe_duration(said['seconds'])} by one job at a time, at {said['images_per_s']:.0f} "
+            f"{shards}: {describe_duration(said['seconds'])} with one job at a time, at {said['images_per_s']:.0f} "
             f"images/s (the loader alone {said['loaded_per_s']:.0f}, the model alone "
             f"{said['embedded_per_s']:.0f}); {size} of vectors"
         )
 
     def as_json(self) -> dict[str, Any]:
-        """The same for programs."""
+        """Return the check as a dict that fits into JSON."""
         names = ("samples", "total_bytes", "read_bytes", "suffixes", "formats", "problems")
         return {
             "wrong": self.wrong,
@@ -82,7 +82,7 @@ def check_before_run(
     Args:
         class_path: As in `locate.split_class_path`.
         args: Arguments of the class.
-        tar_paths: The shards; the first one is tried, the sizes of the others serve the estimate.
+        tar_paths: The shards; the first one is tried, and the sizes of the others are used for the estimate.
         device: `"cuda"` or `"cpu"`.
         id_col: The metadata field that identifies a sample.
         metadata_columns: As in `columns.Columns`.
@@ -98,7 +98,7 @@ def check_before_run(
     build = partial(build_embedder, class_path, args)
     findings = list(check_embedder(build, tar_paths[0], device, id_col, speeds.append, image_suffix))
     findings += describe_survey(survey)
-    if has_default_loader(class_path):  # what another one reads, nobody knows
+    if has_default_loader(class_path):  # which fields a custom loader reads is unknown
         findings += check_columns(columns, survey)
     check = Check(findings, survey, len(tar_paths))
     if speeds:
@@ -109,7 +109,7 @@ def check_before_run(
 
 
 def estimate_run(speed: Speed, images: float) -> dict[str, float]:
-    """Estimate a run of so many images; in a job, the loader works while the model does."""
+    """Return the estimate for this number of images; in a job, the loader and the model work in parallel."""
     images_per_s = min(speed.loaded_per_s, speed.embedded_per_s)
     return {
         "images": images,
@@ -122,7 +122,7 @@ def estimate_run(speed: Speed, images: float) -> dict[str, float]:
 
 
 def has_default_loader(class_path: str) -> bool:
-    """Whether a class leaves `load_dataset_shard` as it is; so does one that cannot be located."""
+    """Return whether a class does not override `load_dataset_shard`; true if the class cannot be located."""
     try:
         located: Any = locate_class(class_path)
         return located.load_dataset_shard is ImageEmbedder.load_dataset_shard
@@ -131,7 +131,7 @@ def has_default_loader(class_path: str) -> bool:
 
 
 def check_columns(columns: Columns, survey: Survey) -> Iterator[Finding]:
-    """Find the columns that no sample fills, and the field that may have been meant."""
+    """Yield a finding for each column that is null in all samples, with the field that may have been meant."""
     if not survey.fields:  # no good sample, or no column
         return
     known = {*survey.fields, *survey.suffixes} - {"__key__", "json"}
@@ -140,18 +140,19 @@ def check_columns(columns: Columns, survey: Survey) -> Iterator[Finding]:
             near = difflib.get_close_matches(name, known, 1)
             others = f"there are {', '.join(sorted(known)[:20]) or 'none'}"
             hint = f"did you mean {near[0]!r}?" if near else f"expected a field of the samples; {others}"
-            message = f"no sample has the field {name!r}: its column would be null throughout; {hint}"
+            message = f"no sample has the field {name!r}: its column would be null in every row; {hint}"
             yield Finding("shard", message, is_wrong=True)
 
 
 def describe_survey(survey: Survey) -> list[Finding]:
-    """Turn what a shard holds into findings; samples that will fail are wrong, each kind with what to do."""
+    """Return the survey of a shard as findings; each kind of sample that will fail is wrong, with what to do."""
     findings = [Finding("shard", f"{survey.tar_path}: {survey.describe()}")]
     for kind, count in survey.problems.most_common():
         message = (
-            f"{count} of {survey.samples} samples will fail, {kind}, as {survey.first_problems[kind]}; {kind.fix}"
+            f"{count} of {survey.samples} samples will fail, {kind}, for example {survey.first_problems[kind]}; "
+            f"{kind.fix}"
         )
-        if kind is FailureKind.DAMAGED_TAR and count < survey.samples:  # else there is nothing whole to embed
+        if kind is FailureKind.DAMAGED_TAR and count < survey.samples:  # else no intact sample is left to embed
             message += ", or set accept_damaged_shards: true"
         findings.append(Finding("shard", message, is_wrong=True))
     return findings

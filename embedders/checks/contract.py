@@ -1,6 +1,6 @@
-"""Does an embedder keep the contract of `ImageEmbedder`? Tries it on a shard; `check` prints what it finds.
+"""Checks on a shard that an embedder keeps the contract of `ImageEmbedder`; `check` prints the findings.
 
-`embedders.testing` is its public face.
+`embedders.testing` is the public interface.
 """
 
 import os
@@ -28,22 +28,23 @@ from embedders.job.model import Model, describe_columns
 from embedders.job.provenance import find_modules
 from embedders.output.failed import FailureKind
 
-# Images that are tried: enough for what is slow to show, few enough for seconds.
+# Number of images to try: enough to find rare problems, few enough to take seconds.
 IMAGES = {"cpu": 32, "cuda": 256}
-# Of these the loading is timed: more, because the default loader reads ahead.
+# Number of images for timing the loader: more, because the default loader reads ahead.
 TIMED_IMAGES = {"cpu": 128, "cuda": 512}
-# Between a vector alone and the same in a batch: kernels differ with the batch's size, half precision more so.
+# Minimum cosine similarity of an image's vector alone and in a batch: kernels differ with the batch size, more so in
+# half precision.
 MIN_COSINE = {"cpu": 0.9999, "cuda": 0.99}
 
 
 @dataclass
 class Speed:
-    """How fast images went through, each part for itself; in a job both work at once.
+    """The speed of the loader and of the model, each alone; in a job they work in parallel.
 
     Attributes:
-        loaded_per_s: Images that the loader yields in a second.
-        embedded_per_s: Images that the model takes in a second, once it is warm.
-        dimension: Length of a vector.
+        loaded_per_s: Images per second of the loader.
+        embedded_per_s: Images per second of the model after a warm-up.
+        dimension: Dimension of the vectors.
     """
 
     loaded_per_s: float
@@ -62,15 +63,15 @@ def check_embedder(
     """Try an embedder on the first images of a shard.
 
     Args:
-        embedder: The embedder; or its class, or a function without arguments that builds it: then this is tried, too.
+        embedder: The embedder; or its class or a function without arguments that builds it, which is then tried too.
         tar_path: A shard with at least a few good images.
         device: `"cuda"` or `"cpu"`.
         id_col: The metadata field that identifies a sample.
-        on_speed: Called with the speed that was seen, if the embedder came so far.
+        on_speed: Called with the measured speed, unless an earlier check fails.
         image_suffix: As in `embed_shards`.
 
     Yields:
-        One finding for each thing that was looked at. After one that is wrong, what builds on it is left out.
+        One finding for each check. Checks that depend on a failed one are skipped.
     """
     tar_path = str(tar_path)
     if not isinstance(embedder, ImageEmbedder):
@@ -97,7 +98,7 @@ def check_embedder(
         if not uses_default_loader(embedder) and not any(finding.is_wrong for finding in findings):
             findings += check_ids(batches, id_col, tar_path)
         yield from findings
-        # A preprocess that fails on some images leaves batches to go on with.
+        # If preprocess fails on some images, the others still form batches to check.
         if not batches or any(finding.is_wrong for finding in findings if not failed):
             return
         start = perf_counter()
@@ -119,7 +120,7 @@ def check_embedder(
 
 
 def build_on_trial(build: Callable[[], ImageEmbedder]) -> tuple[ImageEmbedder | None, list[Finding]]:
-    """Build an embedder, and see that this leaves CUDA alone: only `load_embedding_model` is told the device."""
+    """Build an embedder, and check that this does not start CUDA: only `load_embedding_model` knows the device."""
     cuda_ran = is_cuda_running()
     try:
         embedder = build()
@@ -129,17 +130,17 @@ def build_on_trial(build: Callable[[], ImageEmbedder]) -> tuple[ImageEmbedder | 
         message = f"it cannot be built: {describe_error(error)}; expected an embedder; fix the class"
         return None, [Finding("class", message, is_wrong=True)]
     if not isinstance(embedder, ImageEmbedder):
-        message = f"it gives a {type(embedder).__name__}; expected an ImageEmbedder; derive the class from it"
+        message = f"it returns a {type(embedder).__name__}; expected an ImageEmbedder; derive the class from it"
         return None, [Finding("class", message, is_wrong=True)]
     findings = [Finding("class", f"{type(embedder).__name__} is found and can be built")]
     if is_cuda_running() and not cuda_ran:
-        message = "its module or constructor starts CUDA; expected none before a device is given; move it to "
+        message = "its module or constructor starts CUDA; expected none before the device is known; move it to "
         findings.append(Finding("class", f"{message}load_embedding_model", is_wrong=True))
     return embedder, findings
 
 
 def embed_batch(model: Model, batch: Batch, tar_path: str) -> np.ndarray:
-    """Embed what the loader yielded."""
+    """Return the vectors of a batch from the loader."""
     images, metadata = batch
     return model.embed(images, [sample.get("__key__", sample) for sample in metadata], tar_path)
 
@@ -147,12 +148,12 @@ def embed_batch(model: Model, batch: Batch, tar_path: str) -> np.ndarray:
 def check_model(
     model: Model, batch: Batch, vectors: np.ndarray, again: np.ndarray, tar_path: str
 ) -> Iterator[Finding]:
-    """Look at what the model made of one batch, twice: floats, the same twice, the same alone."""
+    """Check the vectors of a batch: they are floats, the same the second time, and the same for an image alone."""
     images, metadata = batch
     bad = np.flatnonzero(model.find_bad(vectors))
     if len(bad):
         key = metadata[bad[0]].get("__key__", metadata[bad[0]])
-        share = f"{len(bad)} of {len(vectors)} images fail, bad_vector, as {key!r}"
+        share = f"{len(bad)} of {len(vectors)} images fail, bad_vector, for example {key!r}"
         message = f"{share}: {model.explain_bad(vectors[bad[0]])}; {FailureKind.BAD_VECTOR.fix}"
         yield Finding("model", message, is_wrong=True)
         return
@@ -162,10 +163,10 @@ def check_model(
     parts = [part for module in find_modules(model.forward) for part in module.modules()]
     training = [type(part).__name__ for part in parts if part.training]
     if training:
-        message = f"{training[0]} is in training mode; expected .eval(): dropout and batch statistics move vectors"
+        message = f"{training[0]} is in training mode; expected .eval(): dropout and batch statistics change vectors"
         yield Finding("model", message, is_wrong=True)
     if len(vectors) > 1 and not len(set(map(bytes, vectors))) > 1:
-        message = "all the images have one vector; expected different ones; check preprocess and the layer used"
+        message = "all the images have the same vector; expected different ones; check preprocess and the layer used"
         yield Finding("model", message, is_wrong=True)
     limit = MIN_COSINE[model.device]
     twice = min(map(min, map(compare_vectors, vectors, again)))
@@ -181,11 +182,11 @@ def check_model(
     if not all(dtype.is_floating_point for dtype in dtypes):
         yield Finding(
             "model",
-            f"it gives {', '.join(map(str, dtypes))}; expected floats, the features and no classes",
+            f"it returns {', '.join(map(str, dtypes))}; expected floats, the features and not classes",
             is_wrong=True,
         )
     if last is None or len(vectors) < 2:
-        yield Finding("model", f"an image alone was not tried: none can be taken out of a {type(images).__name__}")
+        yield Finding("model", f"an image alone was not tried: cannot take one out of a {type(images).__name__}")
         return
     alone = min(compare_vectors(vectors[-1], embed_batch(model, (last, metadata[-1:]), tar_path)[0]))
     if alone < limit:
@@ -196,7 +197,7 @@ def check_model(
 
 
 def take_last(batch: Any) -> Any:
-    """Take the last image of a batch, as a batch; `None` where it is unknown how."""
+    """Return the last image of a batch as a batch; `None` if it is unknown how to take it out."""
     if isinstance(batch, Mapping):
         parts = {name: take_last(part) for name, part in batch.items()}
         return None if any(part is None for part in parts.values()) else parts

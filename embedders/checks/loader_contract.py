@@ -1,4 +1,4 @@
-"""Does `load_dataset_shard` keep its part of the contract? Looks at what it yields, not at what becomes of it."""
+"""Checks that `load_dataset_shard` keeps its part of the contract. Looks only at what it yields."""
 
 import copy
 import os
@@ -20,11 +20,11 @@ from embedders.output.failed import FailedSample, FailureKind
 from embedders.output.ledger import Ledger
 from embedders.reading.loader import ShardLoad
 
-# Images that are tried at once; a user's own loader has batches of its own.
+# Maximum batch size for the check; a custom loader may use other sizes.
 MAX_BATCH_SIZE = {"cpu": 16, "cuda": 256}
-# With so many failed samples and nothing to try, a shard is not read further.
+# The check stops reading a shard after this many failed samples.
 MAX_FAILED = 256
-# Of a larger shard the keys are not read, only to see whether a loader yields others.
+# Above this size, the keys of a shard are not read to check that the loader yields no others.
 MAX_COUNTED_BYTES = 1 << 30
 
 Batch = tuple[Any, list[dict]]
@@ -32,12 +32,12 @@ Batch = tuple[Any, list[dict]]
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at.
+    """The result of one check.
 
     Attributes:
-        subject: What was looked at: `class`, `loader`, `model`, `shard`.
-        message: What was found; where it is wrong, what was expected and what to do.
-        is_wrong: Whether the embedder or the shard has to change.
+        subject: What was checked: `class`, `loader`, `model`, `shard`.
+        message: What was found and, if it is wrong, what was expected and what to do.
+        is_wrong: Whether the embedder or the shard needs a fix.
     """
 
     subject: str
@@ -49,29 +49,29 @@ class Finding:
 
 
 class TrialLedger(Ledger):
-    """A ledger that ends the trial of a shard on which nothing succeeds, be it ever so large."""
+    """A ledger that ends the check of a shard after many failures, so that a large bad shard is not read whole."""
 
     def fail(self, failed: FailedSample) -> None:
-        """Note it, and end the trial if there are many."""
+        """Record a failed sample, and end the check if there are many."""
         super().fail(failed)
         if len(self.failed) >= MAX_FAILED:
             raise TrialEnd
 
 
 class TrialEnd(TarquetError):
-    """Enough samples have failed."""
+    """Raised when `MAX_FAILED` samples have failed."""
 
 
 def load_batches(
     embedder: ImageEmbedder, tar_path: str, id_col: str, device: str, images: int, image_suffix: str = ""
 ) -> tuple[list[Batch], list[FailedSample]]:
-    """Load the first batches of a shard, of about so many images together.
+    """Load the first batches of a shard, with about `images` images in all.
 
     Returns:
-        The batches, and the samples that the default loader failed on its way.
+        The batches, and the samples that the default loader recorded as failed.
 
     Raises:
-        EmbedderError: The loader raised, or yields something else than it should.
+        EmbedderError: The loader raised, or does not yield what it should.
     """
     embedder = copy.copy(embedder)
     fields = Columns(id_col).needed if uses_default_loader(embedder) else None
@@ -88,16 +88,16 @@ def load_batches(
 
 
 def check_batches(batches: list[Batch], failed: list[FailedSample], id_col: str) -> Iterator[Finding]:
-    """Look at what the loader yielded, and at what it could not prepare."""
+    """Check the batches of the loader, and the samples that it could not prepare."""
     images = sum(len(metadata) for _, metadata in batches)
     unprepared = [sample for sample in failed if sample.kind == FailureKind.PREPROCESS_ERROR]
     if unprepared:
         share = f"preprocess fails on {len(unprepared)} of the first {images + len(failed)} images"
-        message = f"{share}, as on {unprepared[0].key!r}: {unprepared[0].message}; expected a tensor; fix it"
+        message = f"{share}, for example {unprepared[0].key!r}: {unprepared[0].message}; expected a tensor; fix it"
         yield Finding("loader", message, is_wrong=True)
     if not images:
-        first = f", {failed[0].key!r} for instance: {failed[0].message}" if failed else ""
-        message = f"load_dataset_shard yielded no image{first}; expected some; see what the shard holds"
+        first = f", for example {failed[0].key!r}: {failed[0].message}" if failed else ""
+        message = f"load_dataset_shard yielded no image{first}; expected some; check the content of the shard"
         if not unprepared:
             yield Finding("loader", message, is_wrong=True)
         return
@@ -111,8 +111,8 @@ def check_batches(batches: list[Batch], failed: list[FailedSample], id_col: str)
         if without:
             named = ", ".join(map(repr, sorted(map(str, without[0]))))
             message = (
-                f"{len(without)} of {len(metadata)} metadata without {id_col!r}, the id_col, or null there; expected "
-                f"it beside {named}; set id_col, or add it"
+                f"{len(without)} of {len(metadata)} metadata dicts have no {id_col!r} (id_col), or null there; "
+                f"expected it next to {named}; set id_col, or add it"
             )
             yield Finding("loader", message, is_wrong=True)
             return
@@ -122,7 +122,7 @@ def check_batches(batches: list[Batch], failed: list[FailedSample], id_col: str)
 
 
 def check_ids(batches: list[Batch], id_col: str, tar_path: str) -> Iterator[Finding]:
-    """See that a loader of the user's own yields the samples of the tar, and each once."""
+    """Check that a custom loader yields only samples of the tar, and each once."""
     names = Counter(str(sample[id_col]) for sample in chain.from_iterable(metadata for _, metadata in batches))
     name, times = names.most_common(1)[0]
     if times > 1:
@@ -136,17 +136,17 @@ def check_ids(batches: list[Batch], id_col: str, tar_path: str) -> Iterator[Find
     known = {*ids, *ledger.unsettled()}
     foreign = [name for name in names if name not in known]
     if foreign:
-        message = f"load_dataset_shard yields {foreign[0]!r}, which is no {id_col} of the tar; expected its samples "
-        yield Finding("loader", f"{message}only; take the name from the tar", is_wrong=True)
+        message = f"load_dataset_shard yields {foreign[0]!r}, which is not a {id_col} in the tar; expected only its "
+        yield Finding("loader", f"{message}samples; take the name from the tar", is_wrong=True)
 
 
 def check_loading_again(batches: list[Batch], again: list[Batch]) -> Iterator[Finding]:
-    """See that the loader gave the same images the second time."""
+    """Check that the loader yields the same images the second time."""
     same = [metadata for _, metadata in batches] == [metadata for _, metadata in again[: len(batches)]]
     if same and isinstance(batches[0][0], torch.Tensor | np.ndarray):
         same = np.array_equal(torch.as_tensor(batches[0][0]).cpu(), torch.as_tensor(again[0][0]).cpu())
     if not same:
-        message = "the loader gives other images the second time; expected the same; remove random augmentation"
+        message = "the loader yields other images the second time; expected the same; remove random augmentation"
         yield Finding("loader", message, is_wrong=True)
     else:
         yield Finding("loader", "the same images a second time")

@@ -1,4 +1,4 @@
-"""Which outputs a path means: a file, or those of the run in a folder. Opens none of them; imports nothing heavy."""
+"""Finds the outputs that a path means: a file, or those of a run's folder. Opens none; imports nothing heavy."""
 
 import json
 from pathlib import Path
@@ -7,13 +7,13 @@ from embedders.errors import ConfigError
 
 
 def find_outputs(path: str) -> list[tuple[str, str | None]]:
-    """Find the outputs that a path means: a file, the outputs of the run in a folder, or all the outputs in it.
+    """Return the outputs that a path means: a file, the outputs of the run in a folder, or all outputs in a folder.
 
     Returns:
-        Each output and its ledger, `None` if its footer is to say where that is.
+        Each output and its ledger; `None` if the path of the ledger must be read from the footer.
 
     Raises:
-        ConfigError: There is none.
+        ConfigError: There are none.
     """
     folder, shards_path = Path(path), Path(path, "run_shards.json")
     if folder.is_file():

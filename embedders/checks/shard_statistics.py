@@ -1,4 +1,4 @@
-"""What a shard holds, before anything is embedded: samples, formats, sizes, and what any embedder would fail."""
+"""Surveys a shard before it is embedded: samples, formats, sizes, and the samples that fail with any embedder."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -12,28 +12,28 @@ from embedders.reading.images import ImageError, convert_to_rgb, open_image
 from embedders.reading.metadata import read_metadata
 from embedders.reading.samples import Sample, read_samples, select_image
 
-# A huge shard is not read whole: whichever of the two comes first.
+# A large shard is read up to the first of these limits.
 MAX_SAMPLES, MAX_BYTES = 2000, 256 << 20
-# Of so many images the pixels are decoded; of the others, only the header is read.
+# Number of images that are decoded fully; for the others, only the header is read.
 DECODED_IMAGES = 64
 
 
 @dataclass
 class Survey:
-    """What a shard holds, as far as it was read.
+    """The content of a shard, or of the part that was read.
 
     Attributes:
         tar_path: Path of the shard.
-        total_bytes: Its size.
-        read_bytes: How much of it was read; of a compressed one in uncompressed bytes, unless it was read whole.
+        total_bytes: Size of the shard.
+        read_bytes: How much was read; uncompressed bytes if the shard is compressed and was not read whole.
         samples: Number of samples.
         suffixes: Number of members by suffix.
-        fields: Number of samples by metadata field that is not null, where one is needed.
-        formats: Number of images by format, as their first bytes tell it.
+        fields: Number of samples by metadata field that is not null, for the needed fields.
+        formats: Number of images by format, detected from their first bytes.
         image_bytes: Sizes of the images, in bytes.
         sides: Width and height of the images, in pixels.
         problems: Number of samples that will fail, by kind.
-        first_problems: The first of each kind, in words.
+        first_problems: A description of the first sample of each kind.
     """
 
     tar_path: str
@@ -54,7 +54,7 @@ class Survey:
         self.first_problems.setdefault(kind, message)
 
     def describe(self) -> str:
-        """Say it in a line."""
+        """Return the survey as one line."""
         part = "" if self.read_bytes == self.total_bytes else f" in its first {self.read_bytes / 1e6:.0f} MB"
         parts = [f"{self.samples} samples{part}, {len(self.image_bytes)} with an image"]
         if self.sides:
@@ -73,7 +73,7 @@ class Survey:
 def survey_shard(
     tar_path: str, fields: Mapping[str, str] | None = None, image_suffix: str = "", id_col: str = "__key__"
 ) -> Survey:
-    """Read a shard once, or the first part of a large one, and see whether a large one has its end.
+    """Read a shard, or the first part of a large one and its end, which may be missing.
 
     Args:
         tar_path: The shard.
@@ -82,14 +82,14 @@ def survey_shard(
         id_col: The metadata field that identifies a sample.
 
     Raises:
-        ShardError: It is missing or cannot be read; damage in it is a problem among the others.
+        ShardError: The shard is missing or cannot be read. Damage is not an error but one of `problems`.
     """
     survey = Survey(tar_path)
     for sample in read_samples(tar_path, accept_damage=True):
         if survey.samples >= MAX_SAMPLES or sample.offset >= MAX_BYTES:
             survey.read_bytes = sample.offset
             if ends_in_zeros(tar_path):
-                survey.add_problem(FailureKind.DAMAGED_TAR, "its end: zeros, more than a program writes")
+                survey.add_problem(FailureKind.DAMAGED_TAR, "its end: more zeros than a program writes")
             break
         survey.samples += 1
         survey.suffixes.update(sample.members.keys())

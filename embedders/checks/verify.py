@@ -1,6 +1,6 @@
-"""Is a finished output what it says it is? Compares Parquet, ledger and tar by name, and re-embeds random rows.
+"""Verifies a finished output: compares the keys in Parquet, ledger and tar, and embeds random rows again.
 
-Owns the comparison; the vectors to compare with come by the same road as any job's (`locate`, `model`).
+Owns the comparison; the vectors to compare with are made with the same code as in a job (`locate`, `model`).
 """
 
 import random
@@ -26,15 +26,15 @@ from embedders.output.provenance import Provenance
 from embedders.reading.loader import ShardLoad
 from embedders.reading.remote import is_remote
 
-# Least cosine between a stored and a new vector. Of the stored type, if the device is the same; else two devices
-# round differently, and a GPU computes in half precision.
+# Minimum cosine similarity of a stored and a new vector, by stored type, if both were computed on the CPU. Otherwise
+# the limit is lower: devices round differently, and a GPU may compute in half precision.
 MIN_COSINE = {"float32": 0.9999, "float16": 0.999}
 MIN_COSINE_OTHER_DEVICE = 0.99
 
 
 @dataclass(frozen=True)
 class Output:
-    """One finished output, read whole; `failed_keys` is `None` where it was made without a ledger."""
+    """One finished output, read whole; `failed_keys` is `None` if it was made without a ledger."""
 
     path: str
     provenance: Provenance
@@ -48,7 +48,7 @@ def read_output(parquet_path: str, ledger_path: str | None) -> Output:
     """Read an output and its ledger.
 
     Raises:
-        ShardError: One of them is missing, cut short, or not ours.
+        ShardError: One of them is missing, truncated, or not an output of tarquet.
     """
     table, vectors, described = read_vectors(parquet_path)
     ledger_path = ledger_path or described.provenance.ledger
@@ -58,7 +58,7 @@ def read_output(parquet_path: str, ledger_path: str | None) -> Output:
 
 
 def verify_output(output: Output, tar_path: str, sample_size: int, device: str) -> Iterator[str]:
-    """Find what is wrong with an output.
+    """Yield what is wrong with an output.
 
     Args:
         output: From `read_output`.
@@ -67,7 +67,7 @@ def verify_output(output: Output, tar_path: str, sample_size: int, device: str) 
         device: `"cuda"` or `"cpu"`.
 
     Yields:
-        One line for each thing that is wrong; none for a sound output.
+        One line for each problem; none for a sound output.
     """
     said = output.provenance
     if len(output.keys) != said.embedded:
@@ -80,7 +80,7 @@ def verify_output(output: Output, tar_path: str, sample_size: int, device: str) 
         return
     ledger = Ledger(tar_path)
     ids, _ = count_samples(tar_path, said.id_col, ledger, accept_damage=True)
-    # With this one id_col the column holds the data set's own key, else WebDataset's.
+    # If id_col is `key`, the column has the data set's own key, else WebDataset's.
     keys = [ids.get(key, key) for key in output.keys] if said.id_col == KEY else output.keys
     yield from _compare_keys(output, keys, Counter(ledger.unsettled()))
     yield from _compare_vectors(output, keys, tar_path, sample_size, device)
@@ -89,11 +89,11 @@ def verify_output(output: Output, tar_path: str, sample_size: int, device: str) 
 def _compare_keys(output: Output, keys: list[str], expected: Counter[str]) -> Iterator[str]:
     found = Counter([*keys, *(output.failed_keys or [])])
     lost, foreign = expected - found, found - expected
-    # A retry holds the samples that it was given, and without a ledger nothing says which ones failed.
+    # A retry has only some of the samples, and without a ledger it is unknown which ones failed.
     if lost and output.failed_keys is not None and not output.provenance.is_retry:
-        yield f"{lost.total()} samples of the tar are neither embedded nor failed, as {next(iter(lost))!r}"
+        yield f"{lost.total()} samples of the tar are neither embedded nor failed, for example {next(iter(lost))!r}"
     if foreign:
-        yield f"{foreign.total()} samples are not in the tar, or there twice, as {next(iter(foreign))!r}"
+        yield f"{foreign.total()} samples are not in the tar, or appear twice, for example {next(iter(foreign))!r}"
 
 
 def _compare_vectors(output: Output, keys: list[str], tar_path: str, sample_size: int, device: str) -> Iterator[str]:
@@ -106,7 +106,7 @@ def _compare_vectors(output: Output, keys: list[str], tar_path: str, sample_size
     then, now = said.as_json(), describe_embedder(embedder, model.weights, device).as_json()
     changed = ", ".join(name for name in then if now[name] != then[name]) or "nothing that the footer names"
     if model.weights != said.weights_sha256:
-        yield f"the weights of {said.model_name} are not those that it was made with"
+        yield f"the weights of {said.model_name} differ from those that it was made with"
     rows = {key: row for row, key in enumerate(keys)}
     chosen = random.sample(sorted(rows), min(sample_size, len(rows)))
     vectors = dict(embed_chosen(embedder, model, tar_path, output.provenance, chosen)) if chosen else {}
@@ -115,7 +115,7 @@ def _compare_vectors(output: Output, keys: list[str], tar_path: str, sample_size
         limit = MIN_COSINE_OTHER_DEVICE
     for key in chosen:
         if key not in vectors:
-            yield f"sample {key!r} cannot be embedded any more (changed since: {changed})"
+            yield f"sample {key!r} can no longer be embedded (changed since: {changed})"
             continue
         if model.columns != output.dimensions:
             then_columns, now_columns = describe_columns(output.dimensions), describe_columns(model.columns)
@@ -126,7 +126,7 @@ def _compare_vectors(output: Output, keys: list[str], tar_path: str, sample_size
         )
         for column in olds:
             cosine, ratio = compare_vectors(olds[column][0], news[column][0])
-            if not min(cosine, ratio) >= limit:  # so, because NaN is less than nothing
+            if not min(cosine, ratio) >= limit:  # not `<`, because every comparison with NaN is false
                 which = f", {column}" if len(olds) > 1 else ""
                 yield (
                     f"sample {key!r}{which}: cosine {cosine:.5f} between its vector and a new one, ratio of their "
@@ -137,7 +137,7 @@ def _compare_vectors(output: Output, keys: list[str], tar_path: str, sample_size
 def embed_chosen(
     embedder: ImageEmbedder, model: Model, tar_path: str, provenance: Provenance, keys: list[str]
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Embed the samples of these keys again; a loader of the user's own reads the whole shard for it."""
+    """Yield key and new vector of the samples with these keys; a custom loader reads the whole shard for it."""
     columns = Columns(provenance.id_col)
     fields = columns.needed if uses_default_loader(embedder) else None
     chosen = set(keys)
@@ -149,10 +149,9 @@ def embed_chosen(
 
 
 def compare_vectors(one: np.ndarray, other: np.ndarray) -> tuple[float, float]:
-    """Compare two vectors.
+    """Return the cosine similarity of two vectors, and the ratio of the smaller norm to the larger.
 
-    Returns:
-        Their cosine, and the smaller norm by the larger; both are 1 for two zero vectors.
+    Both are 1 for two zero vectors.
     """
     one, other = one.astype(np.float64), other.astype(np.float64)
     short, long = sorted((np.linalg.norm(one), np.linalg.norm(other)))
@@ -162,7 +161,7 @@ def compare_vectors(one: np.ndarray, other: np.ndarray) -> tuple[float, float]:
 
 
 def find_shard(output: Output, tar_path: str | None) -> str:
-    """Tell which shard an output is to be compared with: the one given, or the one its footer names."""
+    """Return the shard to compare an output with: the given one, or the one in its footer."""
     tar_path = tar_path or output.provenance.shard.path
     if not Path(tar_path).is_file():
         what = "fetch it and name the copy" if is_remote(tar_path) else "name it"
@@ -171,17 +170,17 @@ def find_shard(output: Output, tar_path: str | None) -> str:
 
 
 def verify_file(file: str, shard: str | None, ledger: str | None, sample: int, device: str) -> dict[str, Any]:
-    """Verify one output, and return what was found, ready for JSON.
+    """Verify one output, and return the result as a dict that fits into JSON.
 
     Args:
         file: The output.
-        shard: Its shard, where that is not where it was.
-        ledger: Its ledger, where that is not where it was.
-        sample: Rows to embed again.
+        shard: Path of its shard, if it was moved.
+        ledger: Path of its ledger, if it was moved.
+        sample: Number of rows to embed again.
         device: `"cuda"` or `"cpu"`.
 
     Raises:
-        GpuError: It says nothing about the file.
+        GpuError: The GPU failed, which says nothing about the file.
     """
     found: dict[str, Any] = {"file": file}
     try:

@@ -1,9 +1,10 @@
-"""The rows of some shards by cluster, in files that jobs write and other jobs read. Owns which cluster a row goes to.
+"""Assigns the rows of shards to clusters, in files that some jobs write and others read.
 
-A row goes to the cluster whose centre is nearest, its home, and visits others: two rows of different homes meet if
-one of them visits the home of the other. Rows x and y of norm 1, with homes a and b, lie on two sides of the plane
-halfway between the centres of a and b. If their cosine is t, they are sqrt(2 - 2 t) apart, so one of the two is at
-most half of that from the plane. Such rows visit; of more than `MAX_VISITS` clusters to visit, the nearest.
+A row belongs to the cluster with the nearest centre, its home, and may visit others: two rows with different homes
+are compared if one of them visits the home of the other. Rows x and y of norm 1, with homes a and b, are on opposite
+sides of the plane halfway between the centres of a and b. If their cosine is t, their distance is sqrt(2 - 2 t), so
+the distance of one of them from the plane is at most half of that. Such rows visit, but at most the `MAX_VISITS`
+nearest clusters.
 """
 
 from collections.abc import Iterator
@@ -16,13 +17,13 @@ from embedders.copies.plan import Plan, normalize, read_chunks
 from embedders.copies.search import find_nearest
 
 MAX_VISITS = 3
-# Vectors that are held at once when rows are assigned, four times over with those that visit.
+# Size of the vectors in memory at once when rows are assigned; with visiting rows up to four times as much.
 BYTES_PER_CHUNK = 64 << 20
 BYTES_PER_BLOCK = 64 << 20
 
 
 def make_row_type(dimension: int) -> np.dtype:
-    """Return the type of a row: its number in the run, its home, the clusters that it visits (or -1), its vector."""
+    """Return the dtype of a row: its number in the run, its home, the clusters that it visits (or -1), its vector."""
     fields = [("row", "<i8"), ("home", "<i4"), ("visits", "<i4", MAX_VISITS), ("vector", "<f4", dimension)]
     return np.dtype(fields)
 
@@ -32,13 +33,14 @@ def assign(plan: Plan, files: dict[str, str], cosine: float, rows_file: BinaryIO
 
     Args:
         plan: The plan.
-        files: Path of the vectors of each of the shards, by name.
-        cosine: Rows that are as similar as this must meet.
-        rows_file: Gets the rows, chunk by chunk, in each by cluster: first those at home there, then visitors.
-        offsets_file: Gets for each chunk where these begin, two numbers for each cluster, and where the chunk ends.
+        files: Path of the vectors by name of the shard.
+        cosine: Rows with at least this cosine must be compared.
+        rows_file: For the rows, in chunks; a chunk is sorted by cluster, home rows before visiting rows.
+        offsets_file: For the offsets of each chunk: where home rows and visiting rows of each cluster begin, and
+            where the chunk ends.
 
     Returns:
-        Number of rows without a direction, which are left out.
+        Number of rows that were left out because they have no direction.
     """
     offsets, written, skipped = [], 0, 0
     chunk_rows = max(1, BYTES_PER_CHUNK // (4 * plan.centres.shape[1]))
@@ -60,7 +62,7 @@ def assign(plan: Plan, files: dict[str, str], cosine: float, rows_file: BinaryIO
 def sort_by_cluster(
     centres: np.ndarray, vectors: np.ndarray, numbers: np.ndarray, cosine: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the rows as they are written, once more where they visit, and their segments: 2 * cluster + visits."""
+    """Return the rows to write, with a copy for each visit, and the segment of each: 2 * cluster + is_visit."""
     similarities, nearest = find_nearest(vectors, centres, min(1 + MAX_VISITS, len(centres)))
     home, visits = nearest[:, 0], np.full((len(vectors), MAX_VISITS), -1)
     for place in range(1, nearest.shape[1]):
@@ -79,17 +81,17 @@ def sort_by_cluster(
 
 
 class AssignedRows:
-    """What the jobs that assign have written, read a block at a time.
+    """Reads the rows that the assign jobs have written, block by block.
 
     Args:
-        paths: Rows and offsets of each job.
-        dimension: Length of a vector.
+        paths: Files of rows and of offsets of each job.
+        dimension: Dimension of the vectors.
     """
 
     def __init__(self, paths: list[tuple[str, str]], dimension: int):
         self._type, self._files = make_row_type(dimension), []
         for rows, offsets in paths:
-            if Path(rows).stat().st_size:  # of nothing there is no map
+            if Path(rows).stat().st_size:  # an empty file cannot be mapped
                 self._files.append((np.memmap(rows, self._type, "r"), np.load(offsets, mmap_mode="r")))
 
     def read(self, segment: int) -> Iterator[np.ndarray]:

@@ -1,4 +1,4 @@
-"""Comparing the rows of clusters: pairs of near copies, each once."""
+"""Compares the rows within clusters, and finds each pair of near copies once."""
 
 from collections.abc import Iterable
 from itertools import chain, islice
@@ -12,10 +12,10 @@ PAIR = np.dtype([("row", "<i8"), ("other", "<i8"), ("cosine", "<f4")])
 
 
 def compare(rows: AssignedRows, clusters: Iterable[int], cosine: float) -> tuple[np.ndarray, int]:
-    """Find the pairs of these clusters whose cosine is at least this.
+    """Find the pairs in these clusters with at least this cosine.
 
     Returns:
-        The pairs, of type `PAIR`, in order; `row` comes before `other` in the run. The number of rows compared.
+        The sorted pairs, of dtype `PAIR`, where `row` comes before `other` in the run; the number of rows compared.
     """
     found, compared = [np.empty(0, PAIR)], 0
     for cluster in clusters:
@@ -28,18 +28,18 @@ def compare(rows: AssignedRows, clusters: Iterable[int], cosine: float) -> tuple
 
 
 def compare_blocks(queries: np.ndarray, block: np.ndarray, cluster: int, cosine: float) -> np.ndarray:
-    """Find the pairs of a query, which is at home in a cluster or visits it, and a row that is at home there."""
+    """Find the pairs of a query, which has its home in the cluster or visits it, and a row with its home there."""
     left, right, cosines = find_near(
         np.ascontiguousarray(queries["vector"]), np.ascontiguousarray(block["vector"]), cosine
     )
     one, other = queries[["row", "home"]][left], block[["row", "visits"]][right]
-    # Where each visits the home of the other they meet twice; the cluster of the lower number has the pair.
+    # If each visits the home of the other, they are compared twice; the cluster with the lower number keeps the pair.
     meet_twice = (other["visits"] == one["home"][:, None]).any(axis=1)
     kept = (one["row"] != other["row"]) & (~meet_twice | (cluster < one["home"]))
     pairs = np.empty(int(kept.sum()), PAIR)
     pairs["row"] = np.minimum(one["row"], other["row"])[kept]
     pairs["other"] = np.maximum(one["row"], other["row"])[kept]
-    # In one block both of a pair find each other; by rounding their cosines may differ in the last bit.
+    # Within one block, both rows find each other; due to rounding, the cosines may differ in the last bit.
     pairs["cosine"] = np.minimum(cosines[kept], 1)
     _, first = np.unique(pairs[["row", "other"]], return_index=True)
     return pairs[first]

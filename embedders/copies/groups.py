@@ -1,4 +1,4 @@
-"""Pairs of near copies -> groups, with the image of each to keep, and the list that names them."""
+"""Pairs of near copies -> groups, the image of each group to keep, and the list of all pairs."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,15 +24,15 @@ def list_near_copies(
 ) -> CopyCounts:
     """Write the list of near copies.
 
-    Memory holds all the pairs, about 60 bytes for each, and the keys of their images.
+    All the pairs are in memory, about 60 bytes for each, and the keys of their images.
 
     Args:
         run: The run.
-        plan: The plan that its rows were compared by.
+        plan: The plan of the search.
         paths: Files of pairs.
-        cosine: The least cosine of a pair.
-        keep: `first` keeps of a group the first image in the order of the run; `largest`, the one of most pixels by
-            the columns `width` and `height`, and the first of equal ones.
+        cosine: The minimum cosine of a pair.
+        keep: `first` keeps the first image of a group in the order of the run; `largest` keeps the one with the most
+            pixels according to the columns `width` and `height`, and the first of equal ones.
         output: The list to write.
     """
     parts, compared = [np.empty(0, PAIR)], 0
@@ -64,7 +64,7 @@ def list_near_copies(
 
 
 def read_names(run: Run, plan: Plan, images: np.ndarray, columns: list[str]) -> pa.Table:
-    """Read shard, key and further columns of these rows of the run, a row group in memory at a time.
+    """Read shard, key and further columns of these rows of the run, one row group at a time.
 
     Raises:
         ConfigError: There is no such column.
@@ -89,13 +89,13 @@ def read_names(run: Run, plan: Plan, images: np.ndarray, columns: list[str]) -> 
 
 
 def measure_pixels(named: pa.Table) -> np.ndarray:
-    """Return the number of pixels of each image, 0 where it is not known."""
+    """Return the number of pixels of each image, 0 if unknown."""
     width, height = (pc.cast(named[name], pa.float64()) for name in ("width", "height"))
     return pc.fill_null(pc.multiply(width, height), 0.0).to_numpy()
 
 
 def choose_kept(group: np.ndarray, groups: int, pixels: np.ndarray) -> np.ndarray:
-    """Say of each image whether it is the one of its group to keep: of most pixels, the first of equal ones."""
+    """Return for each image whether to keep it: the first one of its group that has the most pixels."""
     order = np.lexsort((np.arange(len(group)), -pixels, group))
     kept = np.zeros(len(group), bool)
     kept[order[np.searchsorted(group[order], np.arange(groups))]] = True

@@ -1,4 +1,4 @@
-"""The plan of a search for near copies: the centres of clusters, and the rows of each shard. Made from a sample."""
+"""The plan of a search for near copies: centres of clusters, found in a sample, and the rows of each shard."""
 
 import math
 from collections.abc import Iterator
@@ -12,20 +12,20 @@ from embedders.copies.search import find_centres
 from embedders.output.parquet import count_groups, read_groups
 from embedders.output.run import Run
 
-# Fewer rows than this are compared each with each for less than clusters cost.
+# Below this number, comparing all rows with each other costs less than clusters.
 MIN_ROWS_PER_CLUSTER = 1000
 SAMPLE_PER_CLUSTER, MAX_SAMPLE_BYTES, MAX_SAMPLED_SHARDS = 64, 1 << 30, 1000
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What the jobs of a search share.
+    """The data that the jobs of a search share.
 
     Attributes:
-        centres: Of the clusters, of shape (clusters, dimension) and norm 1.
+        centres: Centres of the clusters, of shape (clusters, dimension) and norm 1.
         shards: Names of the shards, in the order of the run.
-        starts: Number of the first row of each shard, counted over the run; the last one is their total.
-        made_from: Size and time of change of each shard's file, so that a plan of other files is another plan.
+        starts: Index of the first row of each shard in the run; the last number is the total.
+        made_from: Size and modification time of each shard's file, so that a plan for other files is different.
     """
 
     centres: np.ndarray
@@ -46,7 +46,7 @@ def read_plan(path: str | Path) -> Plan:
 
 
 def make_plan(run: Run) -> Plan:
-    """Find the centres of clusters in a sample of the run; the same ones for the same run."""
+    """Return the plan of a search, with centres found in a sample of the run; deterministic."""
     starts = np.cumsum([0, *run.rows.values()])
     clusters = count_clusters(run.total)
     sample = sample_rows(run, min(SAMPLE_PER_CLUSTER * clusters, MAX_SAMPLE_BYTES // (4 * run.dimension)))
@@ -56,12 +56,12 @@ def make_plan(run: Run) -> Plan:
 
 
 def count_clusters(rows: int) -> int:
-    """Return a number of clusters that makes finding the nearest cost about as much as comparing within them."""
+    """Return a number of clusters with which assigning rows costs about as much as comparing them."""
     return max(1, min(2 * math.isqrt(rows), rows // MIN_ROWS_PER_CLUSTER))
 
 
 def sample_rows(run: Run, count: int) -> np.ndarray:
-    """Take about so many vectors, some of each shard or of many shards, as rows of norm 1."""
+    """Return about `count` vectors of norm 1 from all shards, or from `MAX_SAMPLED_SHARDS` of them."""
     chance = np.random.default_rng(0)
     shards = [shard for shard, rows in run.rows.items() if rows]
     shards = [shards[number] for number in chance.permutation(len(shards))[:MAX_SAMPLED_SHARDS]]
@@ -79,9 +79,9 @@ def sample_rows(run: Run, count: int) -> np.ndarray:
 
 
 def normalize(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the vectors that have a direction, float32 and of norm 1, and which ones these are.
+    """Return the vectors that have a direction, as float32 with norm 1, and their indices.
 
-    One that is zero, or holds NaN or infinity, is a copy of nothing.
+    A vector that is zero or contains NaN or infinity is left out; it cannot be a copy.
     """
     with np.errstate(all="ignore"):
         vectors = vectors.astype(np.float32)
@@ -91,7 +91,7 @@ def normalize(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def read_chunks(run_file: str, rows: int) -> Iterator[tuple[int, np.ndarray]]:
-    """Read the vectors of a shard in chunks of at least so many rows, each with the number of its first row."""
+    """Yield the vectors of a shard in chunks of at least `rows` rows, each with the index of its first row."""
     start, waiting = 0, []
     for _, vectors in read_groups(run_file):
         waiting.append(vectors)

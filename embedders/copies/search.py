@@ -1,27 +1,27 @@
-"""Searching vectors by cosine similarity. The only user of faiss.
+"""Searches vectors by cosine similarity. The only user of faiss.
 
-Vectors come as rows of norm 1, float32, so that an inner product is a cosine.
+Vectors are float32 rows of norm 1, so the inner product is the cosine.
 """
 
 import faiss
 import numpy as np
 
-# A pair of equal vectors may have a cosine that is this much below 1, by rounding.
+# Due to rounding, the cosine of two equal vectors may be this much below 1.
 ROUNDING = 1e-6
-# A picture in very many copies has as many pairs as copies squared. Each image keeps this many of a block: more than
-# enough to put all of them into one group.
+# The number of pairs grows with the square of the number of copies. Each image keeps at most this many pairs per
+# block, which is more than enough to put all its copies into one group.
 MAX_PER_ROW = 1000
-# Numbers in the table of cosines of some queries with a block.
+# Maximum size of the matrix of cosines between queries and a block.
 _CELLS = 16 << 20
 
 
 def set_threads(count: int) -> None:
-    """Search on this many threads from now on."""
+    """Set the number of threads for searching."""
     faiss.omp_set_num_threads(count)
 
 
 def find_centres(vectors: np.ndarray, count: int) -> np.ndarray:
-    """Find the centres of clusters by spherical k-means; the same ones for the same vectors."""
+    """Return the centres of clusters by spherical k-means; deterministic."""
     kmeans = faiss.Kmeans(
         vectors.shape[1],
         count,
@@ -39,16 +39,16 @@ def find_nearest(vectors: np.ndarray, centres: np.ndarray, count: int) -> tuple[
     """Find the nearest centres of each vector, nearest first.
 
     Returns:
-        Their cosines and their numbers, of shape (len(vectors), count).
+        Their cosines and their indices, of shape (len(vectors), count).
     """
     return faiss.knn(vectors, centres, count, metric=faiss.METRIC_INNER_PRODUCT)
 
 
 def find_near(queries: np.ndarray, block: np.ndarray, cosine: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Find the pairs of a query and a row of a block whose cosine is at least this, `MAX_PER_ROW` for each query.
+    """Find the pairs of a query and a row with at least this cosine, at most `MAX_PER_ROW` for each query.
 
     Returns:
-        Number of the query, number of the row, and cosine of each pair.
+        Index of the query, index of the row in the block, and cosine of each pair.
     """
     index = faiss.IndexFlatIP(block.shape[1])
     index.add(block)

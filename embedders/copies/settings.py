@@ -1,4 +1,4 @@
-"""What `near_copies` in config.yaml means, and how its work is divided among jobs. The Snakefile imports it."""
+"""The settings `near_copies` of config.yaml, and how the work is divided among jobs. The Snakefile imports it."""
 
 import hashlib
 import json
@@ -8,16 +8,16 @@ from typing import Any
 
 from embedders.errors import ConfigError, ShardError
 
-# A job takes so many shards, or more where there would be too many jobs: each that compares reads what every one has
-# assigned.
+# The number of shards of an assign job, and the maximum number of jobs, because each compare job reads the outputs of
+# all assign jobs.
 SHARDS_PER_PART, MAX_PARTS = 16, 256
 
 
 def check_settings(config: Mapping[str, Any]) -> None:
-    """Check what the schema cannot say of `near_copies`.
+    """Check what the schema cannot express about `near_copies`.
 
     Raises:
-        ConfigError: The largest picture is to be kept, and nothing says how large pictures are.
+        ConfigError: `keep` is `largest`, but the columns with the size of the images are missing.
     """
     settings, columns = config["near_copies"], config["metadata_columns"]
     missing = [name for name in ("width", "height") if columns == "all" or name not in columns]
@@ -29,23 +29,23 @@ def check_settings(config: Mapping[str, Any]) -> None:
 
 
 def count_parts(shards: int) -> int:
-    """Return the number of jobs that assign shards to clusters, and of those that compare within clusters."""
+    """Return the number of assign jobs, which is also the number of compare jobs."""
     return min(MAX_PARTS, -(-shards // SHARDS_PER_PART))
 
 
 def choose_part(items: Sequence, part: int, parts: int) -> Sequence:
-    """Return the items of one of so many parts, in order."""
+    """Return the items of part number `part` of `parts`."""
     return items[part * len(items) // parts : (part + 1) * len(items) // parts]
 
 
 def name_search(cosine: float, shards: Collection[str]) -> str:
-    """Return a name for what a search leaves on its way, another one for another cosine or other shards."""
+    """Return a name for the intermediate files of a search, different for each cosine and set of shards."""
     return hashlib.sha256(json.dumps([cosine, list(shards)]).encode()).hexdigest()[:12]
 
 
 def is_stale(path: str, settings: Mapping[str, Any], shards: Collection[str]) -> bool:
-    """Return whether a list that is there was made by other settings, or of other shards."""
-    # Here and not at the top: it brings pyarrow, which no other target needs.
+    """Return whether an existing list was made with other settings or shards."""
+    # Not at the top: it imports pyarrow, which no other target needs.
     from embedders.output.near_copies import read_counts
 
     if not Path(path).is_file():

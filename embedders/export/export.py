@@ -1,7 +1,7 @@
-"""An export of a finished run: a folder in another format, which is there whole or not at all.
+"""Exports a finished run to a folder in another format, which appears complete or not at all.
 
-It is written into a hidden folder beside its final name and renamed at the end. One that was stopped goes on with
-the first part that is missing, unless the run has changed meanwhile.
+The export is written to a hidden folder next to the final one and renamed at the end. An export that was stopped
+continues with the first missing part, unless the run has changed since then.
 """
 
 import fcntl
@@ -22,7 +22,7 @@ from embedders.output.run import Run, open_run
 
 log = logging.getLogger("embedders")
 
-# Module and class of each format, and the library that it needs and this package does not.
+# Module and class of each format, and the optional library that it needs.
 FORMATS = {
     "npy": ("npy:NpyTarget", None),
     "lance": ("lance:LanceTarget", "lancedb"),
@@ -32,7 +32,7 @@ STATE = ".export.json"
 
 
 def export_run(source: str | Path, form: str, folder: str | Path) -> Run:
-    """Write the vectors of a finished run into a folder of another format.
+    """Write the vectors of a finished run to a folder in another format.
 
     Args:
         source: The run's output folder.
@@ -40,14 +40,14 @@ def export_run(source: str | Path, form: str, folder: str | Path) -> Run:
         folder: The folder to make.
 
     Raises:
-        ConfigError: The source holds no finished run, the folder is not empty, or a library is missing.
-        ShardError: A file of the run is not whole, or two were made in different ways.
+        ConfigError: The source has no finished run, the folder is not empty, or a library is missing.
+        ShardError: A file of the run is truncated, or two were made in different ways.
         OutputError: The folder cannot be written to, or the disk is full.
     """
     target_class = find_format(form)
     run, folder = open_run(source), Path(os.path.abspath(folder))
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConfigError(f"{str(folder)!r} is not empty; expected a folder to make; name another one, or remove it")
+        raise ConfigError(f"{str(folder)!r} is not empty; expected a new folder; name another one, or remove it")
     partial = folder.parent / f".{folder.name}{PARTIAL}"
     done, parts = 0, divide(run)
     try:
@@ -71,11 +71,11 @@ def export_run(source: str | Path, form: str, folder: str | Path) -> Run:
             sync_folder(folder.parent)
     except TarquetError:
         raise
-    except (OSError, RuntimeError) as error:  # lancedb's are a RuntimeError
+    except (OSError, RuntimeError) as error:  # lancedb raises RuntimeError
         reason = getattr(error, "strerror", None) or str(error).strip().splitlines()[0]
         raise OutputError(
-            f"{str(folder)!r} cannot be written ({reason}); expected a writable place with room; the same command "
-            f"goes on after {done} of {len(parts)} parts, which are in {str(partial)!r}"
+            f"{str(folder)!r} cannot be written ({reason}); expected a writable folder with enough space; the same "
+            f"command continues after {done} of {len(parts)} parts, which are in {str(partial)!r}"
         ) from error
     return run
 
@@ -93,22 +93,22 @@ def find_format(name: str) -> type[Target]:
         if error.name != library:
             raise
         raise ConfigError(
-            f"--to {name}: it needs {library}, which is not installed; expected it; pip install 'tarquet[{name}]'"
+            f"--to {name}: it needs {library}, which is not installed; expected it; run pip install 'tarquet[{name}]'"
         ) from error
 
 
 def fingerprint(run: Run, form: str) -> str:
-    """Return a hash of what an export is made of: another one means to begin anew."""
+    """Return a hash of the inputs of an export; if it changes, the export starts over."""
     return hashlib.sha256(json.dumps([form, run.rows, run.sizes]).encode()).hexdigest()
 
 
 def begin(partial: Path, plan: str) -> int:
-    """Return how many parts an earlier export of the same has recorded; remove what is of another one."""
+    """Return how many parts an earlier export has finished, after removing those of a different export."""
     with suppress(OSError, ValueError, KeyError):
         state = json.loads((partial / STATE).read_text())
         if state["plan"] == plan:
             return state["done"]
-        log.info("the run is not as it was when an earlier export of it was stopped; this one begins anew")
+        log.info("the run has changed since an earlier export of it was stopped; the export starts over")
     for path in partial.iterdir():
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     record(partial, plan, 0)
@@ -116,17 +116,17 @@ def begin(partial: Path, plan: str) -> int:
 
 
 def record(partial: Path, plan: str, done: int) -> None:
-    """Note how many parts are written."""
+    """Record how many parts are written."""
     with write_whole(partial / STATE) as file:
         file.write(json.dumps({"plan": plan, "done": done}).encode())
 
 
 @contextmanager
 def lock(folder: Path) -> Iterator[None]:
-    """Hold a folder while the block runs; a process that dies lets go of it.
+    """Lock a folder while the block runs; the lock ends with the process.
 
     Raises:
-        ConfigError: Another process holds it.
+        ConfigError: Another process has locked it.
     """
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -139,10 +139,10 @@ def lock(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def suppress_unsupported() -> Iterator[None]:
-    """Let a file system without locks do without."""
+    """Do without a lock if the file system has none."""
     try:
         yield
     except BlockingIOError as error:
-        raise ConfigError("another export is writing this folder; expected to be alone; wait for it") from error
+        raise ConfigError("another export is writing this folder; expected only one; wait for it to end") from error
     except OSError:
         pass

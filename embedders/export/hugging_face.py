@@ -1,4 +1,4 @@
-"""`huggingface`: a folder to upload as a data set: Parquet files and a card that says how the vectors were made."""
+"""`huggingface`: a folder to upload as a data set, with Parquet files and a card that says how they were made."""
 
 import json
 from importlib import resources
@@ -9,14 +9,14 @@ from embedders.export.target import Part, Target
 from embedders.output.files import write_whole
 from embedders.output.tables import open_writer, read_schema, regroup
 
-# The hub's viewer reads a row group, or by the page index a part of one, for each page that it shows.
+# For each page, the hub's viewer reads a row group or, with the page index, a part of one.
 BYTES_PER_GROUP = 32 << 20
 SIZES = [(10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M")]
 SIZES += [(10**8, "10M<n<100M"), (10**9, "100M<n<1B")]
 
 
 class HuggingFaceTarget(Target):
-    """`data/train-00000-of-00012.parquet` and so on, one for each part, and `README.md`."""
+    """Writes `data/train-00000-of-00012.parquet` and so on, one for each part, and `README.md`."""
 
     def write(self, part: Part) -> None:
         """Write the file of a part."""

@@ -15,7 +15,7 @@ TABLE = "embeddings"
 
 
 class LanceTarget(Target):
-    """The table; each part is one version of it, which is there whole or not at all."""
+    """Writes the table; each part is one version of it, which appears complete or not at all."""
 
     def __init__(self, run: Run, parts: list[Part], folder: Path):
         super().__init__(run, parts, folder)
@@ -25,7 +25,7 @@ class LanceTarget(Target):
         self._table = database.open_table(TABLE) if exists else database.create_table(TABLE, schema=self._schema)
 
     def count_finished(self, recorded: int) -> int:
-        """Return how many parts the table has; it knows of one that nobody had time to record."""
+        """Return how many parts the table has, which may be one more than the recorded number."""
         rows = self._table.count_rows()
         return sum(part.start + part.rows <= rows for part in self.parts)
 
@@ -44,6 +44,6 @@ class LanceTarget(Target):
         try:
             self._table.add(pa.RecordBatchReader.from_batches(self._schema, read()))
         except (OSError, RuntimeError):
-            if errors:  # lancedb buries what its reader raises
+            if errors:  # lancedb hides the error that its reader raised
                 raise errors[0] from None
             raise

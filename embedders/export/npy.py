@@ -1,4 +1,4 @@
-"""`npy`: one array of all the vectors, to be mapped into memory, and a Parquet file of the other columns."""
+"""`npy`: one array of all the vectors, to be memory-mapped, and a Parquet file of the other columns."""
 
 import os
 
@@ -12,12 +12,12 @@ BYTES_PER_GROUP = 8 << 20
 
 
 class NpyTarget(Target):
-    """`vectors.npy`, and `keys.parquet` row for row in the same order."""
+    """Writes `vectors.npy`, and `keys.parquet` in the same order of rows."""
 
     def write(self, part: Part) -> None:
-        """Write the vectors of a part at their place in the array."""
+        """Write the vectors of a part to their position in the array."""
         path = self.folder / "vectors.npy"
-        # Not through a map of the file: on a full disk that is no error but the end of the process.
+        # Not with a memory map: on a full disk, writing to it kills the process instead of raising an error.
         with path.open("r+b" if path.exists() else "w+b") as file:
             shape = (self.run.total, self.run.dimension)
             description = {"descr": np.dtype(self.run.dtype).str, "fortran_order": False, "shape": shape}
@@ -31,7 +31,7 @@ class NpyTarget(Target):
             os.fsync(file.fileno())
 
     def finish(self) -> None:
-        """Write the columns beside the vectors."""
+        """Write the columns next to the vectors."""
         schema = read_schema(self.run, with_vectors=False)
         tables = (table for shard in self.run.rows for table in read_rows(self.run, shard, schema))
         with write_whole(self.folder / "keys.parquet") as file, open_writer(file, schema) as writer:

@@ -1,4 +1,4 @@
-"""What an export writes to: the contract of a format, and the parts that a run is written in."""
+"""The contract of an export format, and the parts in which a run is written."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -10,7 +10,8 @@ import pyarrow as pa
 from embedders.output.run import Run
 from embedders.output.tables import read_rows
 
-# What is done again after an export was stopped, and the size of a file where a format has several.
+# Size of a part: at most this much is repeated after an export was stopped, and formats with several files use it as
+# the size of a file.
 BYTES_PER_PART = 512 << 20
 
 
@@ -19,9 +20,9 @@ class Part:
     """Shards that are written together.
 
     Attributes:
-        number: Its place among the parts.
+        number: Index of the part.
         shards: Names of the shards.
-        start: Number of its first row, counted over the run.
+        start: Index of the first row in the run.
         rows: Number of rows.
     """
 
@@ -52,24 +53,24 @@ class Target(ABC):
     Args:
         run: The run.
         parts: Its parts.
-        folder: The folder, which exists. It is renamed when all of it is there.
+        folder: The folder to write to, which exists. It is renamed when it is complete.
     """
 
     def __init__(self, run: Run, parts: list[Part], folder: Path):
         self.run, self.parts, self.folder = run, parts, folder
 
     def count_finished(self, recorded: int) -> int:
-        """Return how many parts are there, of an export that was stopped after it had recorded so many."""
+        """Return how many parts are complete in an export that was stopped after it recorded `recorded`."""
         return recorded
 
     @abstractmethod
     def write(self, part: Part) -> None:
-        """Write a part; one that was written by half is written again."""
+        """Write a part; a part that was interrupted is written again."""
 
     def finish(self) -> None:  # noqa: B027, a format may have nothing more to write
-        """Write what needs all the parts."""
+        """Write what can only be written after all the parts."""
 
     def read(self, part: Part, schema: pa.Schema) -> Iterator[pa.Table]:
-        """Read the rows of a part, with these columns."""
+        """Yield the rows of a part, with the columns of the schema."""
         for shard in part.shards:
             yield from read_rows(self.run, shard, schema)

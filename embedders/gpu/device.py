@@ -1,4 +1,4 @@
-"""What a process computes on: a leased GPU, or the CPU where that is a choice. Never the CPU for lack of a GPU.
+"""The device of a job: a leased GPU or the CPU. A job never falls back to the CPU because no GPU is free.
 
 Owns the choice; `lease.py` owns the lease.
 """
@@ -21,10 +21,10 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 @contextmanager
 def pin_device(work: str, device: str, terms: Terms) -> Iterator[str]:
-    """Choose what to compute on, and lease it for the length of the block.
+    """Choose a device, and lease it while the block runs.
 
     Args:
-        work: What the job works on; it is shown to whoever looks at the leases.
+        work: What the job works on, for the list of leases.
         device: `"auto"` (a GPU where there is a driver, otherwise the CPU), `"gpu"` or `"cpu"`.
         terms: What counts as a free GPU, and how long to wait for one.
 
@@ -36,7 +36,7 @@ def pin_device(work: str, device: str, terms: Terms) -> Iterator[str]:
     """
     if device == "cpu" or (device == "auto" and not has_driver()):
         log.info("computing on the CPU (%s)", "as asked" if device == "cpu" else "no NVIDIA driver here")
-        # Else a library that looks for a GPU by itself would take one that is not leased.
+        # Otherwise a library that looks for a GPU itself would use one that is not leased.
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
         keep_freed_memory()
         yield "cpu"
@@ -46,10 +46,10 @@ def pin_device(work: str, device: str, terms: Terms) -> Iterator[str]:
 
 
 def keep_freed_memory() -> None:
-    """Tell glibc to keep what a layer frees for the next one, instead of giving it back to the kernel each time.
+    """Make glibc keep the memory that a layer frees for the next layer, instead of returning it to the kernel.
 
-    A network on the CPU otherwise spends half of its time in page faults: EfficientNet-Lite0 takes 5.4 CPU seconds
-    for 96 images without this, 2.7 with it (benchmarks/README.md).
+    Without this, a network on the CPU spends half of its time in page faults: for 96 images, EfficientNet-Lite0 takes
+    5.4 CPU seconds without it and 2.7 with it (benchmarks/README.md).
     """
     with suppress(OSError, AttributeError):  # not glibc
         libc = ctypes.CDLL("libc.so.6")

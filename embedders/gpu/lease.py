@@ -1,8 +1,9 @@
-"""Which GPU a job gets: what counts as free, the order of choice, and the lease.
+"""Choice and lease of a GPU: what counts as free, and in which order devices are tried.
 
-Owns the decision. `nvml.py` knows the devices, `locks.py` the locks, `visibility.py` the bounds and the
-pin. Snakemake counts GPUs but names none, so jobs that start together all see the same card idle. Here NVML
-only proposes: the card is the job's that gets its lock and then still finds it free.
+Owns the decision. `nvml.py` reads the devices, `locks.py` locks them, `visibility.py` reads and sets
+CUDA_VISIBLE_DEVICES. Snakemake counts GPUs but does not say which one a job gets, so jobs that start together all
+see the same card idle. NVML therefore only proposes a card. A job gets it if it can lock it and then still finds it
+free.
 """
 
 import logging
@@ -24,28 +25,28 @@ from embedders.gpu.visibility import check_unpinned, pinned, select_visible, war
 log = logging.getLogger(__name__)
 
 GIB, MIB = 1 << 30, 1 << 20
-_PAUSE_S = (0.2, 0.6)  # drawn anew each time, or jobs that started together would stay in step
+_PAUSE_S = (0.2, 0.6)  # drawn at random each time, so that jobs that started together do not stay in step
 _NOTICE_S = 60.0
 
 
 def count_slots(gpu: Gpu, terms: Terms) -> int:
-    """Return how many jobs fit on a device: one where its compute mode lets in one process only."""
+    """Return how many jobs fit on a device: one if its compute mode allows only one process."""
     return 1 if gpu.compute_mode == "exclusive" else terms.jobs_per_gpu
 
 
 def why_busy(gpu: Gpu, terms: Terms, siblings: int = 0) -> str | None:
-    """Say why a device is not free for one more job; None if it is.
+    """Return why a device is not free for one more job; `None` if it is free.
 
-    PIDs are not compared: in a container NVML reports the host's, or none. So on a shared card nothing
-    tells a sibling's process from a stranger's, only what the siblings can account for: one CUDA process
-    each, and a share of the memory. Anything beyond is a stranger's, or leaves this job short of its own
-    share. What this cannot see: a stranger who comes while a sibling has not begun to compute passes for
-    the sibling.
+    PIDs are not compared, because in a container NVML reports those of the host, or none. On a shared card, a
+    sibling's process therefore looks like anyone else's. Each sibling is expected to have one CUDA process and
+    its share of the memory. Anything beyond that belongs to a process outside Tarquet, or leaves too little for
+    this job. One case goes unnoticed: a foreign process that starts before a sibling begins to compute is taken
+    for that sibling.
 
     Args:
         gpu: The device as it is now.
         terms: What counts as free.
-        siblings: How many jobs hold a slot of the device.
+        siblings: Number of jobs that hold a slot of the device.
     """
     slots = count_slots(gpu, terms)
     if gpu.problem:
@@ -53,7 +54,7 @@ def why_busy(gpu: Gpu, terms: Terms, siblings: int = 0) -> str | None:
     if siblings >= slots:
         return f"leased by jobs that share it: {siblings}"
     if gpu.process_count is None and gpu.used_bytes is None:
-        return "the driver tells neither its processes nor its memory, so nobody knows whether it is free"
+        return "the driver reports neither its processes nor its memory, so it may be in use"
     most = terms.gpu_max_processes + siblings
     if gpu.process_count is not None and gpu.process_count > most:
         return f"compute processes: {gpu.process_count} (at most {most} expected)"
@@ -69,16 +70,16 @@ def rank_gpus(gpus: list[Gpu], siblings: Mapping[str, int]) -> list[Gpu]:
 
     Args:
         gpus: Devices that have a UUID.
-        siblings: How many jobs hold a slot of each, by UUID.
+        siblings: Number of jobs that hold a slot of each, by UUID.
     """
     return sorted(
         gpus,
         key=lambda gpu: (
             siblings[gpu.uuid],  # spread over the cards before sharing one
-            gpu.process_count or 0,  # a stranger slows the job down, even one whom the terms allow
-            -((gpu.free_bytes or 0) // GIB),  # then the most room, in whole GiB: idle cards differ by some MB
-            gpu.utilization_percent or 0,  # then the quietest
-            gpu.index,  # then any order on which all jobs agree, so that a log can be followed
+            gpu.process_count or 0,  # another process slows the job down, even where the terms allow it
+            -((gpu.free_bytes or 0) // GIB),  # then the most free memory, in whole GiB: idle cards differ by some MB
+            gpu.utilization_percent or 0,  # then the least used
+            gpu.index,  # then an order that is the same in all jobs, so that logs are easy to follow
             gpu.uuid,
         ),
     )
@@ -86,20 +87,20 @@ def rank_gpus(gpus: list[Gpu], siblings: Mapping[str, int]) -> list[Gpu]:
 
 @contextmanager
 def lease_gpu(shard: str = "", terms: Terms = Terms()) -> Iterator[Gpu]:  # noqa: B008 (it is frozen)
-    """Hold a GPU for the time of a job, and let CUDA see no other one.
+    """Lease a GPU while the block runs, and hide all others from CUDA.
 
-    Enter it before anything starts CUDA in this process. At the end the environment is as it was before.
+    Enter the block before anything starts CUDA in this process. Afterwards the environment is as it was before.
 
     Args:
-        shard: What the job works on; it is shown to whoever looks at the leases.
+        shard: What the job works on, for the list of leases.
         terms: What counts as free, and how long to wait.
 
     Yields:
         The device as it was when the lease began.
 
     Raises:
-        NoDriverError: There is no driver on this machine.
-        GpuError: No device became free in time, none ever can, or this process cannot be pinned.
+        NoDriverError: This machine has no driver.
+        GpuError: No device became free in time, no device can be used at all, or this process cannot be pinned.
     """
     if locks.is_holding():
         raise GpuError("this process holds a GPU already: expected one lease at a time; leave the first one")
@@ -128,11 +129,11 @@ def _wait_for_gpu(folder: Path, shard: str, terms: Terms) -> tuple[Gpu, ExitStac
             usable = [gpu for gpu in admitted if not gpu.problem]
             reasons = {gpu.label: f"not in CUDA_VISIBLE_DEVICES={visible!r}" for gpu in gpus}
             reasons |= {gpu.label: gpu.problem for gpu in admitted if gpu.problem}
-            # Where all the others are busy, the card that failed is the only free one, and each job that comes would
-            # fail on it in its turn. Where all have failed, the fault may be the job's own.
+            # While the other cards are busy, a card that failed is the only free one: every new job would get it and
+            # fail. If all cards have failed, the job itself may be the cause, so they are tried again.
             suspects = [gpu for gpu in usable if locks.is_suspect(folder, gpu.uuid)]
             if suspects != usable:
-                reasons |= {gpu.label: "it failed at work a few minutes ago" for gpu in suspects}
+                reasons |= {gpu.label: "it failed during a job a few minutes ago" for gpu in suspects}
                 usable = [gpu for gpu in usable if gpu not in suspects]
             siblings = {gpu.uuid: len(locks.find_leased_slots(folder, gpu.uuid)) for gpu in usable}
             for gpu in rank_gpus(usable, siblings):
@@ -141,7 +142,7 @@ def _wait_for_gpu(folder: Path, shard: str, terms: Terms) -> tuple[Gpu, ExitStac
                 except NotFree as reason:
                     reasons[gpu.label] = str(reason)
             now_s = time.monotonic()
-            # Waiting helps while a device is busy, not where none is admitted or each has a problem.
+            # Waiting helps while a device is busy, but not if no device is visible or all have a problem.
             if not usable or now_s - start_s >= terms.gpu_wait_timeout_s:
                 raise _no_gpu(reasons, now_s - start_s)
             if now_s >= notice_s:
@@ -152,11 +153,11 @@ def _wait_for_gpu(folder: Path, shard: str, terms: Terms) -> tuple[Gpu, ExitStac
 
 
 def _claim(gpu: Gpu, folder: Path, shard: str, terms: Terms, siblings: int) -> tuple[Gpu, ExitStack]:
-    """Locks a device and looks at it again: since the snapshot a stranger may have come.
+    """Lock a device and check it again, since another process may have started after the snapshot.
 
-    Whoever holds the card's lock decides about the card. A job that has the card to itself keeps that lock;
-    one that shares it keeps the lock of a slot. So those who share decide one by one: of two at a time,
-    each would take a stranger's process for the other's.
+    Only the job that holds the card's lock decides about the card. A job with a card of its own keeps that lock. A
+    job that shares the card keeps the lock of a slot instead. So jobs that share a card decide one at a time:
+    otherwise, each of two could take a foreign process for the other job's.
     """
     if reason := why_busy(gpu, terms, siblings):
         raise NotFree(reason)
@@ -166,7 +167,7 @@ def _claim(gpu: Gpu, folder: Path, shard: str, terms: Terms, siblings: int) -> t
             raise NotFree("another job took a slot just now")
         now = next((other for other in nvml.read_gpus() if other.uuid == gpu.uuid), None)
         if now is None:
-            raise NotFree("it is gone")
+            raise NotFree("it is no longer there")
         if reason := why_busy(now, terms, siblings):
             raise NotFree(reason)
         if count_slots(gpu, terms) > 1:
@@ -187,11 +188,11 @@ def _lock_slot(held: ExitStack, folder: Path, gpu: Gpu, slots: int) -> int:
 
 def _no_gpu(reasons: Mapping[str, str], waited_s: float) -> GpuError:
     if not reasons:
-        return GpuError("the driver lists no GPU: expected one at least; see what nvidia-smi says")
+        return GpuError("the driver lists no GPU: expected at least one; see what nvidia-smi says")
     return GpuError(
         f"no GPU to lease after {waited_s:.0f} s: {_join(reasons)}; "
-        "expected one that is admitted, idle and not leased: free one, admit more, wait longer, or use the device "
-        "'cpu'"
+        "expected one that is visible, idle and not leased: free one, make more visible, wait longer, or use the "
+        "device 'cpu'"
     )
 
 

@@ -1,10 +1,11 @@
-"""The folder that holds the lock files of GPU leases: where it is, and whether it is fit to share.
+"""The folder with the lock files of GPU leases: where it is, and whether it is safe to share.
 
-Owns the folder, not the files in it (`leases.py`). It is one for all users of a node and for the containers
-on it, hence /tmp, which Apptainer mounts and Docker can (`-v /tmp:/tmp`), and not $TMPDIR, which clusters
-set to a folder of each job's own. It is sticky, like /tmp: nobody but root and its owner can delete another
-user's file. A site that trusts no user with owning it makes it at boot (tmpfiles.d: `d /tmp/tarquet-leases
-1777 root root -`); a site whose /tmp is private to each job names another folder in TARQUET_LEASE_DIR.
+Owns the folder, not the files in it (`locks.py`). All users of a node and the containers on it share this folder.
+It is therefore in /tmp, which Apptainer mounts and Docker can mount (`-v /tmp:/tmp`), and not in $TMPDIR, which
+clusters set to a separate folder for each job. It is sticky, like /tmp: only root and the folder's owner can delete
+another user's file. A site that does not want a user to own it can create it at boot (tmpfiles.d: `d
+/tmp/tarquet-leases 1777 root root -`). A site whose /tmp is private to each job sets TARQUET_LEASE_DIR to another
+folder.
 """
 
 import logging
@@ -21,41 +22,40 @@ FOLDER_VARIABLE = "TARQUET_LEASE_DIR"
 DEFAULT_FOLDER = "/tmp/tarquet-leases"
 MOUNTINFO = Path("/proc/self/mountinfo")
 
-# Where `flock` is known to be decided by this node's own kernel. A network filesystem may forget the lock
-# outside the node, ask a server that hangs, or grant it to everybody; one that is not listed is not
-# trusted.
+# Filesystems on which this node's own kernel decides about `flock`. A network filesystem may not see locks of other
+# nodes, may wait for a server that hangs, or may grant a lock to everybody. Filesystems not listed are refused.
 _LOCAL_FILESYSTEMS = {"bcachefs", "btrfs", "ext2", "ext3", "ext4", "f2fs", "overlay", "tmpfs", "xfs", "zfs"}
 
 
 def find_folder() -> Path:
-    """Return the path of the lock folder, which need not exist.
+    """Return the path of the lock folder, which does not have to exist.
 
     Raises:
-        GpuError: The variable holds a relative path.
+        GpuError: TARQUET_LEASE_DIR holds a relative path.
     """
     folder = Path(os.environ.get(FOLDER_VARIABLE) or DEFAULT_FOLDER)
     if not folder.is_absolute():
-        raise _refusal(folder, "is relative, so that every job would have its own")
+        raise _refusal(folder, "is a relative path, which differs between jobs")
     return folder
 
 
 def open_folder() -> Path:
-    """Return the lock folder, made if it is missing and found fit to share.
+    """Create the lock folder if it is missing, check that it is safe to share, and return it.
 
     Raises:
-        GpuError: It cannot be made, is no folder, lets others delete locks or lies on a network filesystem.
+        GpuError: It cannot be created, is not a folder, lets others delete locks or is on a network filesystem.
     """
     folder = find_folder()
     try:
         folder.mkdir()
-        folder.chmod(0o1777)  # the umask cuts the mode of mkdir; a job that comes in between tries again
+        folder.chmod(0o1777)  # the umask limits mkdir's mode; a job that checks before this line fails and is retried
     except FileExistsError:
         pass
     except OSError as error:
-        raise _refusal(folder, f"cannot be made ({error.strerror})") from error
+        raise _refusal(folder, f"cannot be created ({error.strerror})") from error
     status = folder.lstat()
     if not stat.S_ISDIR(status.st_mode):
-        raise _refusal(folder, "is not a folder (nor may it be a link to one)")
+        raise _refusal(folder, "is not a folder (a link to a folder is not accepted)")
     if status.st_mode & stat.S_IWOTH and not status.st_mode & stat.S_ISVTX:
         raise _refusal(folder, f"lets everybody delete locks ({stat.filemode(status.st_mode)}: chmod 1777)")
     filesystem = find_filesystem(folder.resolve(), MOUNTINFO.read_text())
@@ -67,7 +67,7 @@ def open_folder() -> Path:
 
 
 def find_filesystem(folder: Path, mountinfo: str) -> str:
-    """Return the type of the filesystem that holds a folder, or "unknown".
+    """Return the type of the filesystem of a folder, or "unknown".
 
     Args:
         folder: An absolute path without links.
@@ -77,7 +77,7 @@ def find_filesystem(folder: Path, mountinfo: str) -> str:
     for line in mountinfo.splitlines():
         mount, _, source = line.partition(" - ")
         path = re.sub(r"\\(\d{3})", lambda code: chr(int(code[1], 8)), mount.split()[4])
-        # Of two mounts at one path the later one hides the earlier.
+        # If two mounts have the same path, the later one hides the earlier one.
         if folder.is_relative_to(path) and len(path) >= len(deepest):
             deepest, filesystem = path, source.split()[0]
     return filesystem
@@ -85,6 +85,6 @@ def find_filesystem(folder: Path, mountinfo: str) -> str:
 
 def _refusal(folder: Path, why: str) -> GpuError:
     return GpuError(
-        f"the folder of GPU leases '{folder}' {why}: expected one on a local disk that all jobs of this node "
-        f"see; fix it, or name another in {FOLDER_VARIABLE}"
+        f"the folder of GPU leases '{folder}' {why}: expected a folder on a local disk that all jobs of this node "
+        f"see; fix it, or set {FOLDER_VARIABLE} to another"
     )

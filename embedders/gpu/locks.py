@@ -1,14 +1,14 @@
 """The lock files by which the jobs of one node share its GPUs: the kernel decides who holds which card.
 
-Owns the files in the lock folder and every `flock`; knows nothing of NVML. A lease is an exclusive `flock`
-that its job holds for life. The kernel drops it when the job ends, `kill -9` included: there is nothing to
-clean up and no PID to believe in.
+Owns the files in the lock folder and every `flock`; does not use NVML. A lease is an exclusive `flock` that a job
+holds until it ends. The kernel releases it then, also after `kill -9`: there is nothing to clean up, and no PID to
+check.
 
-- A file is never unlinked. If it were, a job that had opened the old file and a job that made the new one
+- A file is never unlinked. If it were, a job that had opened the old file and a job that created the new one
   would each lock their own.
-- A file of another user is honoured, be it writable or not: `flock` asks for no more than an open file.
-- The text in a file says who holds the lock. It is for people: anybody can write it, no decision rests on
-  it.
+- Another user's file counts too, even if this user cannot write to it: `flock` only needs an open file.
+- The text in a file says who holds the lock. It is only for people to read: anybody can write it, and no decision
+  depends on it.
 """
 
 import fcntl
@@ -24,8 +24,8 @@ from time import sleep, time
 
 from embedders.errors import GpuError
 
-# A stranger may have put anything under the name: do not follow a link, do not wait for a pipe's other end.
-# And a program that the job starts must not inherit the lock.
+# Another user may have put anything at this path: do not follow a link, and do not wait for the other end of a pipe.
+# A program that the job starts must not inherit the lock either.
 _SAFELY = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 _SUSPECT_S = 600.0
@@ -34,9 +34,9 @@ _held: set[int] = set()
 
 
 def _drop_in_child() -> None:
-    # A fork without exec (a DataLoader's workers) copies the descriptor, and a lock lives until its last
-    # copy is closed: workers that outlive a killed job would keep its card. To close a copy does not unlock
-    # the parent's.
+    # A fork without exec (the workers of a DataLoader) copies the descriptor, and a lock lasts until its last copy is
+    # closed: workers that outlive a killed job would keep its card locked. Closing a copy does not release the
+    # parent's lock.
     for descriptor in _held:
         os.close(descriptor)
     _held.clear()
@@ -46,11 +46,10 @@ os.register_at_fork(after_in_child=_drop_in_child)
 
 
 class NotFree(GpuError):
-    """Why one device cannot be had at this moment; a lease goes on to the next one.
+    """One device cannot be leased now, and the next one is tried; the message says why.
 
     Attributes:
-        holder: What the one who has it wrote down (`pid`, `host`, `shard`, `since`); None where nobody has
-            it.
+        holder: What its holder wrote into the lock file (`pid`, `host`, `shard`, `since`); `None` if nobody holds it.
     """
 
     def __init__(self, reason: str, holder: dict | None = None):
@@ -59,43 +58,43 @@ class NotFree(GpuError):
 
 
 def is_holding() -> bool:
-    """Tell whether this process holds a lock."""
+    """Return whether this process holds a lock."""
     return bool(_held)
 
 
 def card_path(folder: Path, uuid: str) -> Path:
-    """Return the lock file of a card: who holds it has the card alone, or is deciding about it."""
+    """Return the lock file of a card. Its holder uses the card alone, or is deciding about it."""
     return folder / f"{_file_name(uuid)}.lock"
 
 
 def slot_path(folder: Path, uuid: str, slot: int) -> Path:
-    """Return the lock file of one of the slots of a card that several jobs share."""
+    """Return the lock file of one slot of a card that several jobs share."""
     return folder / f"{_file_name(uuid)}.slot{slot}.lock"
 
 
 def note_failure(folder: Path, uuid: str) -> None:
-    """Remember that a card failed at work, for `is_suspect`."""
-    # A file like a lock, and by the same road: any user can renew it, a forged one is not touched. What hinders
-    # the note is passed over, since the failure itself is what is to be told.
+    """Note that a card failed during a job, for `is_suspect`."""
+    # The note is opened with the same checks as a lock file: any user can renew it, and a link in its place is not
+    # touched. Errors are ignored here, since the failure of the card is what the user needs to see.
     with suppress(OSError, NotFree), locked(_failure_path(folder, uuid)) as descriptor:
         os.utime(descriptor)
 
 
 def is_suspect(folder: Path, uuid: str) -> bool:
-    """Tell whether a card failed at work within the last ten minutes."""
-    with suppress(OSError):  # most often there is no note
+    """Return whether a card failed during a job within the last ten minutes."""
+    with suppress(OSError):  # usually there is no note
         return abs(time() - _failure_path(folder, uuid).lstat().st_mtime) < _SUSPECT_S
     return False
 
 
 def find_leased_slots(folder: Path, uuid: str) -> list[dict]:
-    """Return what the holders of a card's slots wrote down, of slots beyond this job's own count too."""
+    """Return what the holders of a card's slots wrote, including slots beyond the number that this job allows."""
     paths = sorted(folder.glob(f"{_file_name(uuid)}.slot*.lock"))
     return [holder for path in paths if (holder := _find_holder(path)) is not None]
 
 
 def read_leases(folder: Path, uuid: str) -> list[dict]:
-    """Return what the holders of a card wrote down: none, one, or one for each of its slots."""
+    """Return what the holders of a card wrote: none, one, or one for each of its slots."""
     card = card_path(folder, uuid)
     holder = _find_holder(card) if card.exists() else None
     return find_leased_slots(folder, uuid) if holder is None else [holder]
@@ -104,19 +103,19 @@ def read_leases(folder: Path, uuid: str) -> list[dict]:
 def format_holder(holder: dict) -> str:
     """Return a holder as a phrase: `pid 71 on node1, shard 00000.tar, since ...`."""
     if not holder:
-        return "a job that wrote no name"
+        return "a job that did not write its name"
     return holder.get("problem") or "pid {pid} on {host}, shard {shard}, since {since}".format(**holder)
 
 
 @contextmanager
 def locked(path: Path, how: int = fcntl.LOCK_EX) -> Iterator[int]:
-    """Hold the lock of a file, made if it is missing, without waiting for it.
+    """Lock a file while the block runs, without waiting for the lock; a missing file is created.
 
     Yields:
         The open descriptor.
 
     Raises:
-        NotFree: Somebody else holds it, or the file is not one to trust.
+        NotFree: Another job holds the lock, or the file cannot be trusted.
     """
     with _opened(path) as descriptor:
         _flock(path, descriptor, how | fcntl.LOCK_NB)
@@ -127,7 +126,7 @@ def locked(path: Path, how: int = fcntl.LOCK_EX) -> Iterator[int]:
                 if how == fcntl.LOCK_EX:
                     with suppress(OSError):
                         os.ftruncate(descriptor, 0)
-                fcntl.flock(descriptor, fcntl.LOCK_UN)  # to close is not enough if C code forked
+                fcntl.flock(descriptor, fcntl.LOCK_UN)  # closing is not enough if C code forked
 
 
 def write_holder(descriptor: int, shard: str) -> None:
@@ -138,15 +137,15 @@ def write_holder(descriptor: int, shard: str) -> None:
         "shard": shard,
         "since": datetime.now().astimezone().isoformat(timespec="seconds"),
     }
-    # Another user's file may be open for reading only, the disk may be full: the lock holds without a label.
+    # Another user's file may be open for reading only, or the disk may be full: the lock is held without a label too.
     with suppress(OSError):
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, json.dumps(holder).encode(), 0)
 
 
 def _find_holder(path: Path) -> dict | None:
-    # To ask is to lock, shared and for microseconds, since /proc/locks hides the locks of other containers.
-    # `_flock` looks twice, so that no job takes this for a lease.
+    # The only test is a shared lock, held for microseconds, since /proc/locks does not show the locks of other
+    # containers. `_flock` tries twice, so that no job takes this for a lease.
     try:
         with locked(path, fcntl.LOCK_SH):
             return None
@@ -159,7 +158,7 @@ def _flock(path: Path, descriptor: int, how: int) -> None:
         try:
             fcntl.flock(descriptor, how)
         except BlockingIOError:
-            sleep(0.002)  # it may be `_find_holder`, which is gone by now
+            sleep(0.002)  # it may have been `_find_holder` in another job, which has finished by now
             fcntl.flock(descriptor, how)
         here, there = os.fstat(descriptor), path.lstat()
     except BlockingIOError:
@@ -169,7 +168,7 @@ def _flock(path: Path, descriptor: int, how: int) -> None:
         raise NotFree(f"its lock file '{path}' cannot be locked ({error.strerror})") from error
     if not os.path.samestat(here, there):
         raise NotFree(f"its lock file '{path}' was replaced meanwhile")
-    # By a second name a stranger could make us write our label into another file of ours.
+    # A hard link would let another user make this job write its label into one of its own files.
     if not stat.S_ISREG(here.st_mode) or here.st_nlink != 1:
         raise NotFree(f"its lock file '{path}' is not a plain file with one name")
 
@@ -199,17 +198,17 @@ def _open(path: Path) -> int:
     except FileNotFoundError:
         pass
     try:
-        # O_CREAT only with O_EXCL: in a sticky folder fs.protected_regular refuses it on another user's
-        # file.
+        # O_CREAT only together with O_EXCL: in a sticky folder fs.protected_regular refuses O_CREAT on another
+        # user's file.
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _SAFELY, 0o666)
     except FileExistsError:
-        return _open(path)  # another job made it just now
+        return _open(path)  # another job has just created it
     os.fchmod(descriptor, 0o666)  # despite the umask, so that other users can write their label
     return descriptor
 
 
 def _read_holder(descriptor: int) -> dict:
-    """Reads a label as what it is: anybody's text, about to be shown on a terminal."""
+    """Return a label, escaped and shortened: any user can have written it, and a terminal will show it."""
     try:
         label = json.loads(os.pread(descriptor, 4096, 0))
         return {name: ascii(str(label[name]))[1:-1][:100] for name in ("pid", "host", "shard", "since")}

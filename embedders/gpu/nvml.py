@@ -1,7 +1,6 @@
-"""What the NVIDIA driver says about the GPUs of this node, as frozen snapshots.
+"""What the NVIDIA driver reports about the GPUs of this node, as frozen snapshots.
 
-Owns every call of NVML (by nvidia-ml-py) and hides how drivers differ. It decides nothing: which device
-may be used, `lease.py` decides.
+Owns every call of NVML (by nvidia-ml-py) and hides how drivers differ. `lease.py` decides which device may be used.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,12 +13,12 @@ import pynvml
 
 from embedders.errors import GpuError, NoDriverError
 
-# There while the driver is loaded; a container sees it too, where the driver's libraries were left outside.
+# Exists while the driver is loaded. A container sees it even if the driver's libraries were not mounted.
 KERNEL_MODULE = Path("/proc/driver/nvidia/version")
 _NO_DRIVER = {pynvml.NVML_ERROR_LIBRARY_NOT_FOUND, pynvml.NVML_ERROR_DRIVER_NOT_LOADED}
 
-# The device is well, it only does not answer this one question: an older driver lacks the function or the
-# version of its struct, a MIG instance has no utilisation, a container may not list processes.
+# The device works, but this one query is not answered: an older driver lacks the function or the version of its
+# struct, a MIG instance has no utilisation, a container may not list processes.
 _NOT_ANSWERED = {
     pynvml.NVML_ERROR_NOT_SUPPORTED,
     pynvml.NVML_ERROR_FUNCTION_NOT_FOUND,
@@ -42,21 +41,21 @@ class Gpu:
     A field that the driver does not report is None.
 
     Attributes:
-        index: Place in PCI bus order among the cards that this process may open, which is what nvidia-smi
-            prints and what CUDA counts under `CUDA_DEVICE_ORDER=PCI_BUS_ID`. None for a card that it may
-            not open. A MIG instance has its card's.
-        uuid: `GPU-...`, or `MIG-...` for an instance; empty where the driver reports none.
+        index: Place in PCI bus order among the cards that this process may open. This is the number that nvidia-smi
+            prints, and that CUDA uses under `CUDA_DEVICE_ORDER=PCI_BUS_ID`. None for a card that this process may
+            not open. A MIG instance has the index of its card.
+        uuid: `GPU-...`, or `MIG-...` for an instance; empty if the driver reports none.
         name: The product's name.
         total_bytes: Size of the memory.
-        free_bytes: Memory that nobody uses.
-        used_bytes: Memory in use; what the driver reserves for itself is not counted, unless the driver is
-            too old to tell it apart.
-        utilization_percent: Share of the last moment in which some kernel ran.
-        process_count: Compute processes. In a container it may be 0 whatever runs outside.
+        free_bytes: Free memory.
+        used_bytes: Memory in use, without what the driver reserves for itself, unless the driver is too old to
+            report that separately.
+        utilization_percent: Share of the last sampling period in which a kernel ran.
+        process_count: Number of compute processes. In a container it may be 0 although processes run outside.
         compute_mode: "default", "exclusive" (one process at a time) or "prohibited".
-        mig_parent_uuid: UUID of the card that this instance is a part of.
+        mig_parent_uuid: UUID of the card of this instance.
         mig_name: The instance's other name, `MIG-<UUID of the card>/<GPU instance>/<compute instance>`.
-        problem: Why no job can run on the device, whoever uses it.
+        problem: Why no job can run on the device, whether or not it is in use.
     """
 
     index: int | None = None
@@ -80,14 +79,14 @@ class Gpu:
 
 @contextmanager
 def connect() -> Iterator[None]:
-    """Keep NVML started; may be nested, since the driver counts.
+    """Keep NVML initialised while the block runs; blocks may be nested, since NVML counts them.
 
-    Without persistence mode the cards fall asleep when nobody has NVML open, and every start wakes them for
-    a second or more: hold one connection over several snapshots.
+    Without persistence mode, the driver shuts cards down when no process uses NVML, and starting them again takes a
+    second or more. Use one connection for several snapshots.
 
     Raises:
-        NoDriverError: There is no driver on this machine.
-        GpuError: There is one, but it does not work.
+        NoDriverError: This machine has no driver.
+        GpuError: The driver does not work.
     """
     try:
         pynvml.nvmlInit()
@@ -108,7 +107,7 @@ def connect() -> Iterator[None]:
 
 
 def has_driver() -> bool:
-    """Tell whether this machine has an NVIDIA driver; a broken one, and one out of a container's reach, included."""
+    """Return whether this machine has an NVIDIA driver, even if it is broken or a container cannot use it."""
     try:
         with connect():
             return True
@@ -119,12 +118,12 @@ def has_driver() -> bool:
 
 
 def read_gpus() -> list[Gpu]:
-    """Take a snapshot of every device: each card in PCI bus order, followed by its MIG instances.
+    """Return a snapshot of every device: each card in PCI bus order, followed by its MIG instances.
 
-    A device that cannot be queried is in the list with its `problem`; it does not stop the others.
+    A device that cannot be queried is in the list too, with its `problem`.
 
     Raises:
-        NoDriverError: There is no driver on this machine.
+        NoDriverError: This machine has no driver.
         GpuError: The driver does not work.
     """
     gpus: list[Gpu] = []
@@ -145,7 +144,7 @@ def _read_card(place: int, index: int) -> list[Gpu]:
     try:
         handle = pynvml.nvmlDeviceGetHandleByIndex(place)
     except pynvml.NVMLError as error:
-        # SLURM's device cgroup shuts a card off from CUDA as well, and CUDA then counts without it.
+        # SLURM's device cgroup hides a card from CUDA too, and CUDA then does not count it.
         is_hidden = error.value == pynvml.NVML_ERROR_NO_PERMISSION
         return [Gpu(index=None if is_hidden else index, problem=f"NVML cannot open it ({error})")]
     card = _read_device(handle, index=index)
@@ -167,34 +166,34 @@ def _read_instances(card_handle: Any, card: Gpu) -> Iterator[Gpu]:
             handle = pynvml.nvmlDeviceGetMigDeviceHandleByIndex(card_handle, place)
         except pynvml.NVMLError as error:
             if error.value == pynvml.NVML_ERROR_NOT_FOUND:
-                continue  # an empty place: instances need not be adjacent
+                continue  # an empty place: the numbers of instances may have gaps
             raise
         gpu_instance = _ask(pynvml.nvmlDeviceGetGpuInstanceId, handle)
         compute_instance = _ask(pynvml.nvmlDeviceGetComputeInstanceId, handle)
         yield _read_device(
             handle,
             index=card.index,
-            compute_mode=card.compute_mode,  # an instance does not tell its own
+            compute_mode=card.compute_mode,  # an instance does not report its own
             mig_parent_uuid=card.uuid,
             mig_name=f"MIG-{card.uuid}/{gpu_instance}/{compute_instance}",
         )
 
 
 def _read_device(handle: Any, **known: Any) -> Gpu:
-    """Asks one question after the other; when the device itself fails, keeps what was answered by then."""
+    """Query a device field by field; if the device itself fails, keep the fields that were read before."""
     fields = dict(known)
     try:
         fields["uuid"] = _text(_ask(pynvml.nvmlDeviceGetUUID, handle)) or ""
         fields["name"] = _text(_ask(pynvml.nvmlDeviceGetName, handle))
-        # The second version leaves out of `used` what the driver reserves for itself: some 600 MB on a
-        # large card.
+        # In the second version, `used` does not include what the driver reserves for itself: about 600 MB on a large
+        # card.
         memory = _ask(pynvml.nvmlDeviceGetMemoryInfo, handle, pynvml.nvmlMemory_v2)
         memory = memory or _ask(pynvml.nvmlDeviceGetMemoryInfo, handle)
         if memory:
             fields |= {"total_bytes": memory.total, "free_bytes": memory.free, "used_bytes": memory.used}
         if utilization := _ask(pynvml.nvmlDeviceGetUtilizationRates, handle):
             fields["utilization_percent"] = utilization.gpu
-        # By its version: the plain name raises an error of another family where the driver lacks it.
+        # By its versioned name: the plain one raises an error of another class if the driver lacks the function.
         processes = _ask(pynvml.nvmlDeviceGetComputeRunningProcesses_v3, handle)
         if processes is not None:
             fields["process_count"] = len(processes)
@@ -220,5 +219,5 @@ def _ask(question: Callable, *args: Any) -> Any:
 
 
 def _text(answer: str | bytes | None) -> str | None:
-    """Releases of nvidia-ml-py differ in whether they decode."""
+    """Return an answer as text; some releases of nvidia-ml-py return bytes."""
     return answer.decode() if isinstance(answer, bytes) else answer

@@ -1,6 +1,6 @@
-"""What `python -m embedders gpus` shows: every GPU of this node, and who leases it.
+"""The table of `python -m embedders gpus`: every GPU of this node, and who leases it.
 
-Owns the rows and their text. It only looks: it makes no folder and takes no lease.
+Owns the rows and their text. It only reads: it creates no folder and takes no lease.
 """
 
 from dataclasses import asdict
@@ -14,17 +14,16 @@ _GIB = 1 << 30
 
 
 def describe_gpus() -> list[dict[str, Any]]:
-    """Return one row for each device, ready for JSON.
+    """Return one row for each device, as values for JSON.
 
     A row holds the fields of `Gpu`, and
 
-    - `leases`: what each holder wrote down (`pid`, `host`, `shard`, `since`), or a `problem` of the lock
-      file.
+    - `leases`: what each holder wrote (`pid`, `host`, `shard`, `since`), or a `problem` of the lock file.
     - `foreign_process_count`: compute processes beyond one for each lease. PIDs are not compared (see
-      `lease.why_busy`), so a lease whose job has not begun to compute hides one.
+      `lease.why_busy`), so one foreign process is not counted for each lease whose job does not compute yet.
 
     Raises:
-        NoDriverError: There is no driver on this machine.
+        NoDriverError: This machine has no driver.
         GpuError: The driver does not work.
     """
     folder = find_folder()
@@ -37,7 +36,7 @@ def describe_gpus() -> list[dict[str, Any]]:
 
 
 def format_gpus(rows: list[dict[str, Any]]) -> str:
-    """Return the rows of `describe_gpus` as a table; what the driver does not tell is `-`."""
+    """Return the rows of `describe_gpus` as a table; `-` stands for what the driver does not report."""
     if not rows:
         return "The driver lists no GPU."
     head = ["GPU", "UUID", "NAME", "FREE/TOTAL GiB", "UTIL", "FOREIGN", "MIG PARENT", "LEASED BY"]

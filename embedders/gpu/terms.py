@@ -1,4 +1,4 @@
-"""`Terms`: what counts as a free GPU, as `config.yaml` and the command line say it. The defaults stand here."""
+"""`Terms`: what counts as a free GPU, as set in `config.yaml` or on the command line. Owns the defaults."""
 
 from dataclasses import dataclass
 
@@ -10,11 +10,11 @@ class Terms:
     """What counts as a free GPU, and how long a job waits for one. The names are those of the keys in config.yaml.
 
     Attributes:
-        gpu_wait_timeout_s: Seconds to wait for a free GPU; 0 looks once.
-        gpu_max_used_mb: Memory that may be in use already, in MiB. The default lets the windows of a desktop pass.
-        gpu_max_processes: Compute processes of others that may run already, such as the server of MPS.
-        jobs_per_gpu: Jobs that may share a GPU. Jobs with different numbers never exceed the largest of them, and one
-            that says 1 shares with nobody.
+        gpu_wait_timeout_s: Seconds to wait for a free GPU; with 0 it looks only once.
+        gpu_max_used_mb: Memory that may already be in use, in MiB. The default allows for the windows of a desktop.
+        gpu_max_processes: Compute processes of others that may already run, such as the server of MPS.
+        jobs_per_gpu: Jobs that may share a GPU. If jobs have different numbers, at most the largest of them share a
+            GPU, and a job with 1 does not share.
     """
 
     gpu_wait_timeout_s: float = 3600

@@ -1,11 +1,10 @@
-"""Which GPUs CUDA lets this process see: the bounds that it inherits and the pin that it sets.
+"""The GPUs that CUDA shows to this process: those that the environment allows, and the one it is pinned to.
 
-Owns CUDA_VISIBLE_DEVICES and CUDA_DEVICE_ORDER. What an index means there is settled once, here: the place
-in PCI bus order among the cards that this process may open. nvidia-smi prints it so, CUDA's guide says so,
-and SLURM writes it so, both with device cgroups (numbered from 0 within the job) and without (the node's
-numbers). CUDA itself counts like that only under CUDA_DEVICE_ORDER=PCI_BUS_ID; its default begins with the
-fastest card. Hence the pin sets this too, and names a UUID, which means the same device in every order and
-every container.
+Owns CUDA_VISIBLE_DEVICES and CUDA_DEVICE_ORDER. Only this module decides what an index means there: the place in PCI
+bus order among the cards that this process may open. nvidia-smi prints this number, CUDA's guide describes it, and
+SLURM sets it, both with device cgroups (numbered from 0 within the job) and without (the node's numbers). CUDA itself
+uses this order only under CUDA_DEVICE_ORDER=PCI_BUS_ID; by default it begins with the fastest card. The pin therefore
+sets this variable too, and names a UUID, which means the same device in every order and in every container.
 """
 
 import ctypes
@@ -23,14 +22,14 @@ _CUDA_ERROR_NOT_INITIALIZED = 3
 
 
 def select_visible(gpus: list[Gpu], visible: str | None) -> list[Gpu]:
-    """Return the devices that a value of CUDA_VISIBLE_DEVICES admits, by CUDA's rules.
+    """Return the devices that a value of CUDA_VISIBLE_DEVICES makes visible, by CUDA's rules.
 
-    The list ends at the first entry that names no device (`-1` is the customary one), and one that names a
-    device twice admits none. A card in MIG mode stands for its instances.
+    The list ends at the first entry that names no device (usually `-1`). A list that names a device twice makes none
+    visible. A card in MIG mode stands for its instances.
 
     Args:
         gpus: A snapshot.
-        visible: The variable's value. None (it is not set) admits every device, "" admits none.
+        visible: The variable's value. With None (it is not set) every device is visible, with "" none.
     """
     if visible is None:
         return gpus
@@ -46,7 +45,7 @@ def select_visible(gpus: list[Gpu], visible: str | None) -> list[Gpu]:
 
 
 def warn_of_order(gpus: list[Gpu]) -> None:
-    """Say how an index is read where CUDA itself would have read it in another way."""
+    """Log a warning if CUDA by default would read the indices in CUDA_VISIBLE_DEVICES in another order."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     names = {gpu.name for gpu in gpus if gpu.mig_parent_uuid is None}
     if visible[:1].isdecimal() and len(names) > 1 and os.environ.get("CUDA_DEVICE_ORDER") != "PCI_BUS_ID":
@@ -58,34 +57,34 @@ def warn_of_order(gpus: list[Gpu]) -> None:
 
 
 def is_cuda_running() -> bool:
-    """Whether CUDA's driver was started in this process.
+    """Return whether CUDA's driver was initialised in this process.
 
-    The driver itself is asked, because torch is a bad witness: `torch.cuda.is_available()` starts it and
+    The driver itself is asked, because torch does not know: `torch.cuda.is_available()` initialises the driver, and
     `torch.cuda.is_initialized()` is still False.
     """
     try:
         driver = ctypes.CDLL("libcuda.so.1", mode=os.RTLD_NOW | os.RTLD_NOLOAD)
     except OSError:
-        return False  # nobody in this process has even loaded it
+        return False  # nothing in this process has loaded it
     return driver.cuDeviceGetCount(ctypes.byref(ctypes.c_int())) != _CUDA_ERROR_NOT_INITIALIZED
 
 
 def check_unpinned() -> None:
-    """Make sure that a pin would still take effect: CUDA reads the variable when it starts, and never again.
+    """Raise if it is too late to pin this process: CUDA reads the variable only when it starts.
 
     Raises:
-        GpuError: CUDA runs in this process.
+        GpuError: CUDA already runs in this process.
     """
     if is_cuda_running():
         raise GpuError(
-            "CUDA already runs in this process, which can be pinned to a GPU no more: expected the lease to "
+            "CUDA already runs in this process, which can no longer be pinned to a GPU: expected the lease to "
             "come first; call nothing of torch.cuda before it, or start a new process for the job"
         )
 
 
 @contextmanager
 def pinned(uuid: str) -> Iterator[None]:
-    """Let CUDA see one device only, in this process and those that it starts; undone at the end."""
+    """Show only one device to CUDA while the block runs, in this process and in those that it starts."""
     pin = {"CUDA_VISIBLE_DEVICES": uuid, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
     inherited = {name: os.environ.get(name) for name in pin}
     os.environ.update(pin)
@@ -104,6 +103,6 @@ def _find_named(gpus: list[Gpu], entry: str) -> list[Gpu]:
         return [gpu for gpu in gpus if gpu.index == int(entry)]
     if not entry.startswith(("GPU-", "MIG-")):
         return []
-    # The start of a UUID will do, as long as only one device's starts like that.
+    # The beginning of a UUID is enough if only one device has a UUID that begins so.
     uuids = [gpu.uuid for gpu in gpus if gpu.uuid and (gpu.uuid.startswith(entry) or gpu.mig_name == entry)]
     return [gpu for gpu in gpus if len(uuids) == 1 and uuids[0] in (gpu.uuid, gpu.mig_parent_uuid)]

@@ -1,4 +1,4 @@
-"""`Batch`: images on their way to the model, and the rows that they become."""
+"""`Batch`: images that go to the model, and the rows that are written for them."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,13 +9,13 @@ import pyarrow as pa
 
 @dataclass
 class Batch:
-    """Images on their way to the model, and the rows that they become.
+    """Images that go to the model, and the rows that are written for them.
 
     Attributes:
-        images: What the loader yielded; handed to the model as it is.
-        keys: The key of each image; `None` where the loader's metadata does not tell it.
-        columns: The columns beside the vectors, one row per image.
-        bad: For each image, whether it has failed already and its row is not to be stored.
+        images: What the loader yielded; passed to the model unchanged.
+        keys: The key of each image; `None` if the loader's metadata does not contain it.
+        columns: The columns next to the vectors, one row per image.
+        bad: For each image, whether it has failed, so that its row must not be stored.
     """
 
     images: Any
@@ -24,7 +24,7 @@ class Batch:
     bad: np.ndarray
 
     def drop_bad(self, vectors: np.ndarray) -> np.ndarray:
-        """Drop the rows of images that have failed, and return the vectors of the others."""
+        """Drop the rows of failed images, and return the vectors of the others."""
         if not self.bad.any():
             return vectors
         good = np.flatnonzero(~self.bad)

@@ -1,6 +1,6 @@
-"""`embed_shards`: the loop from shards to their Parquet files. Owns the order of things.
+"""`embed_shards`: the loop from shards to their Parquet files. Owns the order of the steps.
 
-The model runs in the caller's thread while `load_dataset_shard` reads ahead in another, beyond the end of a shard.
+The model runs in the caller's thread while `load_dataset_shard` reads ahead, on into the next shard, in another.
 """
 
 import logging
@@ -47,17 +47,17 @@ def embed_shard(
     """Embed one shard.
 
     Args:
-        embedder: The embedder; its model is loaded once and kept for the next shard.
+        embedder: The embedder; its model is loaded once and kept for the next call.
         tar_path: As in `ShardJob`.
         parquet_path: As in `ShardJob`.
         ledger_path: As in `ShardJob`.
         options: Those of `embed_shards`.
 
     Returns:
-        The ledger: counts, and the samples that failed.
+        The ledger: the counts and the failed samples.
 
     Raises:
-        ShardError: The shard is missing or damaged, or too much of it failed.
+        ShardError: The shard is missing or damaged, or too many of its samples failed.
         EmbedderError: The embedder breaks its contract.
         OutputError: The result cannot be written.
         GpuError: The GPU was lost, or is too small for one image.
@@ -85,30 +85,30 @@ def embed_shards(
     on_batch: Callable[[ShardJob, ShardLoad], None] = lambda job, load: None,
     on_error: Callable[[ShardJob, TarquetError], None] | None = None,
 ) -> Iterator[tuple[ShardJob, Ledger]]:
-    """Embed shards one after the other with one model; the next one is read while the last of one is computed.
+    """Embed shards one after the other with one model; the next shard is read while the current one is finished.
 
     Args:
         embedder: The embedder.
         jobs: The shards.
         id_col: The metadata field that identifies a sample.
         metadata_columns: As in `columns.Columns`.
-        image_suffix: Suffix of the images, as `jpg`, where a sample has several; else each has one.
+        image_suffix: Suffix of the images, for example `jpg`, if a sample has several; without it each has one.
         embedding_dtype: `float32` or `float16`.
-        max_failed_fraction: With more failed samples than this share a shard fails.
-        accept_damaged_shards: Whether to embed what is whole of a damaged tar, and name the rest in the ledger.
-        only: Keys of the samples to embed, for instance those that failed before; `None` embeds all.
-        device: `"cuda"` or `"cpu"`; `None` takes CUDA where torch sees it.
-        startup: What the process spent before; it counts with the first shard.
+        max_failed_fraction: A shard fails if a larger share of its samples fails.
+        accept_damaged_shards: Whether to embed the intact samples of a damaged tar and list the damage in the ledger.
+        only: Keys of the samples to embed, for example those that failed before; `None` embeds all.
+        device: `"cuda"` or `"cpu"`; `None` uses CUDA if torch sees a GPU.
+        startup: Time that the process has already spent; it is added to the first shard's.
         on_batch: Called after each batch, to show progress.
-        on_error: Called with a shard and the error that it failed with; the others go on. `None` raises the error.
+        on_error: Called with a failed shard and its error; the other shards go on. `None` raises the error.
 
     Yields:
-        Each shard that is done, with its ledger.
+        Each finished shard with its ledger.
 
     Raises:
         EmbedderError: The model cannot be loaded.
-        GpuLostError: The GPU was lost, which the other shards need too.
-        TarquetError: The error of a shard, without `on_error`.
+        GpuLostError: The GPU was lost; the other shards need it too.
+        TarquetError: A shard failed, and there is no `on_error`.
     """
     check_embedder(embedder, only, image_suffix)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -117,12 +117,12 @@ def embed_shards(
     with timings[0].time("starting"):
         model = Model(embedder, device, embedding_dtype)
         heads = [Head(classifier, device) for classifier in embedder.classifiers or ()]
-    # A loader of the user's own that calls the default one may look at any field.
+    # A custom loader that calls the default one may use any field.
     fields = columns.needed if uses_default_loader(embedder) else None
     asked = (accept_damaged_shards, only, fields, check_suffix(image_suffix))
     loads = [ShardLoad(Ledger(job.tar_path), *asked, timings=timed) for job, timed in zip(jobs, timings, strict=True)]
     readers = [ShardReader(embedder, job, columns, load, device) for job, load in zip(jobs, loads, strict=True)]
-    torch.get_num_threads()  # settles this thread's number, before the loader's lower the one for new threads
+    torch.get_num_threads()  # fixes this thread's number, before the loader's threads lower the default for new ones
     with closing(prefetch([reader.read() for reader in readers], depth=2)) as streams:
         for reader, batches in zip(readers, streams, strict=True):
             try:
@@ -136,7 +136,7 @@ def embed_shards(
 
 
 def check_embedder(embedder: ImageEmbedder, only: Collection[str] | None, image_suffix: str) -> None:
-    """Refuse an embedder that could not do what it is asked.
+    """Check that an embedder can do what the options ask for.
 
     Raises:
         EmbedderError: It cannot.
@@ -144,11 +144,11 @@ def check_embedder(embedder: ImageEmbedder, only: Collection[str] | None, image_
     if not hasattr(embedder, "classifiers"):
         raise EmbedderError(f"{type(embedder).__name__}.__init__ does not call super().__init__(...); add the call")
     if only is not None and not uses_default_loader(embedder):
-        raise EmbedderError(f"{embedder.model_name} has a loader of its own, which cannot embed chosen samples only")
+        raise EmbedderError(f"{embedder.model_name} has its own loader, which cannot embed only chosen samples")
     if image_suffix and not uses_default_loader(embedder):
         raise EmbedderError(
-            f"{embedder.model_name} has a loader of its own, which image_suffix {image_suffix!r} does not reach; "
-            "expected none; leave it out, and choose the image in load_dataset_shard"
+            f"{embedder.model_name} has its own loader, which ignores image_suffix {image_suffix!r}; expected none; "
+            "leave it out, and choose the image in load_dataset_shard"
         )
 
 
@@ -160,7 +160,7 @@ def write_shard(
     max_failed_fraction: float,
     on_batch: Callable[[ShardJob, ShardLoad], None],
 ) -> None:
-    """Embed what a reader brings, settle the account of every sample, and write both files."""
+    """Embed the batches of a shard, record the result of every sample, and write the vectors and the ledger."""
     job, load, embedder = reader.job, reader.load, reader.embedder
     ledger, timings = load.ledger, load.timings
     start = perf_counter()
@@ -170,7 +170,7 @@ def write_shard(
         EmbeddingWriter(file, schema, embedder.image_embedding_column, model.dtype) as writer,
         ThreadPoolExecutor(1, thread_name_prefix="hash") as hashing,
     ):
-        # Runs beside the reader, and so brings the shard into memory for it.
+        # In parallel with the reader, so that the shard is read from storage once and then comes from the page cache.
         hashed = hashing.submit(describe_shard, job.tar_path)
         batches = timings.time_items(batches, "waiting_for_images")
         for batch, vectors in model.embed_batches(batches, job.tar_path, timings):
@@ -207,7 +207,7 @@ def write_shard(
         with timings.time("writing"):
             writer.close(model.columns or model.probe_columns(job.tar_path), provenance)
         if job.ledger_path is not None:
-            # First, so that vectors never stand without the account of what is not among them.
+            # The ledger before the vectors, which never exist without the list of samples that they lack.
             with write_whole(job.ledger_path) as ledger_file:
                 write_ledger(ledger_file, ledger.failed, provenance, timings.round())
     if provenance.null_columns:
@@ -223,7 +223,7 @@ def write_shard(
 
 
 def drop_bad_vectors(batch: Batch, vectors: Any, model: Model, ledger: Ledger) -> Any:
-    """Fail the samples whose vectors cannot be stored, and drop their rows; return the other vectors."""
+    """Fail the samples whose vectors cannot be stored, drop their rows, and return the other vectors."""
     for row in (model.find_bad(vectors) & ~batch.bad).nonzero()[0]:
         batch.bad[row] = True
         ledger.fail(FailedSample(batch.keys[row], FailureKind.BAD_VECTOR, model.explain_bad(vectors[row])))
@@ -231,13 +231,13 @@ def drop_bad_vectors(batch: Batch, vectors: Any, model: Model, ledger: Ledger) -
 
 
 def add_scores(batch: Batch, vectors: Any, model: Model, heads: Sequence[Head], ledger: Ledger) -> Any:
-    """Add the columns of scores; fail the samples that have none, and drop their rows; return the other vectors."""
+    """Add the columns of scores, fail samples without a finite score, and return the vectors of the others."""
     for head in heads:
         scores = head.score(model.take(vectors, head.classifier.embedding_column), ledger.shard)
         batch.columns = batch.columns.append_column(head.field, scores)
         for row in scores.is_null().to_numpy(zero_copy_only=False).nonzero()[0]:
             batch.bad[row] = True
-            message = f"{head.field.name}: the score is NaN or infinite; expected a finite one"
+            message = f"{head.field.name}: the score is NaN or infinite; expected a finite number"
             ledger.fail(FailedSample(batch.keys[row], FailureKind.BAD_SCORE, message))
         vectors = batch.drop_bad(vectors)
     return vectors

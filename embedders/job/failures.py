@@ -1,7 +1,6 @@
-"""Why a shard has no result: the lines that a job's log has of it. Owns how they are written and found again.
+"""The lines of a job's log that say why a shard has no result. Owns how they are written and how they are found.
 
-A log begins anew with each job, so that its lines are of that job. What the job logs on its way has a time in front;
-these lines have none.
+Each job starts a new log, so all its lines are from that job. Ordinary log lines begin with a time; these do not.
 """
 
 import sys
@@ -13,20 +12,20 @@ _ERROR = "error: "
 
 
 def report_error(message: str) -> None:
-    """Print the line that a command ends with when it fails, whatever made it fail but a kill."""
+    """Print the last line of a failed command. Only a command that was killed has no such line."""
     print(f"{_ERROR}{make_one_line(message)}", file=sys.stderr, flush=True)
 
 
 def report_failure(tar_path: str, error: Exception) -> None:
-    """Print the line of a shard that failed while the others of its job go on."""
+    """Print the line of a failed shard whose job goes on with the other shards."""
     print(f"{_start(tar_path)}{_strip_path(str(error), tar_path)}", file=sys.stderr, flush=True)
 
 
 def find_error(log: str | Path, tar_path: str) -> str:
-    """Return what a job said of a shard that it did not finish.
+    """Return why a job did not finish a shard.
 
     Args:
-        log: The log of the job.
+        log: The job's log.
         tar_path: The shard, which may be one of several in the job.
     """
     lines = [line for line in Path(log).read_text(errors="replace").splitlines() if line.strip()]
@@ -37,11 +36,11 @@ def find_error(log: str | Path, tar_path: str) -> str:
             return _strip_path(found[-1], tar_path)
     if is_done:
         return (
-            "its job ended well, but Snakemake did not take what it made and says why above; compare the clocks of "
-            "this machine and of the file server, and give --latency-wait more seconds"
+            "its job succeeded, but Snakemake rejected its output and says why above; compare the clocks of "
+            "this machine and of the file server, and raise --latency-wait"
         )
     last = f"; its log ends with: {make_one_line(lines[-1])}" if lines else ""
-    return f"its job left no error: it was killed, as for want of memory or time, or did not start{last}"
+    return f"its job left no error: it was killed (out of memory or time, for example) or did not start{last}"
 
 
 def _start(tar_path: str) -> str:

@@ -1,4 +1,4 @@
-"""A classifier's model on its device: loading it, running it, and the checks of the scores that it gives back."""
+"""A classifier's model on its device: loads it, runs it, and checks the scores that it returns."""
 
 import numpy as np
 import pyarrow as pa
@@ -16,17 +16,17 @@ class Head:
     """A classifier's model on its device, and the checks of what it returns.
 
     Attributes:
-        field: Name and type of the column of scores; never null.
-        weights: Fingerprint of the weights, as `provenance.hash_weights` gives it.
+        field: Name and type of the column of scores, which is not nullable.
+        weights: Fingerprint of the weights, from `provenance.hash_weights`.
 
     Raises:
-        EmbedderError: The classifier is none, or its model cannot be loaded.
+        EmbedderError: The object is not a classifier, or its model cannot be loaded.
         GpuError: The GPU was lost, or is too small.
     """
 
     def __init__(self, classifier: ImageClassifier, device: str):
         if not isinstance(classifier, ImageClassifier):
-            raise EmbedderError(f"classifiers: {classifier!r} is not an ImageClassifier; expected objects of one")
+            raise EmbedderError(f"classifiers: {classifier!r} is not an ImageClassifier; expected only such objects")
         if not hasattr(classifier, "embedding_size"):
             raise EmbedderError(
                 f"{type(classifier).__name__}.__init__ does not call super().__init__(...); add the call"
@@ -35,7 +35,7 @@ class Head:
         self.device = device
         self.field = pa.field(classifier.pred_column, find_type(classifier), nullable=False)
         self.forward, self.weights = load_model(classifier, "load_model", device)
-        # Of its own: in the model's, the scores of one batch would wait for the vectors of the next.
+        # Its own stream: in the model's stream, the scores of one batch would wait for the vectors of the next.
         self._stream = torch.cuda.Stream() if device == "cuda" else None
 
     def score(self, vectors: np.ndarray, where: str) -> pa.Array:
@@ -43,20 +43,20 @@ class Head:
 
         Args:
             vectors: float32 or float16, of shape (n, dimension).
-            where: Where they are from, for messages.
+            where: Where the vectors come from, for messages.
 
         Returns:
-            One value per vector, of the column's type; null where the model gave NaN or infinity.
+            One value per vector, of the column's type; null where the model returned NaN or infinity.
 
         Raises:
-            EmbedderError: The vectors are not as long as the model wants, or something else than scores came back.
+            EmbedderError: The vectors have another dimension than the model expects, or it did not return scores.
             GpuError: The GPU was lost, or is too small.
         """
         name, wanted = self.classifier.model_name, self.classifier.embedding_size
         if vectors.shape[1] != wanted:
             raise EmbedderError(
-                f"{where}: the vectors have {vectors.shape[1]} numbers, and {name} expects {wanted} "
-                "(embedding_size); take the classifier that was made for this model"
+                f"{where}: the vectors have {vectors.shape[1]} dimensions, and {name} expects {wanted} "
+                "(embedding_size); use the classifier that was made for this model"
             )
         if not len(vectors):
             return pa.nulls(0, self.field.type)
@@ -77,8 +77,8 @@ class Head:
             ) from error
         if len(scores) != good.sum() or scores.null_count:
             raise EmbedderError(
-                f"{where}: {name}: postprocess gave {len(scores)} values, {scores.null_count} of them null; expected "
-                f"{good.sum()} and none"
+                f"{where}: {name}: postprocess returned {len(scores)} values, {scores.null_count} of them null; "
+                f"expected {good.sum()}, none of them null"
             )
         return scores if good.all() else scores.take(pa.array(np.cumsum(good) - 1, mask=~good))
 
@@ -91,20 +91,20 @@ class Head:
                 scores = torch.as_tensor(self.forward(part))
                 if scores.shape not in ((len(part),), (len(part), 1)) and not scores.numel() == len(part) == 1:
                     raise EmbedderError(
-                        f"{self.classifier.model_name} gave scores of shape {tuple(scores.shape)} for {len(part)} "
-                        f"vectors; expected ({len(part)},) or ({len(part)}, 1)"
+                        f"{self.classifier.model_name} returned scores of shape {tuple(scores.shape)} for "
+                        f"{len(part)} vectors; expected ({len(part)},) or ({len(part)}, 1)"
                     )
                 scores = scores.float() if scores.is_floating_point() and scores.dtype != torch.float64 else scores
                 parts.append(scores.reshape(-1).cpu())
         return torch.cat(parts).numpy()
 
     def describe(self) -> ClassifierRecord:
-        """Return how the scores are made, for the footer of their file."""
+        """Return how the scores were made, for the footer of their file."""
         return describe_classifier(self.classifier, self.weights)
 
 
 def find_type(classifier: ImageClassifier) -> pa.DataType:
-    """Tell the type of the column of scores from `pred_type`.
+    """Return the type of the column of scores for a classifier's `pred_type`.
 
     Raises:
         EmbedderError: There is no such type.

@@ -1,6 +1,6 @@
-"""`module:Class` or `path/to/file.py:Class` -> the class. Built-in and user classes take this one road.
+"""`module:Class` or `path/to/file.py:Class` -> the class. Built-in and custom classes are found in the same way.
 
-Owns importing and building an embedder or a classifier; not what it must do (`base`, `classifier`).
+Owns importing and building an embedder or a classifier, not its contract (`base`, `classifier`).
 """
 
 import difflib
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
     from embedders.classifier import ImageClassifier
 
 EXPECTED = 'expected "package.module:Class" or "path/to/file.py:Class"'
-# By kind: the class that one must come from, and its module.
+# By kind: the module and name of the base class.
 BASES = {"embedder": ("embedders.base", "ImageEmbedder"), "classifier": ("embedders.classifier", "ImageClassifier")}
 
 
 def split_class_path(class_path: str, kind: str = "embedder") -> tuple[str, str]:
-    """Split a class path into its module (or file) and its class; `kind`, of `BASES`, is for messages.
+    """Split a class path into its module (or file) and its class; `kind`, a key of `BASES`, is for messages.
 
     Raises:
-        EmbedderError: There are not two parts, or the file does not exist.
+        EmbedderError: The path does not have two parts, or the file does not exist.
     """
     module, _, name = class_path.rpartition(":")
     if not module or not name.isidentifier():
@@ -39,7 +39,7 @@ def split_class_path(class_path: str, kind: str = "embedder") -> tuple[str, str]
 
 
 def locate_class(class_path: str, kind: str = "embedder") -> type:
-    """Import a class of a kind that `BASES` names.
+    """Import a class of a kind in `BASES`.
 
     Raises:
         EmbedderError: The module cannot be imported (with its own error), has no such class, or the class is
@@ -113,7 +113,7 @@ def _build(class_path: str, args: Mapping[str, Any], kind: str) -> Any:
 
 
 def add_working_folder() -> None:
-    """Let modules of the working folder be found: `python -m` sees to it, a console script does not."""
+    """Make modules in the working folder importable; `python -m` does so itself, a console script does not."""
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
 
@@ -121,8 +121,8 @@ def add_working_folder() -> None:
 def _import_file(path: str) -> ModuleType:
     file = Path(path).resolve()
     if str(file.parent) not in sys.path:
-        sys.path.insert(0, str(file.parent))  # so that it can import the files beside it
-    # A name of its own: a file called timm.py must not take the place of timm.
+        sys.path.insert(0, str(file.parent))  # so that it can import the files next to it
+    # With a prefix, so that a file called timm.py does not replace timm.
     spec = importlib.util.spec_from_file_location(f"embedder_file_{file.stem}", file)
     if spec is None or spec.loader is None:
         raise EmbedderError(f"{path!r}: cannot be imported; expected a .py file")

@@ -1,4 +1,4 @@
-"""An embedder's model on its device: loading it, running it, and the checks of what it gives back."""
+"""An embedder's model on its device: loads it, runs it, and checks what it returns."""
 
 import gc
 import io
@@ -20,7 +20,8 @@ from embedders.output.timings import Timings
 
 log = logging.getLogger(__name__)
 
-# Vectors on their way from the device, with the event after which they are there; in parts, where memory was short.
+# Vectors being copied from the device, each part with the event that marks the end of the copy. A batch has several
+# parts if the device ran out of memory.
 Started = list[tuple[torch.Tensor, torch.cuda.Event | None]]
 
 
@@ -28,11 +29,11 @@ class Model:
     """An embedder's model on its device, and the checks of what it returns.
 
     Attributes:
-        forward: What `load_embedding_model` gave.
-        columns: Dimension of each column of vectors, by its name, once the first batch has shown it. One is the rule;
-            a model that returns a mapping has one for each of its names.
-        weights: Fingerprint of the weights, as `provenance.hash_weights` gives it.
-        max_batch_size: Images that the device holds at once, where it has run out of memory; else `None`.
+        forward: What `load_embedding_model` returned.
+        columns: Dimension of each column of vectors by its name; empty before the first batch. A model that returns a
+            mapping has a column for each of its names, other models have one.
+        weights: Fingerprint of the weights, from `provenance.hash_weights`.
+        max_batch_size: Largest batch to run since the device ran out of memory; `None` if it never did.
     """
 
     def __init__(self, embedder: ImageEmbedder, device: str, dtype: str):
@@ -50,19 +51,19 @@ class Model:
     def embed_batches(
         self, batches: Iterable[Batch], tar_path: str, timings: Timings
     ) -> Iterator[tuple[Batch, np.ndarray]]:
-        """Embed batches, each fetched after the next one was started: a GPU has work while the last one is written.
+        """Embed batches. Each is fetched after the next was started, so the GPU is busy while one is written.
 
         Args:
-            batches: What the loader yielded; the images of each go to the model as they are, and are let go.
+            batches: What the loader yielded; the images go to the model unchanged and are then released.
             tar_path: The shard, for messages.
-            timings: Where the time is put down.
+            timings: Where the time is recorded.
 
         Yields:
-            Each batch with its vectors: float32 of shape (images, dimension), the columns one behind the other. A
-            vector may hold NaN or infinity.
+            Each batch with its vectors: float32 of shape (images, dimension), several columns concatenated. A vector
+            may contain NaN or infinity.
 
         Raises:
-            EmbedderError: Something else came back; names the shard and the first sample concerned.
+            EmbedderError: The model returned something else; the message names the shard and the first sample.
             GpuError: The GPU was lost, or is too small for one image.
         """
         last = None
@@ -81,10 +82,10 @@ class Model:
 
     def _start(self, images: Any, keys: Sequence[Any], tar_path: str) -> Started:
         where = self._describe_place(keys, tar_path)
-        # What else a loader yields, a dict of tensors say, has no length that means images.
+        # The length of anything else, such as a dict of tensors, is not the number of images.
         if isinstance(images, torch.Tensor | np.ndarray | list) and len(images) != len(keys):
             raise EmbedderError(
-                f"{where}: load_dataset_shard gave {len(images)} images with {len(keys)} dicts of metadata; "
+                f"{where}: load_dataset_shard yielded {len(images)} images with {len(keys)} dicts of metadata; "
                 "expected one dict per image"
             )
         return self._run(images, where)
@@ -94,13 +95,13 @@ class Model:
         vectors = self._wait(started, where)
         if vectors.ndim != 2 or len(vectors) != len(keys):
             raise EmbedderError(
-                f"{where}: the model gave shape {vectors.shape}; expected ({len(keys)}, dimension): one vector "
+                f"{where}: the model returned shape {vectors.shape}; expected ({len(keys)}, dimension): one vector "
                 "per image"
             )
         return vectors
 
     def take(self, vectors: np.ndarray, column: str) -> np.ndarray:
-        """Take the vectors of one column, where the model gives several; else all.
+        """Return the vectors of one column if the model returns several, otherwise all.
 
         Raises:
             EmbedderError: There is no such column.
@@ -116,26 +117,28 @@ class Model:
         return parts[column]
 
     def find_bad(self, vectors: np.ndarray) -> np.ndarray:
-        """Return for each vector whether it cannot be stored: it holds NaN, or numbers beyond the stored type."""
+        """Return for each vector whether it cannot be stored, because of NaN or numbers too large for the type."""
         limit = np.finfo(self.dtype).max
         return ~(np.abs(vectors) <= limit).all(axis=1)  # NaN compares false, so it counts as bad
 
     def explain_bad(self, vector: np.ndarray) -> str:
-        """Say what is wrong with a vector that `find_bad` found, and what may help where the class has it."""
+        """Return what is wrong with a vector that `find_bad` found, and a fix if the class has an option for it."""
         reason = "NaN" if np.isnan(vector).any() else "infinity" if np.isinf(vector).any() else None
         if reason is None:
-            return f"its vector holds numbers beyond {self.dtype}; expected less; set embedding_dtype: float32"
+            return (
+                f"its vector has numbers too large for {self.dtype}; expected smaller; set embedding_dtype: float32"
+            )
         hint = "; set autocast: false" if getattr(self.embedder, "autocast", False) else ""
-        return f"its vector holds {reason}; expected finite numbers{hint}"
+        return f"its vector contains {reason}; expected finite numbers{hint}"
 
     def probe_columns(self, tar_path: str) -> dict[str, int]:
-        """Learn the dimensions from a blank image, for a shard that holds none: its schema must be the others'."""
+        """Return the dimensions of a blank image's vectors, to give an empty shard the same schema as the others."""
         if not uses_default_loader(self.embedder):
             raise ShardError(
-                f"{tar_path}: no sample to learn the dimension of the vectors from; expected at least one, "
-                "since this embedder has a loader of its own; leave empty shards out"
+                f"{tar_path}: no sample, so the dimension of the vectors is unknown; expected at least one, "
+                "because this embedder has its own loader; leave empty shards out"
             )
-        where = f"{tar_path}: no sample; a blank image to learn the dimension from"
+        where = f"{tar_path}: no sample, so the dimension is taken from a blank image"
         blank = io.BytesIO()
         Image.new("RGB", (64, 64)).save(blank, "PNG")
         try:
@@ -150,14 +153,14 @@ class Model:
         return f"{tar_path}: batch that starts at sample {first!r}: {self.embedder.model_name}"
 
     def _run(self, batch: Any, where: str) -> Started:
-        """Start the model; when the device runs out of memory, halve the batch, down to one image."""
+        """Start the model; if the device runs out of memory, halve the batch, down to one image."""
         size = len(batch) if isinstance(batch, torch.Tensor) else None
         if size and self.max_batch_size and size > self.max_batch_size:
             return [part for images in batch.split(self.max_batch_size) for part in self._run(images, where)]
         try:
             with torch.inference_mode():
                 vectors = self._join(self.forward(batch), where)
-                # A copy, in the order of the device's own work: the next call may use the same memory again.
+                # A copy, queued after the device's own work: the next call may reuse the memory.
                 copied = vectors.to("cpu", torch.float32, non_blocking=vectors.is_cuda, copy=True)
                 return [(copied, torch.cuda.current_stream().record_event() if vectors.is_cuda else None)]
         except TarquetError:
@@ -168,18 +171,18 @@ class Model:
             if not size or size < 2:
                 raise GpuError(
                     f"{where}: out of memory on the device with {'one image' if size else 'this batch'}; expected "
-                    "it to fit; take a smaller model or a larger GPU"
+                    "it to fit; use a smaller model or a larger GPU"
                 ) from error
-        # Outside the handler: the exception's traceback holds the tensors that are to be freed. Where the embedder
-        # put the exception into a variable on its way, a cycle holds them too.
+        # Outside the handler, because the exception's traceback references the tensors that must be freed. If the
+        # embedder assigned the exception to a variable, a reference cycle keeps them alive too.
         self.max_batch_size = size // 2
         gc.collect()
         torch.cuda.empty_cache()
-        log.warning("%s: out of memory with %d images; going on with %d", where, size, self.max_batch_size)
+        log.warning("%s: out of memory with %d images; continuing with %d", where, size, self.max_batch_size)
         return self._run(batch, where)
 
     def _join(self, output: Any, where: str) -> torch.Tensor:
-        """Join the columns of what the model gave to one tensor, which it is for one column."""
+        """Concatenate the columns that the model returned to one tensor."""
         if not isinstance(output, Mapping):
             vectors = torch.as_tensor(output).detach()
             if vectors.ndim != 2:
@@ -190,12 +193,12 @@ class Model:
         rows = {len(part) for part in parts.values() if part.ndim == 2}
         if not parts or any(part.ndim != 2 for part in parts.values()) or len(rows) > 1:
             raise EmbedderError(
-                f"{where}: the model gave {shapes or 'no vectors'}; expected (images, dimension): a vector per image"
+                f"{where}: the model returned {shapes or 'no vectors'}; expected (images, dimension): a vector per image"
             )
         columns = {name: part.shape[1] for name, part in parts.items()}
         if self.columns and columns != self.columns:
             raise EmbedderError(
-                f"{where}: the model gave dimension {describe_columns(columns)}, but "
+                f"{where}: the model returned dimension {describe_columns(columns)}, but "
                 f"{describe_columns(self.columns)} before; expected one"
             )
         self.columns = columns
@@ -213,20 +216,24 @@ class Model:
 
 
 def split_columns(vectors: np.ndarray, columns: Mapping[str, int]) -> dict[str, np.ndarray]:
-    """Split vectors into their columns, of which each has a dimension."""
+    """Split vectors into their columns, by the dimension of each."""
     ends = np.cumsum(list(columns.values()))
     return dict(zip(columns, np.split(vectors, ends[:-1], axis=1), strict=True))
 
 
 def describe_columns(columns: Mapping[str, int]) -> str:
-    """Say how long vectors are: a number, or one for each column."""
+    """Return the dimension as text, or for several columns the dimension of each."""
     if len(columns) == 1:
         return str(*columns.values())
     return ", ".join(f"{dimension} ({name})" for name, dimension in columns.items())
 
 
 def load_model(owner: Any, method: str, device: str) -> tuple[Callable[[Any], torch.Tensor], str | None]:
-    """Load a model by a method of its embedder or classifier, and fingerprint its weights; once for each device."""
+    """Load the model of an embedder or classifier by this method and hash its weights, once per device.
+
+    Returns:
+        The model and the hash of its weights, `None` if it has no weights that can be found.
+    """
     models = owner.__dict__.setdefault("_loaded_models", {})
     if device not in models:
         start = perf_counter()
@@ -234,12 +241,12 @@ def load_model(owner: Any, method: str, device: str) -> tuple[Callable[[Any], to
             model = getattr(owner, method)(device)
             if not callable(model):
                 raise EmbedderError(
-                    f"{owner.model_name}: {method} gave a {type(model).__name__}; expected a function of a batch; "
-                    "return the model"
+                    f"{owner.model_name}: {method} returned a {type(model).__name__}; expected a function of a "
+                    "batch; return the model"
                 )
             if isinstance(model, torch.nn.Module):
-                model.eval()  # else dropout and batch statistics make a vector depend on its neighbours
-            models[device] = model, hash_weights(model)  # reads the device, and so may be what finds it lost
+                model.eval()  # else, by dropout and batch statistics, a vector depends on the rest of the batch
+            models[device] = model, hash_weights(model)  # reads from the device, so it may find the device lost
         except TarquetError:
             raise
         except Exception as error:

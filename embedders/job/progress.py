@@ -1,4 +1,4 @@
-"""How far a job is: a bar on a terminal, a line a minute in a log file."""
+"""The progress of a job: a bar on a terminal, or a line per minute in a log file."""
 
 import logging
 import os
@@ -19,11 +19,11 @@ LINE_INTERVAL_S = 60
 
 
 class Progress:
-    """Counts the images of a job, and how much of its shards they are. Call it after each batch.
+    """Counts a job's images and measures which share of its shards is done. Call it after each batch.
 
     Attributes:
         images: Images embedded so far.
-        fraction: Share of the bytes of all shards that are done, from 0 to 1.
+        fraction: Share of the bytes of all shards that is done, from 0 to 1.
     """
 
     def __init__(self, jobs: Sequence[ShardJob], bar=None):
@@ -36,7 +36,7 @@ class Progress:
         self.fraction = 0.0
 
     def __call__(self, job: ShardJob, load: ShardLoad) -> None:
-        """Take note of a batch that was embedded."""
+        """Count a batch that was embedded."""
         self._embedded[job.tar_path] = load.ledger.embedded
         self.images = sum(self._embedded.values())
         size = self._bytes[job.tar_path]
@@ -51,13 +51,13 @@ class Progress:
             log.info("%s: %s%s", job.tar_path, self.describe(), left)
 
     def describe(self) -> str:
-        """Say how many images there were, and how fast."""
+        """Return the number of images and the speed as text."""
         return f"{self.images} images, {self.images / max(monotonic() - self._start, 1e-9):.0f} images/s"
 
 
 @contextmanager
 def show_progress(jobs: Sequence[ShardJob]) -> Iterator[Progress]:
-    """Show how far `jobs` are while the block runs: on a terminal as a bar, else as lines of the log."""
+    """Show the progress of `jobs` while the block runs: a bar on a terminal, otherwise lines in the log."""
     if not sys.stderr.isatty():
         yield Progress(jobs)
         return
@@ -69,10 +69,10 @@ def show_progress(jobs: Sequence[ShardJob]) -> Iterator[Progress]:
 
 
 def find_fraction(load: ShardLoad, tar_path: str, size_bytes: int) -> float:
-    """Find how much of a shard is done, from 0 to 1.
+    """Return the share of a shard that is done, from 0 to 1.
 
-    By samples, where they were counted first; else by how far the reader, a batch or two ahead, is in the tar. In a
-    compressed one that is not known: it is 0 until the shard is done.
+    It is measured in samples if they were counted first, else by the reader's position in the tar, a batch or two
+    ahead. The position in a compressed tar is unknown, so the share is 0 until the shard is done.
     """
     ledger = load.ledger
     if load.is_counted:
@@ -86,4 +86,4 @@ def _read_size(path: str) -> int:
     try:
         return os.stat(path).st_size
     except OSError:
-        return 0  # its job will say so
+        return 0  # the job will report it

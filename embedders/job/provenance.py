@@ -1,4 +1,4 @@
-"""What made the vectors: an embedder, its weights and a shard, described for the footer of their Parquet file."""
+"""Describes what vectors were made from, for the footer of their Parquet file: embedder, weights and shard."""
 
 import hashlib
 import inspect
@@ -23,7 +23,7 @@ LIBRARIES = ("simplejpeg", "torchvision", "timm", "open_clip", "transformers")
 
 
 def describe_embedder(embedder: ImageEmbedder, weights: str | None, device: str) -> EmbedderRecord:
-    """Describe an embedder with its model loaded.
+    """Return the description of an embedder whose model is loaded.
 
     Args:
         embedder: The embedder.
@@ -31,7 +31,7 @@ def describe_embedder(embedder: ImageEmbedder, weights: str | None, device: str)
         device: `"cuda"` or `"cpu"`.
     """
     versions = {"tarquet": __version__, "python": platform.python_version()}
-    # Pillow, because 13 resizes tall images otherwise than 12.
+    # Pillow, because 13 resizes tall images differently from 12.
     versions |= {"torch": torch.__version__, "pillow": PIL.__version__}
     loaded = {name: sys.modules.get(name) for name in LIBRARIES}
     versions |= {name: module.__version__ for name, module in loaded.items() if module}
@@ -42,14 +42,14 @@ def describe_embedder(embedder: ImageEmbedder, weights: str | None, device: str)
         weights_sha256=weights,
         preprocessing=embedder.describe_preprocessing(),
         notes=list(embedder.notes),
-        # an embedder need not use torch on the GPU; if it did, torch knows the name
+        # an embedder may use the GPU without torch; torch only knows the name if it was initialized
         device=torch.cuda.get_device_name() if device == "cuda" and torch.cuda.is_initialized() else device,
         versions=versions,
     )
 
 
 def describe_classifier(classifier: ImageClassifier, weights: str | None) -> ClassifierRecord:
-    """Describe a classifier with its model loaded; `weights` are from `hash_weights`."""
+    """Return the description of a classifier whose model is loaded; `weights` comes from `hash_weights`."""
     return ClassifierRecord(
         **_describe_recipe(classifier),
         model_name=classifier.model_name,
@@ -65,7 +65,7 @@ def _describe_recipe(owner: ImageEmbedder | ImageClassifier) -> dict[str, Any]:
 
 
 def describe_shard(tar_path: str) -> FileRecord:
-    """Return which bytes a shard holds.
+    """Return the path, hash and size of a shard.
 
     Raises:
         ShardError: The shard cannot be read.
@@ -77,7 +77,7 @@ def describe_shard(tar_path: str) -> FileRecord:
 
 
 def hash_source(embedder_class: type) -> str | None:
-    """SHA-256 of the file that defines a class; `None` for one without a file (a notebook)."""
+    """Return the SHA-256 of the file that defines a class; `None` if there is no file (in a notebook)."""
     try:
         source = inspect.getsourcefile(embedder_class)
         return None if source is None else hash_file(source)
@@ -86,10 +86,9 @@ def hash_source(embedder_class: type) -> str | None:
 
 
 def hash_weights(model: Callable) -> str | None:
-    """SHA-256 over the names and values of a model's weights.
+    """Return the SHA-256 of the names and values of a model's weights.
 
-    Returns:
-        The hash; `None` where no `torch.nn.Module` is found (an ONNX session, a plain function).
+    It is `None` if no `torch.nn.Module` is found (an ONNX session, a plain function).
     """
     modules = find_modules(model)
     digest = hashlib.sha256()
@@ -102,7 +101,7 @@ def hash_weights(model: Callable) -> str | None:
 
 
 def find_modules(model: Callable) -> list[torch.nn.Module]:
-    """Find the modules of a model: itself, its attributes; what a function closes over or a method's object has."""
+    """Return the torch modules of a model: itself, its attributes, a function's closure, a method's object."""
     candidates = [model, *getattr(model, "__dict__", {}).values()]
     if inspect.isfunction(model):
         candidates += inspect.getclosurevars(model).nonlocals.values()
@@ -110,6 +109,6 @@ def find_modules(model: Callable) -> list[torch.nn.Module]:
     if inspect.ismethod(model):
         owner = model.__self__
         owned = [owner, *getattr(owner, "__dict__", {}).values()]
-        # One without weights is a transform for `preprocess`, say, and no part of the model.
+        # A module without weights is not part of the model; it may be a transform for `preprocess`.
         modules += [module for module in owned if isinstance(module, torch.nn.Module) and module.state_dict()]
     return modules

@@ -1,6 +1,7 @@
 """`run_job`: the work of one process, from options to the files of its shards.
 
-Imports nothing heavy at the top: a missing shard is reported at once, and torch comes only after the GPU is pinned.
+Imports nothing heavy at the top: a missing shard is reported at once, and torch is imported only after the GPU is
+pinned.
 """
 
 import logging
@@ -34,20 +35,20 @@ def run_job(
     threads: int | None = None,
     **options: Any,
 ) -> None:
-    """Embed shards on one device. Of several each one that fails is reported, and the others go on.
+    """Embed shards on one device. If there are several, a failed one is reported and the others go on.
 
     Args:
         jobs: The shards.
         class_path: As in `locate.split_class_path`.
         args: Arguments of the class.
-        device: Entered for the time of the work; it gives `"cuda"` or `"cpu"`.
-        addition: The job's part of a folder's record; what it has is not embedded again.
+        device: Context manager that holds the device while the job runs; it returns `"cuda"` or `"cpu"`.
+        addition: The job's part of a folder's record; shards in it are not embedded again.
         only: Ledger of an earlier run; only the samples that failed then are embedded.
-        threads: Threads to compute and decode with.
+        threads: Number of threads for computing and decoding.
         options: `id_col`, `metadata_columns`, `embedding_dtype` and others of `embed_shards`.
 
     Raises:
-        TarquetError: The job cannot begin, or a shard failed.
+        TarquetError: The job cannot start, or a shard failed.
     """
     check_before_lease(jobs[0], class_path, args)
     todo = [job for job in jobs if not (addition and addition.has(job.parquet_path) and job.is_finished)]
@@ -55,10 +56,10 @@ def run_job(
         log.info("%d of %d shards were finished before", len(jobs) - len(todo), len(jobs))
     if not todo:
         return
-    # Before they are read: one that changes later is told by its content.
+    # Before the shards are read; the hash of the content tells whether one changes later.
     times = {job: None if job.address else find_time(job.tar_path) for job in todo}
     if addition is not None:
-        # As Snakemake does with outputs that it knows: what fails now must not be taken for what it was before.
+        # As Snakemake does with the outputs that it knows: if the job fails, old results must not pass for new ones.
         for path in (path for job in todo for path in job.outputs):
             Path(path).unlink(missing_ok=True)
     failed: list[str] = []
@@ -87,9 +88,9 @@ def run_job(
             if embedder.num_threads_per_worker is None:
                 embedder.num_threads_per_worker = threads
         if only is not None:
-            # A file without a suffix has no key: its name may be the key of a sample that was embedded.
+            # A file without a suffix has no key; its name may be the key of a sample that was embedded.
             options["only"] = {sample.key for sample in read_ledger(only) if sample.kind != FailureKind.BAD_NAME}
-            options["max_failed_fraction"] = 1.0  # all of them failed once: how many do so again says nothing
+            options["max_failed_fraction"] = 1.0  # all of them failed before, so any number may fail again
         options["on_batch"] = stack.enter_context(show_progress(todo))
         options["on_error"] = go_on if len(jobs) > 1 else None
         for job, _ in embed_shards(embedder, todo, device=torch_device, startup=startup, **options):
@@ -98,17 +99,17 @@ def run_job(
                 made_from = {"bytes": shard.bytes, "sha256": shard.sha256, "mtime_ns": times[job]}
                 addition.add(job.parquet_path, **made_from, ledger=only and hash_file(only))
     if failed:
-        raise ShardError(f"{len(failed)} of {len(jobs)} shards failed, each with a line above; see these")
+        raise ShardError(f"{len(failed)} of {len(jobs)} shards failed; see the line above for each")
 
 
 def check_before_lease(job: ShardJob, class_path: str, args: object) -> None:
-    """Refuse at once what would fail anyway, before a job waits for a GPU.
+    """Check, before a job waits for a GPU, what would make it fail in any case.
 
     Raises:
-        TarquetError: The shard, the class, its arguments or the place of the output cannot be used.
+        TarquetError: The shard, the class, its arguments or the output path cannot be used.
     """
     check_exists(job.tar_path)
     split_class_path(class_path)
     if not isinstance(args, dict):
-        raise ConfigError(f'embedder args {args!r}: expected an object, as {{}} or {{"batch_size": 64}}')
+        raise ConfigError(f'embedder args {args!r}: expected an object such as {{}} or {{"batch_size": 64}}')
     check_writable(Path(job.parquet_path))

@@ -1,4 +1,4 @@
-"""`score_file`: vectors in Parquet -> their scores in another, without the tar. Owns the order of things."""
+"""`score_file`: a Parquet file of vectors -> a Parquet file of scores, without the tar. Owns the order of steps."""
 
 import logging
 from pathlib import Path
@@ -23,16 +23,16 @@ def score_file(parquet_path: str | Path, output_path: str | Path, classifier: Im
 
     Args:
         parquet_path: An output of `embed`; it is read row group by row group.
-        output_path: A Parquet file of `key` and the score, row for row as in `parquet_path`.
-        classifier: What scores them.
+        output_path: The Parquet file to write: `key` and the score, in the order of the rows of `parquet_path`.
+        classifier: The classifier.
         device: `"cuda"` or `"cpu"`.
 
     Returns:
         The number of rows.
 
     Raises:
-        ShardError: `parquet_path` is missing, cut short, or not an output of tarquet.
-        EmbedderError: The classifier cannot be loaded or breaks its contract, or the vectors are not for it.
+        ShardError: `parquet_path` is missing, truncated, or not an output of tarquet.
+        EmbedderError: The classifier cannot be loaded, breaks its contract, or does not fit the vectors.
         OutputError: The result cannot be written.
         GpuError: The GPU was lost, or is too small.
     """
@@ -43,11 +43,11 @@ def score_file(parquet_path: str | Path, output_path: str | Path, classifier: Im
     if column not in description.dimensions:
         there = " or ".join(map(repr, description.dimensions))
         raise EmbedderError(
-            f"{path!r}: its vectors are in column {there}, and {classifier.model_name} wants {column!r}; set "
+            f"{path!r}: its vectors are in column {there}, and {classifier.model_name} expects {column!r}; set "
             f"embedding_column to {there}"
         )
     if head.field.name == KEY:
-        raise EmbedderError(f"{classifier.model_name}: column {KEY!r} would be there twice; rename pred_column")
+        raise EmbedderError(f"{classifier.model_name}: there would be two columns {KEY!r}; rename pred_column")
     schema = pa.schema([pa.field(KEY, pa.string()), head.field])
     groups = []
     for keys, vectors in read_groups(path, column=column):
@@ -55,8 +55,8 @@ def score_file(parquet_path: str | Path, output_path: str | Path, classifier: Im
         if scores.null_count:
             key = keys[scores.is_null().index(True).as_py()]
             raise EmbedderError(
-                f"{path!r}: {classifier.model_name} gave a score that is NaN or infinite for {key!r}; expected none; "
-                "check its weights and this vector"
+                f"{path!r}: {classifier.model_name} returned a score that is NaN or infinite for {key!r}; expected a "
+                "finite number; check its weights and this vector"
             )
         groups.append(pa.RecordBatch.from_arrays([pa.array(keys, pa.string()), scores], schema=schema))
     table = pa.Table.from_batches(groups, schema)

@@ -1,4 +1,4 @@
-"""`ShardJob`: a shard, and where its results go."""
+"""`ShardJob`: a shard and the paths of its results."""
 
 import os
 from dataclasses import dataclass
@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class ShardJob:
-    """A shard, and where its results go.
+    """A shard and the paths of its results.
 
     Attributes:
         tar_path: The shard.
-        parquet_path: The vectors; the file appears whole or not at all.
-        ledger_path: The samples that failed, one row each; `None` leaves them to the log and the ledger returned.
-        address: What `tar_path` is a passing copy of, as `s3://bucket/00000.tar`, for the footer to name; or `None`.
+        parquet_path: File for the vectors; it appears complete or not at all.
+        ledger_path: File for the failed samples, one row each; with `None` no file is written.
+        address: The address that `tar_path` is a temporary copy of, such as `s3://bucket/00000.tar`, for the footer.
     """
 
     tar_path: str
@@ -22,10 +22,10 @@ class ShardJob:
 
     @property
     def outputs(self) -> list[str]:
-        """The paths of its results."""
+        """The paths of the results."""
         return [path for path in (self.parquet_path, self.ledger_path) if path is not None]
 
     @property
     def is_finished(self) -> bool:
-        """Whether all its results are there."""
+        """Whether all results exist."""
         return all(map(os.path.isfile, self.outputs))

@@ -1,6 +1,6 @@
-"""What decides the vectors beside the configuration's own text: the source of a class and its weights.
+"""The files that an output depends on besides the configuration: the source of a class and its weights.
 
-Imports none of it, so that the Snakefile can ask without loading torch.
+Imports none of them, so that the Snakefile can use this without loading torch.
 """
 
 import ast
@@ -15,7 +15,7 @@ from embedders.errors import EmbedderError
 from embedders.job.locate import EXPECTED, add_working_folder, split_class_path
 from embedders.output.hashes import hash_file
 
-_FOLDER = "local-dir:"  # as timm and open_clip name the folder of a model
+_FOLDER = "local-dir:"  # prefix of timm and open_clip for the folder of a model
 _MODEL_CONFIGS = ("config.json", "open_clip_config.json")  # of timm and transformers, and of open_clip
 _PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -27,19 +27,19 @@ def describe_recipe(
     hash_file: Callable[[Path], str] = hash_file,
     **options: Any,
 ) -> dict[str, Any]:
-    """Describe what decides an output beside its shard; another recipe is a reason to make the output again.
+    """Return all that an output depends on besides its shard. An output with a different recipe is made again.
 
-    That is the class, the content of its file and of the files beside it that it imports (their imports included),
-    the arguments with the content of each file that one names, or that lies in the folder of a model, and the
-    options. Where a file lies does not count. Nor do Tarquet's own files, beside the class's, and installed packages:
-    an upgrade does not rerun terabytes by itself (`snakemake -F` does).
+    The recipe has the class, the hashes of its file and of the local files that it imports, directly or indirectly,
+    the arguments with the hash of each file that one names or that is in a model's folder, and the options. The
+    location of a file does not count. Installed packages and Tarquet's own files, except the file of the class, do
+    not count either: an upgrade must not rerun terabytes by itself (`snakemake -F` does).
 
     Args:
         class_path: The class.
         args: Its arguments.
         kind: `embedder` or `classifier`.
         hash_file: Returns the hash of a file.
-        options: Whatever else decides, ready for JSON.
+        options: Other options that the output depends on; they must fit into JSON.
     """
     module, _, name = class_path.rpartition(":")
     return {
@@ -51,12 +51,12 @@ def describe_recipe(
 
 
 def find_deciding_files(class_path: str, args: Mapping[str, Any], kind: str = "embedder") -> list[Path]:
-    """Find the files that decide an output: those of `find_sources`, and each that an argument names."""
+    """Return the files that an output depends on: those of `find_sources`, and each that an argument names."""
     return list(dict.fromkeys([*_find_all_sources(class_path, args, kind), *_find_files(args)]))
 
 
 def _find_all_sources(class_path: str, args: Any, kind: str) -> list[Path]:
-    """Find the sources of a class, and of those that its arguments describe as `SeveralEmbedders` takes them."""
+    """Return the sources of a class, and of the classes that arguments of `SeveralEmbedders` name."""
     found, todo = find_sources(class_path, kind), [args]
     while todo:
         value = todo.pop()
@@ -70,7 +70,7 @@ def _find_all_sources(class_path: str, args: Any, kind: str) -> list[Path]:
 
 
 def find_sources(class_path: str, kind: str = "embedder") -> list[Path]:
-    """Find the file that defines a class and the files beside it that it imports, without importing any.
+    """Return the file that defines a class and the local files that it imports, without importing them.
 
     Raises:
         EmbedderError: There is no such file or module.
@@ -88,7 +88,7 @@ def find_sources(class_path: str, kind: str = "embedder") -> list[Path]:
 
 
 def _find_module(module: str, name: str, kind: str) -> tuple[list[Path], Path]:
-    """Find the files of a module that define a class, and the folder that the module's name starts from."""
+    """Return the files of a module that define a class, and the folder that the module's name is relative to."""
     add_working_folder()
     parts = module.split(".")
     spec = importlib.util.find_spec(parts[0])
@@ -101,7 +101,7 @@ def _find_module(module: str, name: str, kind: str) -> tuple[list[Path], Path]:
     origin = Path(spec.origin)
     if spec.submodule_search_locations is None:
         return [origin], origin.parents[len(parts) - 1]
-    # A package that re-exports the class: what counts is the file in it that defines the class.
+    # A package may re-export the class; the file in it that defines the class counts.
     for pattern in ("*.py", "**/*.py"):
         files = [
             path for path in sorted(origin.parent.glob(pattern)) if f"class {name}(".encode() in path.read_bytes()
@@ -112,11 +112,11 @@ def _find_module(module: str, name: str, kind: str) -> tuple[list[Path], Path]:
 
 
 def _imported_files(path: Path, root: Path) -> Iterator[Path]:
-    """Name the files that the imports of a file could mean."""
+    """Yield the paths that the imports of a file could refer to."""
     try:
         tree = ast.parse(path.read_bytes())
     except (SyntaxError, ValueError):
-        return  # the job itself will say so, with the line
+        return  # the job will report it, with the line
     for node in ast.walk(tree):
         folder, names = root, []
         if isinstance(node, ast.Import):
@@ -144,7 +144,7 @@ def _find_files(value: Any) -> list[Path]:
 
 
 def _describe_value(value: Any, hash_file: Callable[[Path], str]) -> Any:
-    """Return an argument with the content of each file in the place of its path."""
+    """Return an argument with each path of a file replaced by the file's name and hash."""
     if isinstance(value, Mapping):
         return {key: _describe_value(item, hash_file) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -155,7 +155,7 @@ def _describe_value(value: Any, hash_file: Callable[[Path], str]) -> Any:
 
 
 def _list_model_folder(value: Any) -> list[Path]:
-    """List the files of a model's folder: one that an argument names as timm does, or that holds a model's config."""
+    """Return the files of a model's folder, if an argument names one (`local-dir:`, or it has a model's config)."""
     if not isinstance(value, str) or not 0 < len(value) < 4096:
         return []
     folder = Path(value.removeprefix(_FOLDER))

@@ -1,7 +1,7 @@
-"""A shard on its way through an embedder's loader, with the account of its samples.
+"""Reads a shard through an embedder's loader and records the result of each sample.
 
-Owns how a loader, the default one or a user's own, is drawn from and compared with what the tar itself holds; not
-what becomes of the batches (`embed`).
+Owns iterating over a loader, default or custom, and comparing what it yields with the content of the tar; not what
+happens to the batches (`embed`).
 """
 
 from collections.abc import Iterator
@@ -28,17 +28,17 @@ _END = object()
 
 
 class ShardReader:
-    """One shard on its way through the embedder's loader, with its account.
+    """Reads one shard through the embedder's loader.
 
     Args:
         embedder: The embedder.
         job: The shard.
-        columns: The columns beside the vectors.
-        load: What is asked of the loader, and the account.
+        columns: The columns next to the vectors.
+        load: The options of the loader, and the shard's ledger.
         device: `"cuda"` or `"cpu"`.
 
     Attributes:
-        unnamed: Images that the loader yielded without a key or an id.
+        unnamed: Number of images that the loader yielded without a key or an id.
     """
 
     def __init__(self, embedder: ImageEmbedder, job: ShardJob, columns: Columns, load: ShardLoad, device: str):
@@ -53,14 +53,14 @@ class ShardReader:
         self._state: tuple[int, ...] | None = None
 
     def read(self) -> Iterator[Batch]:
-        """Read the shard's batches; every sample's account is open by the time it comes.
+        """Read the shard's batches. Each sample is in the ledger before its batch is yielded.
 
-        A sample whose metadata cannot be stored fails here. A batch of such samples alone is not yielded.
+        A sample whose metadata cannot be stored fails here. A batch of only such samples is not yielded.
 
         Raises:
             ShardError: The shard is missing or damaged.
-            EmbedderError: A loader of the user's own raised, or yields something else than it should.
-            GpuError: Such a loader decodes on the GPU, which has no room or is lost.
+            EmbedderError: A custom loader raised, or does not yield what it should.
+            GpuError: A custom loader decodes on the GPU, which is out of memory or lost.
         """
         load, timings = self.load, self.load.timings
         check_exists(self.job.tar_path)
@@ -79,10 +79,10 @@ class ShardReader:
                 yield batch
 
     def check_unchanged(self) -> None:
-        """Check that the shard is the file that was read: else its hash, taken meanwhile, may be another file's.
+        """Check that the shard was not replaced while it was read; else its hash may be that of another file.
 
         Raises:
-            ShardError: It is not.
+            ShardError: It was.
         """
         if self._read_state() != self._state:
             raise ShardError(
@@ -90,7 +90,7 @@ class ShardReader:
             )
 
     def fail_unread(self) -> None:
-        """Fail the samples of the tar that the loader did not yield."""
+        """Record as failed the samples of the tar that the loader did not yield."""
         id_col = self.columns.id_col
         message = "load_dataset_shard did not yield it"
         if self.unnamed:
@@ -116,7 +116,7 @@ class ShardReader:
             else:
                 self.load.ledger.fail(FailedSample(key, FailureKind.BAD_METADATA, message))
         if torch.cuda.is_initialized() and isinstance(images, torch.Tensor) and images.device.type == "cpu":
-            images = images.pin_memory()  # from there the GPU fetches it by itself, while it computes
+            images = images.pin_memory()  # so that the copy to the GPU overlaps with computing
         return Batch(images, keys, columns, bad)
 
     def _read_state(self) -> tuple[int, ...] | None:
@@ -130,11 +130,11 @@ class ShardReader:
 def read_batches(
     embedder: ImageEmbedder, tar_path: str, device: str, load: ShardLoad
 ) -> Iterator[tuple[Any, list[dict]]]:
-    """Draw the batches from an embedder's loader.
+    """Yield the batches of an embedder's loader.
 
     Raises:
-        EmbedderError: A loader of the user's own raised, or yields something else.
-        GpuError: Such a loader decodes on the GPU, which has no room or is lost.
+        EmbedderError: A custom loader raised, or does not yield what it should.
+        GpuError: A custom loader decodes on the GPU, which is out of memory or lost.
     """
     where = f"{tar_path}: {embedder.model_name}: load_dataset_shard"
     try:
@@ -147,7 +147,7 @@ def read_batches(
                         f"its metadata is a {type(metadata).__name__}, not a list with one dict per image"
                     )
                 yield images, list(metadata)
-                del pair, images  # else they live on while the next ones are awaited
+                del pair, images  # else they stay in memory while the next batch is loaded
     except TarquetError:
         raise
     except Exception as error:
@@ -159,10 +159,10 @@ def read_batches(
 
 
 def count_samples(tar_path: str, id_col: str, ledger: Ledger, accept_damage: bool) -> tuple[dict[str, str], set[str]]:
-    """Open an account for every sample that the tar itself holds, for a loader that does not tell.
+    """Add every sample of the tar to the ledger; a custom loader does not do so itself.
 
     Returns:
-        Key by id, for loaders whose metadata has no `__key__`; the keys of samples that have no id.
+        Key by id, for loaders whose metadata has no `__key__`; the keys of samples without an id.
     """
     fields = Columns(id_col).needed
     suffixes = list_suffixes(fields)
@@ -170,12 +170,12 @@ def count_samples(tar_path: str, id_col: str, ledger: Ledger, accept_damage: boo
     samples = read_samples(tar_path, accept_damage=accept_damage, wants=lambda name: name.lower().endswith(suffixes))
     for sample in samples:
         ledger.open(sample.account)
-        is_later = sample.account != sample.key  # such a loader may put the members of a key together
+        is_later = sample.account != sample.key  # a repeated key; a custom loader may merge the members of a key
         if fields and (sample.problem is None or is_later):
             try:
                 sample_id = read_metadata(sample, fields).get(id_col)
             except SampleError:
-                continue  # its id stays unknown; if the loader yields it, the loader could read it
+                continue  # the id stays unknown; a loader that yields the sample could read it
             if sample_id is None:
                 without_id.update([] if is_later else [sample.key])
             else:
@@ -185,7 +185,7 @@ def count_samples(tar_path: str, id_col: str, ledger: Ledger, accept_damage: boo
 
 
 def add_key(metadata: dict, id_col: str, ids: dict[str, str]) -> dict:
-    """Add the WebDataset key to the metadata of a loader that knows a sample by its id only."""
+    """Return the metadata with the WebDataset key added, for a loader that knows a sample only by its id."""
     if "__key__" in metadata or metadata.get(id_col) is None:
         return metadata
     sample_id = str(metadata[id_col])

@@ -1,6 +1,6 @@
-"""The columns beside the vectors: which there are, of which type, and how a sample's metadata becomes their values.
+"""The columns next to the vectors: their names and types, and how metadata is converted into their values.
 
-They depend on the configuration alone, never on what a shard happens to hold.
+They depend only on the configuration, never on the content of a shard.
 """
 
 import json
@@ -21,10 +21,10 @@ _PYTHON_TYPES = {"string": str, "int64": int, "float64": float, "bool": bool}
 
 
 class Columns:
-    """Which columns go beside the vectors, and how a sample's metadata becomes their values.
+    """The columns next to the vectors.
 
     Args:
-        id_col: The metadata field that identifies a sample; `__key__` is the column `key` itself.
+        id_col: The metadata field that identifies a sample; with `__key__` it is the column `key` itself.
         metadata_columns: Names of fields (stored as strings), or field -> one of `METADATA_TYPES`, or `"all"`
             for one column `metadata` that holds every field as JSON.
     """
@@ -37,14 +37,14 @@ class Columns:
         is_listed = isinstance(metadata_columns, Sequence | Mapping) and not isinstance(metadata_columns, str)
         if not is_listed or not all(isinstance(name, str) for name in metadata_columns):
             raise ConfigError(
-                f"metadata_columns: {metadata_columns!r}; expected a list of fields, a mapping of them to types, or "
-                '"all"'
+                f"metadata_columns: {metadata_columns!r}; expected a list of fields, a mapping of fields to types, "
+                'or "all"'
             )
         if not isinstance(metadata_columns, Mapping):
             metadata_columns = dict.fromkeys(metadata_columns, "string")
         if KEY in metadata_columns:
             raise ConfigError(
-                f"metadata_columns: {KEY!r} is the column of WebDataset keys; to have a JSON field of that name "
+                f"metadata_columns: {KEY!r} is the column of WebDataset keys; to store a JSON field of that name "
                 f"there, set id_col: {KEY}"
             )
         for name, type_name in metadata_columns.items():
@@ -66,7 +66,7 @@ class Columns:
 
     @property
     def schema(self) -> pa.Schema:
-        """The columns in their order; only the id is never null."""
+        """The columns in their order; all but the id may be null."""
         id_column = KEY if self.id_col == "__key__" else self.id_col
         return pa.schema(
             pa.field(name, METADATA_TYPES[type_name], nullable=name != id_column)
@@ -80,7 +80,7 @@ class Columns:
             metadata: One dict per sample.
 
         Returns:
-            The columns, one row per sample; and by row what is wrong with a sample, whose row is not to be stored.
+            The columns, one row per sample; and by row, what is wrong with a sample, whose row must not be stored.
         """
         wrong: dict[int, str] = {}
         arrays = []
@@ -100,12 +100,12 @@ class Columns:
 
 
 def read_key(metadata: dict) -> Any:
-    """Return the WebDataset key of a sample; `None` where its metadata does not have it."""
+    """Return the WebDataset key of a sample; `None` if its metadata does not hold it."""
     return metadata.get("__key__", metadata.get(KEY))
 
 
 def _build_array(values: list, name: str, type_name: str, wrong: dict[int, str]) -> pa.Array:
-    """Build a column; a value of another type is null there, and noted in `wrong`."""
+    """Build a column; a value that cannot be converted becomes null and is noted in `wrong`."""
     if set(map(type, values)) <= {_PYTHON_TYPES[type_name], type(None)}:
         with suppress(ValueError, OverflowError):  # half a surrogate pair, an integer of more than 64 bits
             return pa.array(values, METADATA_TYPES[type_name])
@@ -122,7 +122,7 @@ def _build_array(values: list, name: str, type_name: str, wrong: dict[int, str])
 def _convert(value: Any, type_name: str) -> Any:
     if value is None:
         return None
-    if isinstance(value, np.generic):  # of a loader of the user's own
+    if isinstance(value, np.generic):  # from a user's own loader
         value = value.item()
     if type_name == "string":
         text = value if isinstance(value, str) else _dump_json(value)
@@ -132,7 +132,7 @@ def _convert(value: Any, type_name: str) -> Any:
         return value
     if type_name == "int64" and isinstance(value, int) and not is_bool and -(2**63) <= value < 2**63:
         return value
-    # 512.0, as pandas writes integers beside gaps; beyond 2^53 a float no longer tells one integer from the next.
+    # 512.0: pandas writes integers so if a column has gaps. Beyond 2^53, not every integer is a float.
     if type_name == "int64" and isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
         return int(value)
     if type_name == "float64" and isinstance(value, int | float) and not is_bool:
@@ -142,6 +142,6 @@ def _convert(value: Any, type_name: str) -> Any:
 
 def _dump_json(value: Any) -> str:
     text = json.dumps(value, default=str)
-    if "NaN" in text or "Infinity" in text:  # Python writes these numbers, but they are no JSON
+    if "NaN" in text or "Infinity" in text:  # Python writes these numbers, but they are not JSON
         text = json.dumps(json.loads(text, parse_constant=lambda name: None))
     return text

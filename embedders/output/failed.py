@@ -1,6 +1,6 @@
-"""Samples that are not embedded: the kinds of failure, each with its fix, and the record of one sample.
+"""Failed samples: the kinds of failure, each with its fix, and the record of one sample.
 
-A reader or a check raises `SampleError`; whoever handles the sample turns it into a `FailedSample`.
+A reader or a check raises `SampleError`; the code that handles the sample turns it into a `FailedSample`.
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from embedders.errors import make_one_line
 
 
 class FailureKind(StrEnum):
-    """A reason why a sample is not embedded: one word to count by.
+    """The reason why a sample is not embedded: one word, by which failures are counted.
 
     Attributes:
         fix: What the user can do about it.
@@ -21,7 +21,7 @@ class FailureKind(StrEnum):
     UNDECODABLE = "undecodable", "make the image again, or leave it out"
     NO_SINGLE_IMAGE = (
         "no_single_image",
-        "give a sample one image, and no second dot in its name (0001.jpg), or set image_suffix",
+        "put one image into each sample, with one dot in its name (0001.jpg), or set image_suffix",
     )
     BAD_METADATA = "bad_metadata", "fix the metadata, or choose another id_col, metadata_columns or type"
     PREPROCESS_ERROR = "preprocess_error", "fix preprocess or decode of the embedder's class"
@@ -30,7 +30,7 @@ class FailureKind(StrEnum):
     BAD_SCORE = "bad_score", "check the weights of the classifier"
     REPEATED_KEY = (
         "repeated_key",
-        "put the members of a key side by side (tar --sort=name); use no key twice",
+        "put the members of a key next to each other (tar --sort=name); use no key twice",
     )
     REPEATED_MEMBER = "repeated_member", "remove one of the two members"
     BAD_NAME = "bad_name", "rename or remove the member; a name needs a key, a dot and a suffix"
@@ -46,7 +46,7 @@ class FailureKind(StrEnum):
 
 
 class SampleError(ValueError):
-    """One sample cannot be used: it fails alone, and the shard goes on.
+    """One sample cannot be used: only this sample fails, and the job continues with the next one.
 
     Attributes:
         kind: The kind of failure.
@@ -62,11 +62,11 @@ class FailedSample:
     """A sample that was not embedded.
 
     Attributes:
-        key: Its WebDataset key; the member's name where there is no key; for members of an earlier key, that key and
-            their place.
-        kind: The kind of failure; a plain string of a file that a later version wrote.
-        message: What was wrong, for a person, in one line.
-        member: Name of the tar member concerned, if one is.
+        key: Its WebDataset key; the member's name if it has no key; for members that repeat an earlier key, that key
+            and their position.
+        kind: The kind of failure; a plain string if a later version wrote the file.
+        message: What was wrong, in one line for people to read.
+        member: Name of the tar member concerned, if there is one.
         offset: Position of that member's header in the (uncompressed) tar, in bytes.
     """
 

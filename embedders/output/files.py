@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all: written beside their final name, synced, renamed."""
+"""Atomic writing of files: each is written under a temporary name in the same folder, synced, and renamed."""
 
 import errno
 import fcntl
@@ -14,9 +14,9 @@ from typing import BinaryIO
 from embedders.errors import OutputError
 
 PARTIAL = ".partial"
-# Bytes of a name before `.parquet`, so that its partial file can be named `.{name}.parquet.{8 digits}.partial`.
+# Most bytes of a name before `.parquet`: its partial file has the longer name `.{name}.parquet.{8 digits}.partial`.
 MAX_NAME_BYTES = 255 - len(".parquet") - len("..01234567") - len(PARTIAL)
-# What a user can mend; anything else is a defect and keeps its traceback.
+# Errors that a user can fix; any other is a defect and keeps its traceback.
 _USER_ERRORS = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOENT),
     *(errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENOTEMPTY, errno.ENAMETOOLONG),
@@ -25,10 +25,10 @@ _USER_ERRORS = {
 
 @contextmanager
 def write_whole(path: str | Path) -> Iterator[BinaryIO]:
-    """Give a file to write; when the block ends well, sync it and rename it to `path`.
+    """Open a file to write; when the block ends without an error, sync it and rename it to `path`.
 
-    If the block raises, the partial file goes and `path` is as it was. What a killed writer left behind is
-    cleaned by the next one. Of two writers of one path each renames a whole file, and the last one stays.
+    If the block raises, the partial file is removed and `path` stays as it was. The next writer removes what a killed
+    writer left. If two writers write to the same path, each renames a complete file, and the last one stays.
 
     Raises:
         OutputError: The folder cannot be written to, or the disk is full.
@@ -50,27 +50,28 @@ def write_whole(path: str | Path) -> Iterator[BinaryIO]:
         if error.errno not in _USER_ERRORS:
             raise
         raise OutputError(
-            f"{path}: cannot be written ({error.strerror}); expected a writable folder with room; nothing was left"
+            f"{path}: cannot be written ({error.strerror}); expected a writable folder with free space; no partial "
+            "file was left"
         ) from error
 
 
 def open_partial(path: Path) -> BinaryIO:
-    """Open a partial file beside `path`, under a lock that tells a living writer's from one that was left behind."""
+    """Open a partial file next to `path`, with a lock that shows others that its writer is still running."""
     while True:
         # A random name, not the process id: two containers can have the same one.
         file = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PARTIAL}").open("xb")
-        with suppress(OSError):  # a file system without locks: stale files stay there, nothing worse
+        with suppress(OSError):  # a file system without locks: the only harm is that stale files stay
             fcntl.flock(file, fcntl.LOCK_EX)
         if os.fstat(file.fileno()).st_nlink:
             return file
-        file.close()  # another writer saw it before it was locked, and removed it as stale
+        file.close()  # another writer saw the file before it was locked, and removed it as stale
 
 
 def check_writable(path: Path) -> None:
-    """Make the folder of `path`, and see that a file can be made in it.
+    """Create the folder of `path` if it is missing, and check that a file can be created in it.
 
     Raises:
-        OutputError: It cannot.
+        OutputError: No file can be created there.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -81,15 +82,15 @@ def check_writable(path: Path) -> None:
 
 
 def remove_stale_partials(path: Path) -> None:
-    """Remove the partial files of `path` whose writers are dead."""
+    """Remove the partial files of `path` whose writers no longer run."""
     for stale in path.parent.glob(f".{glob.escape(path.name)}.*{PARTIAL}"):
         with suppress(OSError), stale.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # raises while its writer lives
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # raises while its writer runs
             stale.unlink()
 
 
 def sync_folder(folder: Path) -> None:
-    """Make a rename in this folder survive a power cut."""
+    """Sync a folder, so that a rename in it survives a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         with suppress(OSError):  # some network file systems refuse to sync a folder

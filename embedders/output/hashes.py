@@ -1,4 +1,4 @@
-"""SHA-256 of files, that of a large one computed once and remembered by path, size and time of change."""
+"""SHA-256 of files. That of a large file is computed once and stored with its path, size and modification time."""
 
 import hashlib
 import json
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from embedders.output.files import write_whole
 
-# To read less costs nothing, and finds a change that left size and time as they were.
+# Smaller files are always hashed: it takes no time, and finds changes that kept size and time.
 SMALL_BYTES = 1 << 20
 
 
@@ -18,10 +18,10 @@ def hash_file(path: str | Path) -> str:
 
 
 class Hashes:
-    """The hashes of files that a folder remembers.
+    """Stored hashes of files.
 
     Args:
-        path: Where they are kept. Nothing is kept as long as the folder above its own does not exist.
+        path: The file that stores them. Nothing is stored while the parent of its folder does not exist.
     """
 
     def __init__(self, path: str | Path):
@@ -32,21 +32,21 @@ class Hashes:
             self._known = json.loads(self._path.read_text())
 
     def knows(self, path: str | Path) -> bool:
-        """Return whether the file need not be read."""
+        """Return whether the hash of the file is stored, so that the file need not be read."""
         return self._known.get(os.path.abspath(path), [])[:2] == _describe(path)
 
     def find(self, path: str | Path) -> str:
-        """Return the hash of a file; read it only if its size or time is not the one that is remembered."""
+        """Return the hash of a file; read the file only if its size or time differs from the stored one."""
         if os.path.getsize(path) <= SMALL_BYTES:
             return hash_file(path)
         if not self.knows(path):
-            # Described first: what changes while it is read is read again the next time.
+            # Size and time come first: a file that changes while it is read is then read again next time.
             self._known[os.path.abspath(path)] = [*_describe(path), hash_file(path)]
             self._has_new = True
         return self._known[os.path.abspath(path)][2]
 
     def save(self) -> None:
-        """Keep what was computed."""
+        """Store the hashes that were computed."""
         if self._has_new and self._path.parent.parent.is_dir():
             with write_whole(self._path) as file:
                 file.write(json.dumps(self._known, indent=0).encode())

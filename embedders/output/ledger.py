@@ -1,7 +1,7 @@
-"""What became of every sample of one shard: embedded, or failed with a reason. Owns the sum, not the reading.
+"""The ledger of one shard: which samples were embedded, and which failed and why. Owns the sum, not the reading.
 
-`in = embedded + failed` is kept by name, not by count alone: the reader opens an account for each sample of the
-tar, the job or the loader settles it, and what is still open at the end is a loss and is named.
+`in = embedded + failed` is checked by name, not only by count. The reader opens an account for each sample of the
+tar, and the job or the loader settles it. A sample whose account is still open at the end was lost and is named.
 """
 
 import logging
@@ -14,15 +14,15 @@ from embedders.output.failed import FailedSample, FailureKind
 
 log = logging.getLogger(__name__)
 
-# A shard whose every sample fails must not fill the disk with its log; the ledger's file holds them all.
+# If every sample of a shard fails, the log must not fill the disk; the ledger's file holds all failed samples.
 LOGGED_FAILURES = 100
-# Of all that is noted here: a few hundred thousand failed samples, or millions that a loader has yet to yield.
+# Memory for all notes: a few hundred thousand failed samples, or millions that a loader has yet to yield.
 MAX_HELD_BYTES = 256 << 20
 _ACCOUNT_BYTES, _FAILED_BYTES = 100, 500
 
 
 class Ledger:
-    """The account of one shard.
+    """The ledger of one shard.
 
     Args:
         shard: Path of the shard, for messages.
@@ -31,7 +31,7 @@ class Ledger:
         seen: Number of samples found in the tar.
         embedded: Number of samples embedded so far.
         failed: The samples that were not embedded, in the order in which they failed.
-        remarks: Number of samples of which something was said although they were embedded, by kind of remark.
+        remarks: Number of embedded samples with a remark of a decoder, by kind of remark.
     """
 
     def __init__(self, shard: str):
@@ -49,7 +49,7 @@ class Ledger:
         """Note that the tar holds this sample.
 
         Raises:
-            ShardError: The names that are held take too much memory.
+            ShardError: The stored names take too much memory.
         """
         with self._lock:
             self.seen += 1
@@ -69,7 +69,7 @@ class Ledger:
             self.embedded += len(keys)
 
     def fail(self, failed: FailedSample) -> None:
-        """Note that this sample will not be embedded, and say so in the log.
+        """Note and log that this sample will not be embedded.
 
         Raises:
             EmbedderError: As `settle`.
@@ -84,12 +84,12 @@ class Ledger:
             log.warning("failed: %s: %r: %s: %s%s", self.shard, failed.key, failed.kind, failed.message, place)
         elif len(self.failed) == LOGGED_FAILURES + 1:
             log.warning(
-                "%s: more than %d samples failed; the others are not logged singly", self.shard, LOGGED_FAILURES
+                "%s: more than %d samples failed; the others are not logged one by one", self.shard, LOGGED_FAILURES
             )
         self._check_held()
 
     def remark(self, key: str, remarks: Collection[tuple[str, str]]) -> None:
-        """Note what was said of a sample that is embedded all the same.
+        """Note and log remarks on a sample that is embedded nevertheless.
 
         Args:
             key: Its WebDataset key.
@@ -103,23 +103,23 @@ class Ledger:
                 log.warning("%s: %r: %s: %s", self.shard, key, kind, make_one_line(text))
 
     def unsettled(self) -> list[str]:
-        """Keys of the samples that are in the tar but neither embedded nor failed; one that is there twice, twice."""
+        """Return the keys of samples that are neither embedded nor failed; a key that is open twice, twice."""
         return [key for key, count in self._open.items() for _ in range(count)]
 
     def count_kinds(self) -> dict[str, int]:
-        """Number of failed samples by kind, most frequent first."""
+        """Return the number of failed samples by kind, most frequent first."""
         return dict(Counter(str(failed.kind) for failed in self.failed).most_common())
 
     def check(self, max_failed_fraction: float) -> None:
-        """Check that the account comes out, and that not too many samples failed.
+        """Check that the sum is right, and that not too many samples failed.
 
         Raises:
-            ShardError: More than `max_failed_fraction` of the samples failed, or the sum does not come out.
+            ShardError: More than `max_failed_fraction` of the samples failed, or the sum is wrong.
         """
         if self.seen != self.embedded + len(self.failed):
             raise ShardError(
                 f"{self.shard}: {self.seen} samples in the tar, but {self.embedded} embedded and "
-                f"{len(self.failed)} failed; expected the sum to come out; please report this as a defect"
+                f"{len(self.failed)} failed; expected the sum to match; please report this as a defect"
             )
         if len(self.failed) > max_failed_fraction * self.seen:
             counts = self.count_kinds()
@@ -127,7 +127,7 @@ class Ledger:
             first = next(failed for failed in self.failed if failed.kind == next(iter(counts)))
             fix = next(kind.fix for kind in FailureKind if kind == first.kind)
             raise ShardError(
-                f"{self.shard}: {len(self.failed)} of {self.seen} samples failed ({kinds}), as "
+                f"{self.shard}: {len(self.failed)} of {self.seen} samples failed ({kinds}), such as "
                 f"{first.key!r}: {first.message}; expected at most {max_failed_fraction:.0%} "
                 f"(max_failed_fraction); see the log; {fix}, or raise the limit"
             )
@@ -136,8 +136,8 @@ class Ledger:
         count = self._open.pop(key, 0)
         if not count:
             raise EmbedderError(
-                f"{self.shard}: load_dataset_shard yielded a sample {key!r} that the tar does not hold, or yielded "
-                "it twice; expected each sample of the tar once, known by its __key__ or its id_col"
+                f"{self.shard}: load_dataset_shard yielded a sample {key!r} that is not in the tar, or yielded "
+                "it twice; expected each sample of the tar once, identified by its __key__ or its id_col"
             )
         if count > 1:
             self._open[key] = count - 1

@@ -34,10 +34,10 @@ class CopyCounts:
     """What a search for near copies found.
 
     Attributes:
-        cosine: The least cosine of a pair.
-        keep: Which image of a group is to be kept, `first` or `largest`.
+        cosine: Cosine similarity from which on two images are a pair.
+        keep: Which image of a group to keep, `first` or `largest`.
         rows: Number of rows of each shard, by name.
-        compared: Number of vectors that were compared; those without a direction are not.
+        compared: Number of vectors that were compared; vectors of norm zero are not.
         pairs: Number of pairs.
         groups: Number of groups.
         images: Number of images in groups.
@@ -52,7 +52,7 @@ class CopyCounts:
     images: int
 
     def describe(self) -> str:
-        """Say it in a line."""
+        """Return the counts as one line."""
         if not self.pairs:
             return f"no near copies among {self.compared:,} images (a cosine of {self.cosine} or more)"
         return (
@@ -63,7 +63,7 @@ class CopyCounts:
 
 
 def write_near_copies(path: str | Path, tables: Iterable[pa.Table], counts: CopyCounts) -> None:
-    """Write the pairs, whole or not at all."""
+    """Write the pairs; the file is either complete or not there."""
     schema = SCHEMA.with_metadata({FOOTER: json.dumps(asdict(counts))})
     with write_whole(path) as file, open_writer(file, schema) as writer:
         for table in tables:
@@ -71,16 +71,16 @@ def write_near_copies(path: str | Path, tables: Iterable[pa.Table], counts: Copy
 
 
 def read_near_copies(path: str | Path) -> tuple[pa.Table, CopyCounts]:
-    """Read all the pairs, and what they are of.
+    """Read all the pairs and the counts.
 
     Raises:
-        ShardError: The file is missing, cut short, or of another kind.
+        ShardError: The file is missing, incomplete, or of another kind.
     """
     return read_pairs(path), read_counts(path)
 
 
 def read_counts(path: str | Path) -> CopyCounts:
-    """Read what was found, from the footer.
+    """Read the counts from the footer.
 
     Raises:
         ShardError: As `read_near_copies`.
@@ -90,7 +90,7 @@ def read_counts(path: str | Path) -> CopyCounts:
 
 
 def read_groups(path: str | Path) -> np.ndarray:
-    """Read the number of the group of each pair.
+    """Read the group number of each pair.
 
     Raises:
         ShardError: As `read_near_copies`.
@@ -100,7 +100,7 @@ def read_groups(path: str | Path) -> np.ndarray:
 
 
 def read_pairs(path: str | Path, groups: Sequence[int] | None = None) -> pa.Table:
-    """Read the pairs of some groups, or all.
+    """Read the pairs of some groups, or of all.
 
     Raises:
         ShardError: As `read_near_copies`.

@@ -1,4 +1,4 @@
-"""Reading the Parquet files that a run left: vectors, ledgers, scores, and their footers."""
+"""Readers of the Parquet files of a run: vectors, ledgers, scores, and their footers."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -19,7 +19,7 @@ from embedders.output.writer import LEDGER_SCHEMA, PROVENANCE
 
 @dataclass(frozen=True)
 class VectorFile:
-    """What the footer of an output says.
+    """The footer of an output.
 
     Attributes:
         path: The file.
@@ -58,7 +58,7 @@ def _explain_reading(path: str) -> Iterator[None]:
         yield
     except (OSError, ValueError, pa.ArrowException) as error:
         reason = str(error).strip().splitlines()[0]
-        raise ShardError(f"{path!r}: cannot be read ({reason}); expected a whole file; make it again") from error
+        raise ShardError(f"{path!r}: cannot be read ({reason}); expected a complete file; make it again") from error
 
 
 def read_ledger(path: str) -> list[FailedSample]:
@@ -71,10 +71,10 @@ def read_ledger(path: str) -> list[FailedSample]:
 
 
 def read_account(path: str) -> tuple[list[FailedSample], dict[str, float]]:
-    """Read a ledger whole.
+    """Read a whole ledger.
 
     Returns:
-        The samples that were not embedded; seconds by what they were spent on, as in `timings`.
+        The samples that were not embedded; and the seconds spent on each activity of `timings`.
 
     Raises:
         ShardError: The file is missing, cut short, or not a ledger.
@@ -88,7 +88,7 @@ def read_account(path: str) -> tuple[list[FailedSample], dict[str, float]]:
 
 
 def read_vectors(path: str) -> tuple[pa.Table, np.ndarray, VectorFile]:
-    """Read an output whole.
+    """Read a whole output.
 
     Returns:
         The table; its vectors as an array of shape (rows, dimension), of several columns one behind the other; its
@@ -125,7 +125,7 @@ def read_groups(
         column: The column of vectors; `None` takes the first.
 
     Yields:
-        The keys; the vectors, of their stored type and of shape (rows, dimension).
+        The keys of a row group, and its vectors, in their stored type and of shape (rows, dimension).
 
     Raises:
         ShardError: The file is missing or cut short.
@@ -159,7 +159,7 @@ def describe_file(path: str) -> VectorFile:
         raise ShardError(f"{path!r}: no provenance in its footer; expected an output of tarquet")
     if stored.get("schema_version") != SCHEMA_VERSION:
         raise ShardError(
-            f"{path!r}: its footer is of version {stored.get('schema_version')!r}; expected {SCHEMA_VERSION}; read "
+            f"{path!r}: its footer has the version {stored.get('schema_version')!r}; expected {SCHEMA_VERSION}; read "
             "it with the version of tarquet that wrote it"
         )
     try:
@@ -192,9 +192,9 @@ def _read_footer(path: str) -> tuple[int, pa.Schema, Any]:
 
 
 def inspect_file(path: str) -> dict[str, Any]:
-    """Return what the footer of an output says, with the times from its ledger where that can be read, as JSON.
+    """Return the footer of an output as values for JSON, with the times from its ledger if that can be read.
 
-    Of a file of scores it is the rows and how they were made.
+    For a file of scores, return the number of rows and how they were made.
 
     Raises:
         ShardError: As `describe_file`.

@@ -1,6 +1,6 @@
-"""How a file was made, as its Parquet footer keeps it: the only writer and reader of that JSON.
+"""The provenance in Parquet footers: how a file was made. Only this module writes and reads that JSON.
 
-No times and no host in the footer of vectors: the same run twice leaves the same bytes.
+The footer of vectors holds no times and no host name, so that the same run twice gives the same bytes.
 """
 
 from dataclasses import MISSING, dataclass, field, fields
@@ -11,11 +11,11 @@ SCHEMA_VERSION = 1
 
 @dataclass(frozen=True)
 class _Record:
-    """A dataclass that is stored as a JSON object; `metadata={"key": ...}` where a field has another name there."""
+    """A dataclass that is stored as a JSON object; `metadata={"key": ...}` gives a field another name there."""
 
     @classmethod
     def from_json(cls, stored: dict[str, Any]) -> Self:
-        """Build it from what `as_json` returned; keys that this version does not know are left out.
+        """Build an instance from the dict of `as_json`; keys that this version does not know are ignored.
 
         Raises:
             KeyError: A key is missing.
@@ -30,7 +30,7 @@ class _Record:
         return cls(**values)
 
     def as_json(self) -> dict[str, Any]:
-        """Return it as a dict that is ready for JSON."""
+        """Return the record as a dict for JSON."""
         return {item.metadata.get("key", item.name): _store(getattr(self, item.name)) for item in fields(self)}
 
 
@@ -45,15 +45,15 @@ class EmbedderRecord(_Record):
     """An embedder with its model loaded.
 
     Attributes:
-        class_path: As in config.yaml, or `module:Class` of one that was built in Python.
-        args: Its arguments; `None` for one that was built in Python.
+        class_path: As in config.yaml, or `module:Class` if it was built in Python.
+        args: Its arguments; `None` if it was built in Python.
         model_name: Its name.
-        source_sha256: Hash of the file that defines the class; `None` for one without a file (a notebook).
-        weights_sha256: Fingerprint of the weights; `None` where none were found (an ONNX session).
+        source_sha256: Hash of the file that defines the class; `None` if there is no file (a notebook).
+        weights_sha256: Fingerprint of the weights; `None` if none were found (an ONNX session).
         preprocessing: What happens to an image before the model.
         device: Name of the GPU, or `cpu`.
-        versions: Versions of what the vectors depend on.
-        notes: What a user should know of this model.
+        versions: Versions of the software that the vectors depend on.
+        notes: What a user should know about this model.
     """
 
     class_path: str = field(metadata={"key": "class"})
@@ -81,7 +81,7 @@ class ClassifierRecord(_Record):
 
 @dataclass(frozen=True)
 class FileRecord(_Record):
-    """The bytes that a file was made from.
+    """The file that an output was made from.
 
     Attributes:
         path: Its path or address.
@@ -99,20 +99,20 @@ class Provenance(_Record):
     """How the vectors of one shard were made, and how many there are.
 
     Attributes:
-        embedder: What made them.
-        classifiers: What made the scores beside them.
-        max_batch_size: Images that the device held at once, where it ran out of memory.
+        embedder: The embedder that made them.
+        classifiers: The classifiers that made the scores next to them.
+        max_batch_size: Images that fit on the device at once, if it ran out of memory.
         embedding_dtype: `float32` or `float16`.
         id_col: The metadata field that identifies a sample.
         shard: The shard.
-        ledger: Path of the ledger, where there is one.
-        image_suffix: The suffix of the images, where one was chosen of several.
-        is_retry: Whether only chosen samples were embedded.
-        samples: Samples of the tar; equals `embedded` and all of `failed`.
-        embedded: Rows of the file.
+        ledger: Path of the ledger, if there is one.
+        image_suffix: The suffix of the images, if one was chosen.
+        is_retry: Whether only samples that had failed were embedded.
+        samples: Number of samples in the tar; equals `embedded` plus the sum of `failed`.
+        embedded: Number of rows in the file.
         failed: Number of samples that were not embedded, by kind.
-        remarks: Number of embedded samples of which a decoder said something, by kind.
-        null_columns: Columns that are null in every row, though there are rows.
+        remarks: Number of embedded samples with a remark of a decoder, by kind.
+        null_columns: Columns that are null in every row, if there are rows.
         schema_version: Version of this record.
     """
 
@@ -140,8 +140,8 @@ class ScoreProvenance(_Record):
     """How a file of scores was made.
 
     Attributes:
-        classifier: What made them.
-        embeddings: The file of vectors.
+        classifier: The classifier that made them.
+        embeddings: The file of vectors that were scored.
         schema_version: Version of this record.
     """
 

@@ -1,7 +1,7 @@
 """The record of an output folder: what each file in it was made from.
 
-By it a later run knows what is out of date, from whatever working folder it starts. Each job adds a file of its own,
-so that no two processes ever write to one; the process that plans a run joins them.
+A later run reads it to find what is out of date, from whatever working folder it starts. Each job adds a file of its
+own, so that no two processes write to the same file; the process that plans a run joins them.
 """
 
 import hashlib

@@ -16,7 +16,7 @@ from embedders.errors import ConfigError, ShardError
 from embedders.output.parquet import VectorFile, describe_file
 from embedders.output.provenance import EmbedderRecord
 
-# What decides a vector, besides its image: with another one of these it cannot be compared with the others.
+# What a vector depends on, besides its image: vectors can be compared only if all of these are the same.
 DECIDING = ("class_path", "args", "model_name", "source_sha256", "weights_sha256", "preprocessing")
 
 
@@ -29,10 +29,10 @@ class Run:
         rows: Number of rows by the name of the shard, in the order of the run.
         sizes: Bytes of each shard's file, and its time of change, by the name of the shard.
         vector_column: Name of the column of vectors.
-        dimension: Length of a vector.
+        dimension: Dimension of the vectors.
         dtype: Type of its elements, `float32` or `float16`.
-        samples: Number of samples in the tars, those that failed included.
-        embedder: What made the vectors, by the footer of the first shard.
+        samples: Number of samples in the tars, including those that failed.
+        embedder: The embedder that made the vectors, from the footer of the first shard.
     """
 
     folder: Path
@@ -55,7 +55,7 @@ class Run:
 
     @cached_property
     def starts(self) -> dict[str, int]:
-        """Number of the first row of each shard, counted over the run."""
+        """Number of the first row of each shard, counted over the whole run."""
         return dict(zip(self.rows, (np.cumsum([0, *self.rows.values()])).tolist(), strict=False))
 
     @property
@@ -74,8 +74,7 @@ def read_shards(folder: str | Path) -> dict[str, str]:
         return json.loads(Path(folder, "run_shards.json").read_text())
     except (OSError, ValueError) as error:
         raise ConfigError(
-            f"{str(folder)!r}: it has no run_shards.json that can be read; expected the output_dir of a run; check "
-            "the path"
+            f"{str(folder)!r}: it has no readable run_shards.json; expected the output_dir of a run; check the path"
         ) from error
 
 
@@ -84,7 +83,7 @@ def open_run(folder: str | Path) -> Run:
 
     Raises:
         ConfigError: The folder holds no run, or one that is not finished.
-        ShardError: A file is not whole, or two were made in different ways.
+        ShardError: A file is incomplete, or two were made in different ways.
     """
     folder = Path(folder)
     shards = list(read_shards(folder))
@@ -102,7 +101,7 @@ def open_run(folder: str | Path) -> Run:
         for name, value, expected in _compare(footer, first):
             raise ShardError(
                 f"{str(path)!r}: its {name} is {_shorten(value)}, but {_shorten(expected)} in {first.path!r}; "
-                "expected the vectors of one model; run snakemake, so that all are of one"
+                "expected the vectors of one model; run snakemake, so that all are made with one"
             )
         rows[shard] = footer.rows
         samples += footer.provenance.samples
@@ -113,7 +112,7 @@ def open_run(folder: str | Path) -> Run:
 
 
 def _compare(one: VectorFile, other: VectorFile) -> Iterator[tuple[str, Any, Any]]:
-    """Yield what differs of what decides the vectors: its name and both values."""
+    """Yield the name and both values of everything in `DECIDING` that differs."""
     if one.vectors != other.vectors:
         yield "type of vectors", one.vectors, other.vectors
     for name in DECIDING:
@@ -123,7 +122,7 @@ def _compare(one: VectorFile, other: VectorFile) -> Iterator[tuple[str, Any, Any
 
 
 def _name_first(names: list[str]) -> str:
-    return f", as {names[0]!r}" if names else ""
+    return f", such as {names[0]!r}" if names else ""
 
 
 def _shorten(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""Files in an output folder that belong to no shard of its run: found, described, moved away; nothing is deleted."""
+"""Find, describe and move away the files of an output folder that belong to no shard of its run; delete nothing."""
 
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -9,7 +9,7 @@ from embedders.errors import OutputError
 from embedders.output.hashes import hash_file
 from embedders.output.record import Record
 
-# What readers read, one file for each shard.
+# The folders that readers read, with one file for each shard.
 KINDS = ("embeddings", "ledger", "retried/embeddings", "retried/ledger", "scores")
 PRUNED = "pruned"
 
@@ -21,17 +21,17 @@ def find_strays(
     record: Record | None = None,
     there: Iterable[str] | None = None,
 ) -> dict[str, str]:
-    """Find the files that readers of the folder read, and that belong to no shard of its run.
+    """Find the files that readers of the folder read although they belong to no shard of its run.
 
     Args:
         folder: The output folder.
         shards: Names of the shards of the run.
-        scores: Names of the scores of the run; `None` where they are not known, and none is called stray.
-        record: The record of the folder, if it was read.
-        there: The files, if they were listed.
+        scores: Names of the scores of the run; with `None` they are not known, and no score counts as stray.
+        record: The record of the folder, if it was already read.
+        there: The files, if they were already listed.
 
     Returns:
-        Why a file is stray, by its path in the folder, sorted.
+        The reason why each file is stray, by its path in the folder, sorted.
     """
     record = record or Record(folder)
     strays = {}
@@ -56,10 +56,10 @@ def find_strays(
 
 
 def describe_strays(strays: Mapping[str, str]) -> str:
-    """Say in a line which files belong to no shard of a run, and what to do.
+    """Return one line that names files which belong to no shard of a run, and says what to do.
 
     Args:
-        strays: Why a file belongs to none, by its path in the folder.
+        strays: The reason for each file, by its path in the folder.
     """
     some = ", ".join(f"{path} ({why})" for path, why in list(strays.items())[:3])
     count = "1 file belongs" if len(strays) == 1 else f"{len(strays)} files belong"
@@ -70,7 +70,7 @@ def describe_strays(strays: Mapping[str, str]) -> str:
 
 
 def move_strays(folder: str | Path, strays: Iterable[str]) -> Path:
-    """Move files of a folder to where its readers do not look; return the folder that they are in now.
+    """Move files of a folder to where its readers do not look, and return the folder that they are in now.
 
     Raises:
         OutputError: A file cannot be moved.
@@ -90,7 +90,7 @@ def move_strays(folder: str | Path, strays: Iterable[str]) -> Path:
 
 
 def list_outputs(folder: str | Path) -> Iterator[str]:
-    """List the files that readers of a folder read, by their paths in it; hidden ones they pass over."""
+    """Yield the files that readers of a folder read, as paths in it, without hidden files."""
     for kind in KINDS:
         for place, folders, files in os.walk(os.path.join(folder, kind)):
             folders[:] = [name for name in folders if not name.startswith(".")]

@@ -1,4 +1,4 @@
-"""The summary of a run: counted from what its shards left, never from what a job said on the way."""
+"""The summary of a run: counted from the files of its shards, never from what its jobs reported."""
 
 import json
 import os
@@ -16,19 +16,19 @@ from embedders.output.provenance import EmbedderRecord
 from embedders.output.strays import describe_strays
 from embedders.output.timings import describe_seconds, find_bottleneck
 
-# Enough to see what is wrong; the ledgers hold all of them.
+# Enough to see what is wrong; the ledgers hold all the names.
 NAMES_PER_KIND = 5
 
 
 @dataclass(frozen=True)
 class Account:
-    """What one shard of a run left.
+    """The results of one shard.
 
     Attributes:
         shard: Its name.
         output: The footer of its vectors.
         failed: The samples that were not embedded.
-        seconds: Time by what it was spent on, as in `timings`.
+        seconds: Seconds spent on each activity of `timings`.
     """
 
     shard: str
@@ -48,12 +48,12 @@ class Summary:
         failed: Samples that were not embedded.
         failures: Number of failed samples by kind, most frequent first.
         first_failed: The first few of each kind, as `shard: key: message`.
-        remarks: Number of embedded samples of which something was said, by kind: `patched`, `warned`.
+        remarks: Number of embedded samples with a remark of a decoder, by kind: `patched`, `warned`.
         null_columns: Number of shards in which a column is null in every row, by column.
         vectors: Type of the vectors' column, the same in every shard.
-        seconds: Time of all the shards together by what it was spent on, as in `timings`.
-        strays: Why a file in the folder belongs to none of these shards, by its path; it is not counted here.
-        made_from: Digest of what the vectors were made from, by the record of the folder.
+        seconds: Seconds spent on each activity of `timings`, summed over the shards.
+        strays: Files in the folder that belong to none of these shards, by path, with the reason; not counted.
+        made_from: Digest of what the vectors were made from, according to the record of the folder.
     """
 
     shards: int = 0
@@ -70,7 +70,7 @@ class Summary:
     made_from: str = ""
 
     def add(self, account: Account, ledger_path: str) -> None:
-        """Count a shard in."""
+        """Add the counts of a shard."""
         self.vectors = account.output.vectors
         self.shards += 1
         self.samples += account.output.provenance.samples
@@ -89,10 +89,10 @@ class Summary:
         self.failures = dict(kinds.most_common())
 
     def describe(self) -> str:
-        """Say it in a few lines, for a terminal."""
+        """Return the summary as a few lines for a terminal."""
         lines = [
             f"{self.shards} shards: {self.samples} samples, {self.embedded} embedded, {self.failed} failed",
-            *(f"  {count} {kind}, as {self.first_failed[kind][0]}" for kind, count in self.failures.items()),
+            *(f"  {count} {kind}, such as {self.first_failed[kind][0]}" for kind, count in self.failures.items()),
         ]
         if self.remarks:
             lines.append(f"  {self.describe_remarks()}")
@@ -105,12 +105,12 @@ class Summary:
         return "\n".join(lines)
 
     def describe_remarks(self) -> str:
-        """Say of how many embedded samples a decoder said something."""
+        """Return a phrase with the number of embedded samples that a decoder had a remark on."""
         said = ", ".join(f"{count} {kind}" for kind, count in self.remarks.items())
-        return f"embedded all the same: {said}; the logs of the shards name them"
+        return f"embedded nevertheless: {said}; the logs of the shards name them"
 
     def describe_null_columns(self) -> str:
-        """Say which columns are null throughout shards."""
+        """Return a phrase that names the columns which are null in every row of a shard."""
         counts = ", ".join(
             f"{name!r} in {count} of {self.shards} shards" for name, count in self.null_columns.items()
         )
@@ -125,8 +125,8 @@ def summarize_run(folder: str | Path, shards: Sequence[str]) -> Summary:
         shards: Names of its shards.
 
     Raises:
-        ShardError: A file does not say what a ledger and its vectors must, or the shards' vectors differ in type, or
-            are of several models.
+        ShardError: A file cannot be read, a ledger does not match its vectors, or the vectors of the shards have
+            different types or come from several models.
     """
     summary = Summary()
     models: dict[str, list[str]] = {}
@@ -139,7 +139,7 @@ def summarize_run(folder: str | Path, shards: Sequence[str]) -> Summary:
 
 
 def _describe_model(embedder: EmbedderRecord) -> str:
-    """Describe in JSON what must be the same in all the shards; where a file lies may differ."""
+    """Return as JSON what must be the same in all the shards; the folders of files may differ and are left out."""
     stored = embedder.as_json()
     kept = {key: stored[key] for key in ("class", "args", "source_sha256", "weights_sha256")}
     return json.dumps(_shorten_paths(kept), sort_keys=True)
@@ -162,13 +162,13 @@ def _describe_difference(models: Mapping[str, Sequence[str]]) -> str:
             names = ", ".join(map(repr, shards[:5])) + (f" and {len(shards) - 5} more" if len(shards) > 5 else "")
             parts.append(f"{names} ({', '.join(changed)})")
     return (
-        f"shards of {len(models)} models: other than most are {'; '.join(parts)}; expected one model in a folder; "
+        f"shards of {len(models)} models: unlike most are {'; '.join(parts)}; expected one model in a folder; "
         "remove these shards' files from embeddings/ and run again, or run `snakemake --forceall`"
     )
 
 
 def read_accounts(folder: str | Path, shards: Iterable[str]) -> Iterator[Account]:
-    """Read what each shard of a run left, one in memory at a time.
+    """Read the results of each shard of a run, with one in memory at a time.
 
     Raises:
         ShardError: As `summarize_run`.
@@ -182,7 +182,7 @@ def read_accounts(folder: str | Path, shards: Iterable[str]) -> Iterator[Account
         if samples != rows + len(failed):
             raise ShardError(
                 f"{embeddings_path!r}: {samples} samples, but {rows} rows and {len(failed)} failed in "
-                f"{ledger_path!r}; expected the sum to come out; remove both files and run again"
+                f"{ledger_path!r}; expected the sum to match; remove both files and run again"
             )
         type_of_all = type_of_all or vectors
         if vectors != type_of_all:
@@ -194,12 +194,12 @@ def read_accounts(folder: str | Path, shards: Iterable[str]) -> Iterator[Account
 
 
 def write_summary(summary: Summary, path: str | Path) -> None:
-    """Write a summary as JSON, whole or not at all."""
+    """Write a summary as JSON; the file is either complete or not there."""
     with write_whole(path) as file:
         file.write(json.dumps(asdict(summary), indent=2).encode() + b"\n")
 
 
 def find_failed_shards(ledger_folder: str, shards: Iterable[str]) -> list[str]:
-    """Find the shards of a finished run whose ledgers name at least one sample."""
+    """Return the shards of a finished run whose ledgers name at least one sample."""
     paths = {shard: Path(ledger_folder, f"{shard}.parquet") for shard in shards}
     return [shard for shard, path in paths.items() if path.is_file() and read_ledger(str(path))]

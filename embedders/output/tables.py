@@ -1,4 +1,4 @@
-"""Tables of the columns of a run, read and written a row group at a time."""
+"""Readers and writers of the rows of a run, one row group at a time."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ from embedders.errors import ShardError
 from embedders.output.run import Run
 
 SHARD = "shard"
-# Names repeat in every row of a shard: a dictionary holds each once.
+# Every row of a shard repeats its name: a dictionary stores each name once.
 SHARD_FIELD = pa.field(SHARD, pa.dictionary(pa.int32(), pa.string()), nullable=False)
 
 
@@ -23,10 +23,10 @@ def read_schema(run: Run, with_vectors: bool = True) -> pa.Schema:
 
 
 def read_rows(run: Run, shard: str, schema: pa.Schema) -> Iterator[pa.Table]:
-    """Read the rows of a shard with these columns, a row group in memory at a time.
+    """Read these columns of a shard, with one row group in memory at a time.
 
     Raises:
-        ShardError: The file is missing or cut short, or has other columns than the first shard.
+        ShardError: The file is missing or incomplete, or has other columns than the first shard.
     """
     columns = [name for name in schema.names if name != SHARD]
     with (
@@ -40,7 +40,7 @@ def read_rows(run: Run, shard: str, schema: pa.Schema) -> Iterator[pa.Table]:
 
 
 def regroup(tables: Iterable[pa.Table], max_bytes: int) -> Iterator[pa.Table]:
-    """Join small tables into ones of about this many bytes."""
+    """Join small tables into tables of at least `max_bytes`, but not much more."""
     waiting, size = [], 0
     for table in tables:
         waiting.append(table)
@@ -54,12 +54,12 @@ def regroup(tables: Iterable[pa.Table], max_bytes: int) -> Iterator[pa.Table]:
 
 @contextmanager
 def open_writer(file: BinaryIO, schema: pa.Schema, plain: Sequence[str] = ()) -> Iterator[pq.ParquetWriter]:
-    """Open a Parquet file to write tables into, with a page index, so that readers can fetch a few rows of it.
+    """Open a Parquet file to write tables into, with a page index, so that readers can fetch single rows.
 
     Args:
         file: The file.
         schema: Its columns.
-        plain: Paths of columns that compression and statistics would gain nothing, as those of vectors.
+        plain: Paths of columns to store without compression, which does not make vectors smaller.
     """
     names = [field.name for field in schema if not pa.types.is_fixed_size_list(field.type)]
     writer = pq.ParquetWriter(
@@ -75,7 +75,7 @@ def open_writer(file: BinaryIO, schema: pa.Schema, plain: Sequence[str] = ()) ->
         yield writer
         writer.close()
     finally:
-        writer.is_open = False  # of a file that was not finished; pyarrow would write a footer when it is collected
+        writer.is_open = False  # otherwise pyarrow writes a footer into an unfinished file during garbage collection
 
 
 @contextmanager
@@ -84,4 +84,4 @@ def _explain(path: str) -> Iterator[None]:
         yield
     except (OSError, ValueError, KeyError, pa.ArrowException) as error:
         reason = str(error).strip().splitlines()[0]
-        raise ShardError(f"{path!r}: cannot be read ({reason}); expected a whole file; make it again") from error
+        raise ShardError(f"{path!r}: cannot be read ({reason}); expected a complete file; make it again") from error

@@ -1,10 +1,10 @@
-"""Where the time of a shard goes, as the threads of its job see it: what one waits for is what to buy more of.
+"""Time that a shard takes, by activity, measured in the threads of its job to find the bottleneck.
 
-The job's thread: `waiting_for_images`, `model` (transfers to and from the device included), `scoring` (where the
-embedder has classifiers), `writing` and `hashing` (the end of it that nothing else covered) are together the time of
-the shard. Before the first shard of a job come `waiting_for_gpu` and `starting` (imports, loading the model). The
-loader's thread: `loading`, of which `reading` is what the tar took, and `waiting_for_model`. All the decoding threads
-together: `decoding`.
+- The job's thread: `waiting_for_images`, `model` (including transfers to and from the device), `scoring` (if the
+  embedder has classifiers), `writing` and `hashing` (only the part that does not overlap with other work). Their sum
+  is the time of the shard. `waiting_for_gpu` and `starting` (imports, loading the model) come before the first shard.
+- The loader's thread: `loading`, which includes `reading` (of the tar), and `waiting_for_model`.
+- All the decoding threads together: `decoding`.
 """
 
 import threading
@@ -46,7 +46,7 @@ class Timings:
     """The times of one shard.
 
     Attributes:
-        seconds: Time by what it was spent on.
+        seconds: Seconds spent on each activity.
     """
 
     def __init__(self):
@@ -55,13 +55,13 @@ class Timings:
         self._lock = threading.Lock()
 
     def add(self, spent_on: str, seconds: float) -> None:
-        """Put a time to an account."""
+        """Add seconds to an activity."""
         with self._lock:
             self.seconds[spent_on] = self.seconds.get(spent_on, 0.0) + seconds
 
     @contextmanager
     def time(self, spent_on: str) -> Iterator[None]:
-        """Put the time of a block to an account."""
+        """Add the time of the block to an activity."""
         start = perf_counter()
         try:
             yield
@@ -69,7 +69,7 @@ class Timings:
             self.add(spent_on, perf_counter() - start)
 
     def time_items(self, items: Iterable[Item], spent_on: str) -> Iterator[Item]:
-        """Pass items on, and put the time that it takes to get them to an account."""
+        """Yield the items, and add the time that it takes to get them to an activity."""
         iterator = iter(items)
         while True:
             start = perf_counter()
@@ -80,37 +80,37 @@ class Timings:
             if item is _END:
                 return
             yield item
-            del item  # else it lives on while the next one is made
+            del item  # otherwise it stays in memory while the next one is made
 
     def round(self) -> dict[str, float]:
-        """The times to the millisecond, in a fixed order."""
+        """Return the times, rounded to milliseconds, in a fixed order."""
         return {name: round(self.seconds[name], 3) for name in _PHRASES if name in self.seconds}
 
 
 def split_seconds(seconds: Mapping[str, float]) -> dict[str, float]:
-    """Return the times of the job's thread by phrase; their sum is what the job took for the shard."""
+    """Return the times of the job's thread, each by its phrase; their sum is the time that the job took."""
     return {_PHRASES[name]: seconds[name] for name in _OF_THE_JOB if name in seconds}
 
 
 def sum_seconds(seconds: Mapping[str, float]) -> float:
-    """Return the time of a shard, without what its job took before the first one."""
+    """Return the time of a shard, without the time before the first shard of its job."""
     return sum(seconds.get(name, 0.0) for name in _OF_THE_SHARD)
 
 
 def describe_seconds(seconds: Mapping[str, float]) -> str:
-    """Say times in a phrase."""
+    """Return times as a phrase."""
     return ", ".join(f"{seconds[name]:.1f} s {phrase}" for name, phrase in _PHRASES.items() if name in seconds)
 
 
 def describe_duration(seconds: float) -> str:
-    """Say a time in the unit that a person would."""
+    """Return a time with a unit that is easy to read."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def find_bottleneck(seconds: Mapping[str, float]) -> str:
-    """Say in a phrase what the job's thread spent most time on, and so what would help."""
+    """Return a phrase that names what the job's thread spent most time on, and what would help."""
     largest = max(_OF_THE_JOB, key=lambda name: seconds.get(name, 0.0))
     if largest != "waiting_for_images":
         return _LIMITS[largest]

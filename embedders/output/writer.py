@@ -1,8 +1,8 @@
-"""Writing the Parquet files: vectors, ledgers, scores.
+"""Writers of the Parquet files: vectors, ledgers, scores.
 
-Vectors are stored as non-null `fixed_size_list<float>[D]`, without dictionary and compression: unit vectors do
-not compress, and plain pages read back fastest. The schema depends on the configuration alone, never on what a
-shard happens to hold, so that all the shards of a run read as one table.
+Vectors are stored as non-null `fixed_size_list<float>[D]`, without dictionary and compression: vectors of norm 1 do
+not compress, and plain pages are read fastest. The schema depends only on the configuration, never on the content of
+a shard, so that all the shards of a run can be read as one table.
 """
 
 import json
@@ -19,7 +19,7 @@ from embedders.output.provenance import Provenance, ScoreProvenance
 
 DTYPES = {"float32": (pa.float32(), np.float32), "float16": (pa.float16(), np.float16)}
 PROVENANCE = b"tarquet"
-# A row group is held in memory, three times over while it is written, and whole by most readers who want one row.
+# A row group takes three times this memory while it is written, and most readers load a whole one to get one row.
 BYTES_PER_GROUP = 8 << 20
 
 LEDGER_SCHEMA = pa.schema(
@@ -34,14 +34,14 @@ LEDGER_SCHEMA = pa.schema(
 
 
 class EmbeddingWriter:
-    """Streams rows into one Parquet file; memory holds one row group at most.
+    """Writes rows to one Parquet file, with at most one row group in memory.
 
     The file is complete after `close`. The dimensions of the vectors are those of the first batch.
 
     Args:
         file: The file.
-        columns: The columns beside the vectors.
-        vector_column: Name of the column of vectors, where there is one.
+        columns: The columns next to the vectors.
+        vector_column: Name of the column of vectors, if there is only one.
         dtype: `float32` or `float16`.
     """
 
@@ -66,22 +66,22 @@ class EmbeddingWriter:
         return self
 
     def __exit__(self, *_) -> None:
-        """Let go of a file that was not closed: by itself, pyarrow would write a footer into it when collected."""
+        """Abandon a file that was not closed: otherwise pyarrow writes a footer into it during garbage collection."""
         if self._writer is not None:
             self._writer.is_open = False
 
     @property
     def null_columns(self) -> list[str]:
-        """The columns that are null in every row so far; none without a row."""
+        """The columns that are null in every row so far; empty if there are no rows."""
         return [name for name in self._columns.names if name in self._null_columns] if self._has_rows else []
 
     def write(self, rows: pa.RecordBatch, vectors: np.ndarray, dimensions: Mapping[str, int] | None = None) -> None:
         """Append rows.
 
         Args:
-            rows: The columns beside the vectors.
+            rows: The columns next to the vectors.
             vectors: float32 or the stored type, of shape (rows, dimension).
-            dimensions: Of each column of vectors by its name, where there are several, one behind the other.
+            dimensions: Dimension of each column of vectors by its name, if `vectors` has several concatenated.
         """
         dimensions = dimensions or {self._vector_column: vectors.shape[1]}
         writer = self._open(dimensions)
@@ -102,7 +102,7 @@ class EmbeddingWriter:
             self._flush()
 
     def close(self, dimensions: int | Mapping[str, int], provenance: Provenance) -> None:
-        """Write what is left and the footer; `dimensions`, as in `write`, serve a shard without a row."""
+        """Write the remaining rows and the footer; `dimensions`, as in `write`, are used for a shard without rows."""
         writer = self._open({self._vector_column: dimensions} if isinstance(dimensions, int) else dimensions)
         self._flush()
         writer.add_key_value_metadata({PROVENANCE: json.dumps(provenance.as_json())})
@@ -144,9 +144,9 @@ def _refuse_twice(vector_columns: Sequence[str], others: pa.Schema) -> None:
 def write_ledger(
     file: BinaryIO, failed: Sequence[FailedSample], provenance: Provenance, seconds: Mapping[str, float]
 ) -> None:
-    """Write the samples that were not embedded, one row each, and where the time went.
+    """Write the samples that were not embedded, one row each, and the times.
 
-    The times are here and not in the footer of the vectors: the same run twice leaves the same bytes of these.
+    The times are here and not in the footer of the vectors, so that the same run twice gives the same vector files.
     """
     rows = [{name: getattr(sample, name) for name in LEDGER_SCHEMA.names} for sample in failed]
     table = pa.Table.from_pylist(rows, schema=LEDGER_SCHEMA)

@@ -1,4 +1,4 @@
-"""The command lines of jobs: options of `python -m embedders embed` and `score`, from the configuration."""
+"""The command lines of jobs: options of `python -m embedders embed` and `score` from the configuration."""
 
 import json
 import shlex
@@ -11,11 +11,11 @@ from embedders.planning.recipes import DECIDING_KEYS
 
 
 def write_shards(shards: Iterable[tuple[str, str, str]], address: str | None = None, part: str | None = None) -> str:
-    """Write shards, and where their results go, as arguments of `embed`.
+    """Return shards and the paths of their results as arguments of `embed`.
 
     Args:
-        shards: Path, Parquet file of the vectors and that of the failed samples, for each shard.
-        address: What the path of a single shard is a copy of.
+        shards: For each shard, its path, the Parquet file for the vectors, and the one for the failed samples.
+        address: The address that the path of a single shard is a copy of.
         part: Name of the job's part of the record.
     """
     (path, embeddings, ledger), *others = shards
@@ -26,7 +26,7 @@ def write_shards(shards: Iterable[tuple[str, str, str]], address: str | None = N
 
 
 def write_embed_options(config: Mapping[str, Any], folder: str, recipe: Mapping[str, Any]) -> str:
-    """Write what vectors are made by, as options of `embed`."""
+    """Return the embedder and all that its vectors depend on as options of `embed`."""
     options = [
         f"--embedder={config['embedder']['class']}",
         f"--embedder-args={json.dumps(config['embedder']['args'])}",
@@ -44,7 +44,7 @@ def write_embed_options(config: Mapping[str, Any], folder: str, recipe: Mapping[
 def write_score_options(
     config: Mapping[str, Any], score: Mapping[str, Any], folder: str, recipe: Mapping[str, Any]
 ) -> str:
-    """Write what a score is made by, as options of `score`."""
+    """Return the classifier and all that its scores depend on as options of `score`."""
     options = [
         f"--classifier={score['class']}",
         f"--classifier-args={json.dumps(score['args'])}",
@@ -55,6 +55,6 @@ def write_score_options(
 
 
 def write_device_options(config: Mapping[str, Any]) -> str:
-    """Write what a job computes on, as options of `embed` and `score`."""
+    """Return the device settings as options of `embed` and `score`."""
     names = ["device", *(field.name for field in fields(Terms))]
     return shlex.join(f"--{name.replace('_', '-')}={config[name]}" for name in names)

@@ -15,10 +15,10 @@ from embedders.planning.shard_names import find_unusable, make_visible
 
 
 def check_config(config: Mapping[str, Any], schema_path: str | Path) -> dict[str, Any]:
-    """Check a configuration against its JSON schema and fill in the defaults.
+    """Check a configuration against its JSON schema, and return it with the defaults filled in.
 
     Raises:
-        ConfigError: A key is unknown (with the nearest known one) or missing, or a value is not as described.
+        ConfigError: A key is unknown (the message has the nearest known one) or missing, or a value is invalid.
     """
     schema = yaml.safe_load(Path(schema_path).read_text())
     config = _fill_defaults(config, schema)
@@ -47,13 +47,13 @@ def take_command_line(
     given: Mapping[str, Any],
     schema_path: str | Path,
 ) -> dict[str, Any]:
-    """Put what the command line says in the place of whole keys. Snakemake would merge the two.
+    """Return the configuration with whole keys replaced by those of the command line. Snakemake would merge them.
 
     Args:
-        config: As Snakemake has merged it.
-        config_files: What --configfile names.
-        config_args: What --config says, as `key=value`.
-        given: The same as Snakemake reads it.
+        config: The configuration as Snakemake merged it.
+        config_files: The files of --configfile.
+        config_args: The arguments of --config, as `key=value`.
+        given: The same arguments as Snakemake parsed them.
         schema_path: The schema of the configuration.
 
     Raises:
@@ -62,16 +62,16 @@ def take_command_line(
     if len(config_files) > 1:
         named = ", ".join(repr(str(file)) for file in config_files)
         raise ConfigError(
-            f"--configfile: {len(config_files)} files are given ({named}); expected one, because none is merged with "
-            "another; write all keys into one file, or set single ones by --config"
+            f"--configfile: {len(config_files)} files are given ({named}); expected one, because files are not "
+            "merged; write all keys into one file, or set single keys with --config"
         )
     keys = yaml.safe_load(Path(schema_path).read_text())["properties"]
     texts: dict[str, str] = {}
     for key, _, value in (arg.partition("=") for arg in config_args):
         if key in texts:
             raise ConfigError(
-                f"--config: {key!r} is given twice; expected once; quote a value, so that the shell does not expand "
-                f"it, as --config '{key}=data/{{00000..00099}}.tar'"
+                f"--config: {key!r} is given twice; expected once; quote the value so that the shell does not expand "
+                f"it, for example --config '{key}=data/{{00000..00099}}.tar'"
             )
         texts[key] = value.strip("'\"")
     # Snakemake reads `output_dir=2024_01` as a number, with quotes or without.
@@ -80,43 +80,43 @@ def take_command_line(
 
 
 def require_clone(folder: str) -> None:
-    """Require that Snakemake takes the name of the folder that these rules lie in.
+    """Check that Snakemake can use the path of the folder that contains these rules.
 
     Raises:
-        ConfigError: It does not.
+        ConfigError: It cannot.
     """
-    reason = "has a [, below which Snakemake finds no profile" if "[" in folder else find_unusable(folder)
+    reason = "has a [, which keeps Snakemake from finding the profile" if "[" in folder else find_unusable(folder)
     if reason:
         raise ConfigError(f"the folder of Tarquet's rules, {folder!r}, {reason}; move or rename Tarquet's folder")
 
 
 def require_output_dir(output_dir: str) -> None:
-    """Require that the folder of the results is there or can be made, by a name that Snakemake takes.
+    """Check that the folder of the results exists or can be made, and that Snakemake can use its name.
 
     Raises:
-        ConfigError: It cannot.
+        ConfigError: One of these is not so.
     """
     expected = f"config: output_dir is {output_dir!r}; expected a folder"
-    reason = "begins with -, as an option" if output_dir.startswith("-") else find_unusable(output_dir)
+    reason = "begins with -, like an option" if output_dir.startswith("-") else find_unusable(output_dir)
     if reason:
-        raise ConfigError(f"{expected}, but it {reason}; take another name")
+        raise ConfigError(f"{expected}, but it {reason}; use another name")
     if "$" in output_dir:
-        raise ConfigError(f"{expected}, but it has a $, and no variable is filled in; write what it stands for")
+        raise ConfigError(f"{expected}, but it has a $, and variables are not expanded; write the value")
     existing = Path(output_dir).absolute()
     while not os.path.lexists(existing):
         existing = existing.parent
     if not existing.is_dir():
-        raise ConfigError(f"{expected}, but {str(existing)!r} is no folder; move it away, or name another folder")
+        raise ConfigError(f"{expected}, but {str(existing)!r} is not a folder; move it away, or name another folder")
     if not os.access(existing, os.W_OK | os.X_OK):
-        raise ConfigError(f"{expected} that can be written, but {str(existing)!r} cannot; name another folder")
+        raise ConfigError(f"{expected} that is writable, but {str(existing)!r} is not; name another folder")
 
 
 def _hint_at_quotes(error: jsonschema.ValidationError) -> str:
-    """Say that a name which YAML reads as something else needs quotes."""
+    """Return a hint to quote the value, if it should be a string and YAML reads it as something else."""
     if "'string'" not in str(error.schema) or not _is_read_by_yaml(error.instance):
         return ""
     return (
-        "; YAML reads 2024_01 as a number, 2024-01-31 as a date, yes as true: quote such a name, as "
+        "; YAML reads 2024_01 as a number, 2024-01-31 as a date, yes as true: quote such a name, for example "
         f'{error.path[0]}: "2024_01"'
     )
 
@@ -128,7 +128,7 @@ def _is_read_by_yaml(value: Any) -> bool:
 
 
 def _expand_home(config: dict[str, Any]) -> dict[str, Any]:
-    """Write out `~` in what are names of files, as a shell does; a folder `~` is nobody's wish."""
+    """Expand `~` in the names of files, as a shell does; nobody wants a folder named `~`."""
     config |= {key: os.path.expanduser(config[key]) for key in ("output_dir", "container")}
     config["embedder"]["class"] = os.path.expanduser(config["embedder"]["class"])
     config["scores"] = [score | {"class": os.path.expanduser(score["class"])} for score in config["scores"]]
@@ -146,20 +146,20 @@ def _fill_defaults(values: Mapping[str, Any], schema: Mapping[str, Any]) -> dict
 
 
 def name_scores(scores: list[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Name what `scores` lists: by `pred_column` among the arguments, else by the class.
+    """Return the classifiers of `scores` by name: the `pred_column` in their arguments, else the name of the class.
 
     Returns:
-        Class and arguments, by the name of the folder that the scores go to, which `make_visible` gives.
+        Class and arguments, by the name of the folder for the scores, from `make_visible`.
 
     Raises:
-        ConfigError: Two would have one name, or a name is none for a folder.
+        ConfigError: Two have the same name, or a name cannot be used for a folder.
     """
     named = {}
     for entry in scores:
         args = entry.get("args", {})
         name = args.get("pred_column", entry["class"].rpartition(":")[2])
         if not isinstance(name, str) or not name or "/" in name or find_unusable(name):
-            raise ConfigError(f"scores: pred_column is {name!r}; expected a name that a folder can have, no braces")
+            raise ConfigError(f"scores: pred_column is {name!r}; expected a valid folder name without braces")
         folder = make_visible(name)
         if folder in named:
             raise ConfigError(f"scores: two are named {name!r}; set another pred_column in the args of one")

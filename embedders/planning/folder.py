@@ -1,7 +1,7 @@
-"""What an output folder holds, compared with the run that is to be made in it: what is out of date, what is stray.
+"""Compares the content of an output folder with a run: which outputs are out of date, and which files are strays.
 
-It decides by the record of the folder (`output.record`) and by the files that are there, and so knows the same from
-whatever working folder a run starts. It changes nothing, and schedules nothing.
+It uses only the record of the folder (`output.record`) and the files in it, so the result does not depend on the
+working folder. It changes nothing and schedules nothing.
 """
 
 import json
@@ -30,10 +30,10 @@ class Comparison:
     """A folder compared with a run.
 
     Attributes:
-        stale: Why an output is out of date, by its name in the record, as `embeddings/00000`.
+        stale: Why an output is out of date, by its name in the record, such as `embeddings/00000`.
         strays: Why a file belongs to no shard of the run, by its path in the folder.
-        there: The outputs that are there, by their names.
-        is_summary_stale: Whether `summary.json` counts other vectors, or names other strays.
+        there: The names of the outputs that exist.
+        is_summary_stale: Whether `summary.json` counts other vectors or names other strays.
     """
 
     stale: dict[str, str] = field(default_factory=dict)
@@ -47,7 +47,7 @@ class Comparison:
         return names[0] not in self.stale and self.there.issuperset(names)
 
     def describe(self, kind: str) -> Iterator[str]:
-        """Yield why outputs of a kind, as `embeddings`, are made again, in lines."""
+        """Yield a line for each reason why outputs of a kind, such as `embeddings`, are made again."""
         reasons = Counter(why for name, why in self.stale.items() if name.startswith(f"{kind}/"))
         for why, count in reasons.items():
             yield f"{kind}: {count} {'are' if count > 1 else 'is'} made again: {why}"
@@ -65,9 +65,9 @@ def compare_folder(
     Args:
         folder: The output folder, which need not exist.
         shards: Path of each shard of the run by name.
-        recipes: What decides an output, by `embeddings` or `scores/{score}`.
-        hashes: The hashes of files that the folder remembers.
-        say: Called with a line before what takes long.
+        recipes: The recipe of each kind of output, by `embeddings` or `scores/{score}`.
+        hashes: The folder's cache of file hashes.
+        say: Called with a line before a step that takes long.
 
     Raises:
         OutputError: The record of the folder cannot be read.
@@ -101,11 +101,11 @@ def shorten_path(path: str) -> str:
 
 
 def check_times(paths: Iterable[str], now: float) -> None:
-    """Refuse shards from the future: Snakemake throws away a result that is older than its shard.
+    """Check that no shard is dated in the future: Snakemake discards a result that is older than its shard.
 
     Args:
-        paths: The shards; those with an address are passed over.
-        now: The time by the clock of the results.
+        paths: The shards; those with an address are skipped.
+        now: The current time by the clock of the results' file system.
 
     Raises:
         ShardError: A shard is dated later.
@@ -116,27 +116,27 @@ def check_times(paths: Iterable[str], now: float) -> None:
         until = datetime.fromtimestamp(times[future[0]][1] / 1e9).isoformat(" ", "seconds")
         more = f" and {len(future) - 1} more" if len(future) > 1 else ""
         raise ShardError(
-            f"{future[0]!r}{more}: dated in the future ({until}), so that Snakemake would throw away what is made of "
-            f"it; expected a time in the past; run `touch {shlex.join(future[:20])}`"
+            f"{future[0]!r}{more}: dated in the future ({until}), so Snakemake would discard its results; expected a "
+            f"time in the past; run `touch {shlex.join(future[:20])}`"
         )
 
 
 def read_run(folder: str | Path) -> tuple[dict[str, str], set[str] | None]:
-    """Read what the last run in a folder was to make.
+    """Read the shards and scores of the last run in a folder.
 
     Returns:
-        The path of each shard by name; the names of the scores, `None` if the folder does not say.
+        The path of each shard by name; the names of the scores, `None` if the folder does not contain them.
 
     Raises:
-        ConfigError: The folder holds no run.
+        ConfigError: The folder has no run.
     """
     path = Path(folder, "run_shards.json")
     try:
         shards = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise ConfigError(
-            f"{str(path)!r}: there is no such file that can be read; expected the one that a run writes when it "
-            "starts; check the path or, where this workflow is a module of another Snakefile, add "
+            f"{str(path)!r} is missing or cannot be read; expected the file that a run writes when it "
+            "starts; check the path or, if this workflow is a module of another Snakefile, add "
             "`onstart: tarquet.onstart()` there"
         ) from error
     config = Path(folder, "run_config.yaml")
@@ -165,13 +165,13 @@ def _describe_change(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
 def _compare_shards(
     record: Record, paths: Mapping[str, str], hashes: Hashes, say: Callable[[str], None]
 ) -> dict[str, str]:
-    """Compare shards with what they were when they were embedded: by size and time, and by content if need be."""
+    """Return the outputs whose shards have changed: by size and time and, if only the time differs, by hash."""
     local = {name: path for name, path in paths.items() if name in record.origins and not is_remote(path)}
     present = stat_files(local.values())
     changed, touched = set(), {}
     for name, path in local.items():
         origin = record.origins[name]
-        size, mtime_ns = present.get(path, (origin.bytes, origin.mtime_ns))  # the job says which shard is missing
+        size, mtime_ns = present.get(path, (origin.bytes, origin.mtime_ns))  # the job reports a missing shard
         if size != origin.bytes:
             changed.add(name)
         elif mtime_ns != origin.mtime_ns:
@@ -189,13 +189,13 @@ def _compare_shards(
 
 
 def stat_files(paths: Iterable[str]) -> dict[str, tuple[int, int]]:
-    """Return size and time of change of files, in nanoseconds; those that are not there are left out."""
+    """Return the size and the modification time, in nanoseconds, of the files that exist."""
     wanted: dict[str, dict[str, str]] = {}
     for path in paths:
         folder, name = os.path.split(path)
         wanted.setdefault(folder, {})[name] = path
     found = {}
-    # Folder by folder, since network file systems send the attributes of a folder's files together.
+    # Folder by folder, because network file systems send the attributes of a folder's files together.
     for folder, names in wanted.items():
         for entry in _scan(folder or "."):
             if entry.name in names and entry.is_file():

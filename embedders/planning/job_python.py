@@ -1,7 +1,7 @@
-"""Which `python` the jobs find, outside containers and conda: Snakemake's own, or else that of PATH.
+"""Which `python` jobs outside containers and conda use: Snakemake's own if it fits, else the first in PATH.
 
-Owns the look at a Python from outside. Jobs name their Python only by `python`, so that a run can go on where another
-environment is active, or on another machine, without running anything again.
+Owns the inspection of a Python from outside. Jobs call just `python`, so that a run can continue in another
+environment or on another machine without running anything again.
 """
 
 import os
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from embedders.errors import ConfigError
 
-# What every job imports, and what the report adds. tests/planning/test_job_python.py compares both with the code.
+# The packages that every job imports, and those of the report. tests/planning/test_job_python.py checks both.
 JOB = ("click", "embedders", "numpy", "PIL", "pyarrow", "pynvml", "torch")
 REPORT = ("bokeh", "jinja2", "sklearn", "threadpoolctl")
 _LIST_MISSING = (
@@ -22,11 +22,11 @@ _LIST_MISSING = (
 
 
 def prefer_own_python(search_path: str) -> str:
-    """Return a value of PATH by which jobs find the Python that Snakemake runs with, if that one has what they need.
+    """Return a PATH that starts with the Python of Snakemake, if that Python has what jobs need.
 
     Args:
-        search_path: The present value. It is returned as it is where Snakemake has an environment of its own, without
-            the libraries of the jobs.
+        search_path: The current value. It is returned unchanged if Snakemake has a separate environment without the
+            libraries of the jobs.
     """
     folder = Path(sys.executable).parent
     own = folder / "python"
@@ -36,7 +36,7 @@ def prefer_own_python(search_path: str) -> str:
 
 
 def check_job_python() -> None:
-    """Check, before the first job starts, that the Python which jobs find has what they need.
+    """Check before the first job starts that the `python` in PATH has what jobs need.
 
     Raises:
         ConfigError: There is no `python`, it does not run, or it lacks a library.
@@ -45,14 +45,14 @@ def check_job_python() -> None:
     problem = _find_problem(python, JOB) if python else "is not there"
     if problem:
         raise ConfigError(
-            f"jobs run with the `python` of PATH, and {python or 'python'!r} {problem}; expected one with Tarquet "
-            f"and what it needs: install it for {sys.executable!r}, which runs Snakemake, or activate its "
+            f"jobs run with the `python` in PATH, and {python or 'python'!r} {problem}; expected one with Tarquet "
+            f"and its dependencies; install them for {sys.executable!r}, which runs Snakemake, or activate their "
             "environment, or use --sdm conda or apptainer"
         )
 
 
 def check_report_python(python: str) -> None:
-    """Check that a Python has the libraries of the report.
+    """Check that a Python has the libraries that the report needs.
 
     Raises:
         ConfigError: It lacks one.

@@ -1,6 +1,6 @@
 """Which shards each job of a run embeds.
 
-It is kept in the output folder, for the processes that an executor starts for single jobs.
+The plan is saved in the output folder for the processes that an executor starts for single jobs.
 """
 
 import hashlib
@@ -24,9 +24,9 @@ class Jobs:
     """The jobs of a run that embed.
 
     Attributes:
-        is_grouped: Whether jobs take several shards.
-        run: Tells this run from others.
-        shards: Names of the shards by job; a job is named after its first shard, with the number of further ones.
+        is_grouped: Whether a job may have several shards.
+        run: Identifies this run.
+        shards: Names of the shards by job; a job is named after its first shard and the number of other shards.
     """
 
     is_grouped: bool
@@ -39,25 +39,29 @@ class Jobs:
         return {shard: job for job, shards in self.shards.items() for shard in shards}
 
     def name_output(self, folder: str, job: str) -> str:
-        """Return what a job leaves for Snakemake: the vectors of its shard or, of several, a mark of this run alone.
+        """Return the output of a job for Snakemake: the vectors of its shard or, for grouped jobs, a marker file.
 
-        Snakemake removes the outputs that it knows of a job that fails, so it does not know those of several shards.
+        Snakemake deletes the outputs that it knows of a failed job. It must not delete the finished shards of a job
+        of several, so it knows only the marker, which is valid for this run alone.
         """
         return f"{folder}/{RECORD}/jobs/{self.run}/{job}" if self.is_grouped else f"{folder}/embeddings/{job}.parquet"
 
     def name_part(self, job: str) -> str:
-        """Return the name of a job's part of the record, which is short, however long that of the job is."""
+        """Return the name of a job's part of the record, which is short even if the name of the job is long."""
         return f"{hashlib.sha256(job.encode()).hexdigest()[:16]}-{self.run}"
 
     def save(self, folder: str | Path) -> None:
-        """Keep them in the record of a folder, in place of those of an earlier run."""
+        """Save the jobs in the record of a folder, in place of those of an earlier run."""
         shutil.rmtree(Path(folder, RECORD, "jobs"), ignore_errors=True)
         with write_whole(_find_path(folder)) as file:
             file.write(json.dumps(asdict(self)).encode())
 
 
 def begin_jobs(shards: Mapping[str, str], shards_per_job: int | str) -> Jobs:
-    """Return the jobs of a run, none of them planned yet; by all its shards, however far an earlier run came."""
+    """Return the jobs of a run, with none planned yet.
+
+    Whether they are grouped depends on all the shards, not only on those that an earlier run has left to do.
+    """
     return Jobs(is_grouped=any(len(group) > 1 for group in _group(shards, shards_per_job)))
 
 
@@ -67,7 +71,7 @@ def plan_jobs(jobs: Jobs, shards: Mapping[str, str], unfinished: Collection[str]
     Args:
         jobs: The jobs.
         shards: Path by name.
-        unfinished: Names of those that are to be embedded. Whether one that has an address must be, Snakemake knows.
+        unfinished: Names of the shards to embed. Shards with an address are always planned; Snakemake decides.
         shards_per_job: As in the configuration.
     """
     todo = {shard: path for shard, path in shards.items() if shard in unfinished or is_remote(path)}
@@ -77,12 +81,12 @@ def plan_jobs(jobs: Jobs, shards: Mapping[str, str], unfinished: Collection[str]
 
 def _group(shards: Mapping[str, str], shards_per_job: int | str) -> list[list[str]]:
     if shards_per_job == "auto" and any(map(is_remote, shards.values())):
-        shards_per_job = 1  # Snakemake fetches what has an address for one job each
+        shards_per_job = 1  # Snakemake downloads each shard with an address for a job of its own
     return group_shards(shards, shards_per_job) if shards else []
 
 
 def load_jobs(folder: str | Path) -> Jobs:
-    """Load the jobs of the run that goes on in a folder.
+    """Load the jobs of the current run in a folder.
 
     Raises:
         OutputError: There are none.
@@ -92,8 +96,8 @@ def load_jobs(folder: str | Path) -> Jobs:
         return Jobs(**json.loads(path.read_text()))
     except (OSError, ValueError) as error:
         raise OutputError(
-            f"{str(path)!r} cannot be read ({error}); expected what a run writes when it starts; mount the folder "
-            "on this machine as on that of the run"
+            f"{str(path)!r} cannot be read ({error}); expected the file that a run writes when it starts; mount the "
+            "folder on this machine at the same path as on the run's"
         ) from error
 
 

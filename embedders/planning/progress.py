@@ -1,6 +1,6 @@
-"""How far a run is: a line from time to time, counted from what its shards have left. Schedules nothing.
+"""The progress of a run: a line from time to time, counted from the outputs of its shards. Schedules nothing.
 
-It runs in Snakemake's own process, where this one runs: on one machine, or on the login node of a cluster.
+It runs in Snakemake's main process: on the one machine, or on the login node of a cluster.
 """
 
 import os
@@ -13,19 +13,19 @@ from time import monotonic, sleep
 from embedders.errors import ShardError
 from embedders.output.timings import describe_duration
 
-# To look costs a listing of the output folders: with more shards, or on slower storage, it is done less often.
+# Each look lists the output folders; with more shards or slower storage, it is done less often.
 LOOK_INTERVAL_S = 10
 INTERVALS_PER_LOOK = 100
 
 
 class RunProgress:
-    """Counts the shards of a run that are finished, and the images in them.
+    """Counts the finished shards of a run and their images.
 
     Attributes:
         shards: Number of shards.
-        finished: Shards that are finished, those of an earlier run included.
-        images: Images embedded since the start of this run.
-        failed: Samples that were not embedded since then.
+        finished: Number of finished shards, including those of an earlier run.
+        images: Number of images embedded since the start of this run.
+        failed: Number of samples that failed since the start of this run.
     """
 
     def __init__(self, folder: str, shards: Iterable[str]):
@@ -41,24 +41,24 @@ class RunProgress:
         self.finished = self._before
 
     def look(self) -> bool:
-        """Count what was finished since the last look; false if nothing was."""
+        """Count the shards finished since the last look; return whether there are any."""
         paths = self._take_finished()
         if not paths:
             return False
         self.finished += len(paths)
         self._last = monotonic()
-        with suppress(ImportError):  # Snakemake may run where no pyarrow is; then only shards are counted
+        with suppress(ImportError):  # Snakemake's environment may lack pyarrow; then only shards are counted
             from embedders.output.parquet import describe_file
 
             for path in paths:
-                with suppress(ShardError):  # Snakemake has removed it again, with another output of a failed job
+                with suppress(ShardError):  # Snakemake has deleted it, with the other outputs of a failed job
                     output = describe_file(path)
                     self.images += output.rows
                     self.failed += output.provenance.samples - output.rows
         return True
 
     def describe(self) -> str:
-        """Say it in a line."""
+        """Return the progress as one line."""
         seconds = max(self._last - self._start, 1e-9)
         left_s = (self.shards - self.finished) * seconds / max(self.finished - self._before, 1)
         images = f", {self.images} images at {self.images / seconds:.0f} images/s, {self.failed} failed"
@@ -66,7 +66,7 @@ class RunProgress:
         return f"progress: {self.finished} of {self.shards} shards{images if self.images else ''}{left}"
 
     def follow(self, say: Callable[[str], None]) -> None:
-        """Look and say until all is finished."""
+        """Look and report until all shards are finished."""
         interval_s: float = LOOK_INTERVAL_S
         while self.finished < self.shards:
             sleep(interval_s)
@@ -88,5 +88,5 @@ class RunProgress:
 
 
 def follow_run(folder: str, shards: Iterable[str], say: Callable[[str], None]) -> None:
-    """Follow a run on a thread of this process; it ends with it."""
+    """Follow a run in a daemon thread, which ends with the process."""
     Thread(target=RunProgress(folder, shards).follow, args=(say,), daemon=True).start()

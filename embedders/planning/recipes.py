@@ -1,4 +1,4 @@
-"""What decides the outputs of a run beside its shards, by its configuration."""
+"""What the outputs of a run depend on besides the shards, according to the configuration."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -7,18 +7,19 @@ from typing import Any
 from embedders.job.sources import describe_recipe, find_deciding_files
 from embedders.planning.config import name_scores
 
-# Beside the class and its arguments. Any other key decides only how vectors are made, or whether a shard passes.
+# The keys that change the output, besides the class and its arguments. The others only change how jobs run, or
+# whether a shard fails.
 DECIDING_KEYS = ("id_col", "metadata_columns", "image_suffix", "embedding_dtype")
 
 
 def describe_recipes(config: Mapping[str, Any], hash_file: Callable[[Path], str]) -> dict[str, dict[str, Any]]:
-    """Describe what decides each kind of output, by its folder: `embeddings`, `scores/{score}`.
+    """Return the recipe of each kind of output by its folder: `embeddings`, `scores/{score}`.
 
     Raises:
-        TarquetError: A class is not to be found.
+        TarquetError: A class cannot be found.
     """
     embedder = config["embedder"]
-    # One that is not set is left out: a key that a later version adds is no reason to embed anything again.
+    # Keys that are not set are left out, so that a key added by a later version does not embed anything again.
     options = {key: config[key] for key in DECIDING_KEYS if config[key] != ""}
     recipes = {"embeddings": describe_recipe(embedder["class"], embedder["args"], hash_file=hash_file, **options)}
     for name, score in name_scores(config["scores"]).items():
@@ -27,7 +28,7 @@ def describe_recipes(config: Mapping[str, Any], hash_file: Callable[[Path], str]
 
 
 def find_files(config: Mapping[str, Any]) -> list[Path]:
-    """Find the files that decide outputs: those of the classes, and each that an argument names."""
+    """Return the files that outputs depend on: those of the classes, and each that an argument names."""
     files = find_deciding_files(config["embedder"]["class"], config["embedder"]["args"])
     for score in name_scores(config["scores"]).values():
         files += find_deciding_files(score["class"], score["args"], "classifier")

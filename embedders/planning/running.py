@@ -1,7 +1,7 @@
-"""One run at a time in an output folder: a file in it names the run that goes on there.
+"""Allows one run at a time in an output folder: a file in the folder names the current run.
 
-Snakemake's own lock is beside the working folder, and so knows nothing of a run from another one. The file is made by
-a call that only one of two processes can succeed with, on network file systems too, which may not pass locks on.
+Snakemake's own lock belongs to the working folder, so it does not see a run from another working folder. The file is
+created exclusively, which only one of two processes can do, also on network file systems without locks.
 """
 
 import atexit
@@ -19,13 +19,13 @@ from embedders.output.record import RECORD, Record
 
 
 def claim_folder(folder: str | Path) -> float:
-    """Claim a folder for this process until it ends, and join the record of what was made in it.
+    """Claim a folder for this process until it ends, and join the parts of the folder's record.
 
     Returns:
-        The time of now by the clock of the folder's file system.
+        The current time by the clock of the folder's file system.
 
     Raises:
-        OutputError: Another run goes on there, or the folder cannot be written to.
+        OutputError: Another run is using the folder, or the folder cannot be written to.
     """
     path = Path(folder, RECORD, "run.json")
     try:
@@ -43,7 +43,7 @@ def claim_folder(folder: str | Path) -> float:
 
 
 def _release(folder: Path, process: int) -> None:
-    if os.getpid() == process:  # and no fork of it
+    if os.getpid() == process:  # not in a fork of it
         with suppress(OSError, OutputError):
             Record(folder).join()
         (folder / RECORD / "run.json").unlink(missing_ok=True)
@@ -59,18 +59,18 @@ def _create(path: Path) -> bool:
 
 
 def _take_over(path: Path) -> None:
-    """Take the place of a run that is known to be dead.
+    """Replace the file of a run that is known to be dead.
 
     Raises:
-        OutputError: It lives, or it cannot be known.
+        OutputError: The run is alive, or may be.
     """
     content = path.read_bytes()
     try:
         other = json.loads(content)
     except ValueError:
-        other = {}  # a run that starts at this moment
+        other = {}  # a run that is just starting
     if other and _is_dead(other):
-        # Moved aside first, so that of two that see a dead run only one takes over.
+        # Moved aside first, so that only one of two processes that see a dead run takes over.
         aside = path.with_name(f".{secrets.token_hex(4)}")
         path.rename(aside)
         if aside.read_bytes() == content and _create(path):
@@ -79,8 +79,8 @@ def _take_over(path: Path) -> None:
         aside.replace(path)
     who = ", ".join(f"{key} {other.get(key, 'unknown')}" for key in ("process", "host", "since", "folder"))
     raise OutputError(
-        f"{str(path.parent.parent)!r}: another run is using this folder ({who}); wait for its end or, if it is dead, "
-        f"remove {str(path.absolute())!r}"
+        f"{str(path.parent.parent)!r}: another run is using this folder ({who}); wait for it to end or, if it is "
+        f"dead, remove {str(path.absolute())!r}"
     )
 
 
@@ -97,7 +97,7 @@ def _describe_process() -> dict[str, Any]:
 
 
 def _is_dead(other: dict[str, Any]) -> bool:
-    """Return whether a process is known to be dead; one of another host, or container, cannot be looked for."""
+    """Return whether a process is known to be dead; a process on another host or in another container is not."""
     own = _describe_process()
     if other["host"] != own["host"] or (other["boot"] == own["boot"] and other["namespace"] != own["namespace"]):
         return False
@@ -105,7 +105,7 @@ def _is_dead(other: dict[str, Any]) -> bool:
 
 
 def _find_start(process: int) -> str | None:
-    """Return when a process started, in ticks since boot: a number can be given to another process later."""
+    """Return when a process started, in ticks since boot, because a process id can be reused."""
     try:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19]
     except OSError:

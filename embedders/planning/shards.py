@@ -1,6 +1,6 @@
-"""The shards of a run: which files a configuration means, and which job takes which.
+"""The shards of a run: which files the configuration means, and how they are divided among jobs.
 
-Owns the reading of patterns and lists; `shard_names` says what each shard is named. Imports nothing heavy.
+Owns the reading of patterns and lists; `shard_names` owns the names of shards. Imports nothing heavy.
 """
 
 import glob
@@ -24,31 +24,34 @@ from embedders.planning.shard_names import (
 from embedders.reading.remote import is_remote
 from embedders.reading.samples import SHARD_SUFFIXES
 
-# A job that reads this much works for a minute or more on any GPU, against some seconds of starting up.
+# A job that reads this much takes a minute or more on any GPU, and starting it takes some seconds.
 BYTES_PER_JOB = 8 << 30
-# Enough for the GPUs of four nodes; and paths that still fit on a command line.
+# Enough jobs for the GPUs of four nodes, and few enough paths for a command line.
 MIN_JOBS, MAX_SHARDS_PER_JOB = 32, 64
 SUFFIXES = ", ".join(SHARD_SUFFIXES)
+
+# webdataset's own form. A file can have `::` in its name.
+_LIST_HINT = "; webdataset's a.tar::b.tar is written as a list, [a.tar, b.tar]"
 
 Patterns = str | Sequence[str]
 
 
 def find_shards(shards: Patterns | Mapping[str, Patterns]) -> dict[str, str]:
-    """Find the shards that a configuration means, and name them.
+    """Find the shards of a configuration, and name them.
 
     A pattern is a glob (`data/*.tar`, `data/**/*.tar`), a brace pattern (`data/{00000..00099}.tar`), a path, or a
-    `.txt` file with one of these per line. An address (`s3://bucket/{00000..00099}.tar`) is taken as it is; nothing
-    here looks at it. The keys of a mapping become folders; the key `.` is none.
+    `.txt` file with one of these per line. An address (`s3://bucket/{00000..00099}.tar`) is used without checking
+    that it exists. The keys of a mapping become folders; the key `.` stands for no folder.
 
-    The name of a shard depends on its own pattern alone, so another pattern renames nothing. A file that two patterns
-    match is taken once, with the name by the first of them.
+    The name of a shard depends only on its own pattern, so adding a pattern renames nothing. A file that two patterns
+    match is used once, with the name from the first pattern.
 
     Returns:
         Path by name, sorted by name.
 
     Raises:
         ConfigError: A pattern matches nothing, a shard does not exist, its path or name cannot be used, or two shards
-            have one name.
+            have the same name.
     """
     by_name: dict[str, Shard] = {}
     for shard in _take_once(_read_shards(shards)):
@@ -64,8 +67,8 @@ def group_shards(shards: Mapping[str, str], shards_per_job: int | str) -> list[l
 
     Args:
         shards: Path by name.
-        shards_per_job: A number, or `auto`: then a job gets `BYTES_PER_JOB`, judged by a few of the shards, as long
-            as there are `MIN_JOBS` jobs.
+        shards_per_job: A number, or `auto`: then a job gets about `BYTES_PER_JOB`, estimated from a few of the
+            shards, but less if there would be fewer than `MIN_JOBS` jobs.
     """
     names = list(shards)
     if shards_per_job == "auto":
@@ -78,7 +81,7 @@ def group_shards(shards: Mapping[str, str], shards_per_job: int | str) -> list[l
 
 
 def _read_shards(shards: Patterns | Mapping[str, Patterns]) -> Iterator[Shard]:
-    # One listing instead of a look-up per shard: a hundred thousand of these take minutes on a network file system.
+    # One listing instead of a lookup per shard: a hundred thousand lookups take minutes on a network file system.
     list_folder = cache(_list_folder)
     for key, patterns in (shards if isinstance(shards, Mapping) else {".": shards}).items():
         folder = read_key(key)
@@ -89,7 +92,7 @@ def _read_shards(shards: Patterns | Mapping[str, Patterns]) -> Iterator[Shard]:
 
 
 def _take_once(shards: Iterator[Shard]) -> Iterator[Shard]:
-    """Leave out what an earlier pattern has matched; what two keys of a mapping match belongs to none."""
+    """Skip shards that an earlier pattern has matched; a shard that two keys of a mapping match is an error."""
     first_by_path: dict[str, Shard] = {}
     folder = os.getcwd()
     for shard in shards:
@@ -99,20 +102,20 @@ def _take_once(shards: Iterator[Shard]) -> Iterator[Shard]:
         elif first.key != shard.key:
             raise ConfigError(
                 f"shards: {shard.path!r} is matched under two keys, by {first.pattern!r} under {first.key!r} and by "
-                f"{shard.pattern!r} under {shard.key!r}; expected each shard under one; make a pattern narrower"
+                f"{shard.pattern!r} under {shard.key!r}; expected one key per shard; make a pattern narrower"
             )
 
 
 def _tidy(path: str) -> str:
-    """Return a path without `./` and `//`, of which Snakemake warns; `..` stays, it may stand behind a link."""
+    """Return a path without `./` and `//`, which Snakemake warns about; `..` stays, it may follow a link."""
     if is_remote(path):
         return path.replace(NAME_MARK, "/")
     tidy = str(PurePath(path)) if "//" in path or "./" in path else path
-    return f"./{tidy}" if tidy.startswith("-") else tidy  # else a job would take it for an option
+    return f"./{tidy}" if tidy.startswith("-") else tidy  # else a job would read it as an option
 
 
 def _read_patterns(patterns: Patterns) -> Iterator[tuple[str, str | None]]:
-    """Yield each pattern, and the list that it stands in."""
+    """Yield each pattern and the list that contains it."""
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
         pattern = os.path.expanduser(pattern)
         if not pattern.endswith(".txt"):
@@ -129,13 +132,15 @@ def _read_patterns(patterns: Patterns) -> Iterator[tuple[str, str | None]]:
 
 
 def _expand(pattern: str, list_folder: Callable[[str], frozenset[str]]) -> Iterator[str]:
-    """Expand one pattern; every path that it gives exists, unless it is an address."""
+    """Yield the paths and addresses that one pattern expands to; every path exists."""
     for expanded in _expand_braces(pattern):
         if is_remote(expanded):
+            if "::" in expanded:
+                raise ConfigError(f"shards: {expanded!r}: expected one address{_LIST_HINT}")
             if glob.has_magic(expanded) or not expanded.endswith(SHARD_SUFFIXES):
                 raise ConfigError(
                     f"shards: {expanded!r}: expected an address that ends in {SUFFIXES}, without "
-                    "* and ?; use braces as {00000..00099}.tar, or list the addresses in a .txt file"
+                    "* and ?; use braces such as {00000..00099}.tar, or list the addresses in a .txt file"
                 )
             yield expanded
         elif glob.has_magic(expanded) and not os.path.exists(expanded):
@@ -147,7 +152,7 @@ def _expand(pattern: str, list_folder: Callable[[str], frozenset[str]]) -> Itera
                 )
             yield from found
         elif not expanded.endswith(SHARD_SUFFIXES):
-            hint = f"; of a folder, write {expanded.rstrip('/') + '/*.tar'!r}" if os.path.isdir(expanded) else ""
+            hint = f"; for a folder, write {expanded.rstrip('/') + '/*.tar'!r}" if os.path.isdir(expanded) else ""
             raise ConfigError(f"shards: {expanded!r}: expected a file that ends in {SUFFIXES}{hint}")
         elif os.path.basename(expanded) not in list_folder(os.path.dirname(expanded) or "."):
             hint = _hint_at_signs(expanded)
@@ -167,8 +172,9 @@ def _expand_braces(pattern: str) -> Iterator[str]:
 
 
 def _hint_at_signs(pattern: str) -> str:
-    hint = "; a [ that is part of a name is written [[]" if "[" in pattern else ""
-    return hint + ("; a variable such as $HOME is not filled in, write its value" if "$" in pattern else "")
+    hint = "; write a [ that is part of a name as [[]" if "[" in pattern else ""
+    hint += _LIST_HINT if "::" in pattern else ""
+    return hint + ("; variables such as $HOME are not expanded, write the value" if "$" in pattern else "")
 
 
 def _list_folder(folder: str) -> frozenset[str]:

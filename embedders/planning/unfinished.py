@@ -1,4 +1,4 @@
-"""Which shards of a run were tried and have no result, and why; said at its end."""
+"""The shards of a run that were tried and have no result, and why; printed at its end."""
 
 import os
 from collections.abc import Collection, Iterator, Mapping

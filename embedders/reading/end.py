@@ -1,19 +1,19 @@
-"""Where a tar ends: how many zeros programs write behind the last member, and how many are a lost tail."""
+"""The end of a tar: how many zeros programs write after the last member, and how many mean that data is lost."""
 
 import os
 from pathlib import Path
 
 BLOCK = 512
-# A tar ends with two zero blocks, and more up to a whole record. By default, programs write records of at most 20
-# blocks. Larger ones are asked for (`tar -b`); others than these, as 40 or 200, cannot be told from a lost tail.
+# A tar ends with two zero blocks, and more to fill a record. By default, programs write records of at most 20 blocks.
+# Users can ask for larger ones (`tar -b`). Sizes that are not listed here, such as 40 or 200, look like lost data.
 _DEFAULT_RECORD = 20
 _LARGE_RECORDS = (63, 126, *(1 << power for power in range(5, 14)))
 
 
 def is_end(start: int, length: int) -> bool:
-    """Whether zeros from `start` to the end, at `length`, are what a program writes behind the last member.
+    """Return whether the zeros from `start` to the end, at `length`, may come from a program that wrote the tar.
 
-    A broken download of the full size, and a file that a crash has filled up, hold more of them.
+    A broken download of full size, or a file that a crash has filled with zeros, ends in more of them.
     """
     zeros = length - start
     if zeros <= (_DEFAULT_RECORD + 1) * BLOCK:
@@ -23,7 +23,7 @@ def is_end(start: int, length: int) -> bool:
 
 
 def ends_in_zeros(tar_path: str) -> bool:
-    """Whether a file ends in more zeros than any program writes, as far as a look at its last megabytes can tell."""
+    """Return whether a file ends in more zeros than any program writes, judged by its last megabytes."""
     most = (max(_LARGE_RECORDS) + 2) * BLOCK
     with Path(tar_path).open("rb") as stream:
         stream.seek(max(0, stream.seek(0, os.SEEK_END) - most))

@@ -1,4 +1,4 @@
-"""Tar -> headers of members, as tarfile reads them, with the damage that tarfile (and webdataset) takes for the end.
+"""Reader of the headers of a tar, by tarfile, but with the damage that tarfile and webdataset take for the end.
 
 Owns headers and offsets; not which members are read (`tar`), nor how many zeros an end has (`end`).
 """
@@ -12,22 +12,22 @@ from typing import BinaryIO, NamedTuple
 
 from embedders.reading.end import BLOCK, is_end
 
-# All that tarfile reads into memory for one member before its data: long names, PAX fields, sparse maps.
+# Limit of what tarfile reads into memory for one member before its data: long names, PAX fields, sparse maps.
 MAX_HEADER_BYTES = 1 << 20
-_MAX_OFFSET = 1 << 60  # beyond any file, and still an offset that can be asked for
+_MAX_OFFSET = 1 << 60  # larger than any file, but still a valid argument of seek
 _DIGITS = bytes.maketrans(b"123456789", b"0" * 9)
 # Size, time and checksum of a header, as nearly all programs write them.
 _NUMBERS = re.compile(rb"([0-7]{11})[\0 ][0-7]{11}[\0 ]([0-7]{6})(?:\0 | \0)")
-# A PAX record of no consequence; Python and webdataset write one for each member, since their times are floats.
+# A PAX record that can be ignored; Python and webdataset write one for each member, since their times are floats.
 _TIME_RECORD = re.compile(rb"([1-9][0-9]{0,2}) [mac]time=-?[0-9]+(?:\.[0-9]+)?\n")
 _MAX_KNOWN = 64
 
 
 class Damage(Exception):
-    """The tar is not whole here.
+    """The tar is damaged at this place.
 
     Attributes:
-        may_hide_members: Whether members of the samples on either side may be lost in it.
+        may_hide_members: Whether members of the samples before and after it may be lost.
     """
 
     def __init__(self, message: str, may_hide_members: bool = True):
@@ -36,7 +36,7 @@ class Damage(Exception):
 
 
 class Header(NamedTuple):
-    """The header of a member: its name, where it and its data begin in the uncompressed tar, and what it is."""
+    """The header of a member: its name, the offsets of it and of its data in the uncompressed tar, and its type."""
 
     name: str
     offset: int
@@ -47,7 +47,10 @@ class Header(NamedTuple):
 
 
 class HeaderStream:
-    """What tarfile reads one member's header from, extensions included: it never gets more than an honest one has."""
+    """Limits what tarfile reads for the header of one member, extensions included, to `MAX_HEADER_BYTES`.
+
+    Without a limit, a hostile header could fill the memory.
+    """
 
     def __init__(self, stream: BinaryIO):
         self.stream = stream
@@ -55,36 +58,36 @@ class HeaderStream:
         self.left = 0
 
     def go_to(self, offset: int) -> None:
-        """Go to the next header."""
+        """Go to the header at `offset`, and reset the limit."""
         self.left = MAX_HEADER_BYTES
         self.stream.seek(offset)
 
     def read(self, size: int) -> bytes:
-        """Read a block, or an extension of several."""
+        """Read one block, or an extension of several blocks."""
         is_first = self.left == MAX_HEADER_BYTES
         if not 0 <= size <= self.left:
             raise tarfile.InvalidHeaderError(f"more than {MAX_HEADER_BYTES} bytes of header")
-        # A short read has its price, too: extensions of extensions make tarfile call itself.
+        # A short read counts as a longer one: tarfile recurses into extensions of extensions.
         self.left -= max(size, MAX_HEADER_BYTES // 64)
         content = self.stream.read(size)
-        if len(content) < size and not is_first:  # tarfile itself does not look
+        if len(content) < size and not is_first:  # tarfile itself does not check
             raise tarfile.TruncatedHeaderError("cut short")
-        # tarfile takes quadratic time for these before Python 3.11.10 and 3.12.6 (CVE-2024-6232).
+        # Before Python 3.11.10 and 3.12.6, tarfile takes quadratic time for these (CVE-2024-6232).
         if b"0" * 128 in content.translate(_DIGITS):
             raise tarfile.InvalidHeaderError("a number of more than 127 digits")
         return content
 
 
 class Archive(tarfile.TarFile):
-    """Reads member headers by tarfile's own code, without its loop, which takes a damaged header for the end.
+    """Reads member headers with tarfile's own code, but without its loop, which takes a damaged header for the end.
 
-    Headers of plain files are alike but for name, size and time. Once tarfile has read one, others like it are read
+    Headers of plain files differ only in name, size and time. Once tarfile has read one, similar headers are parsed
     here, in a tenth of the time.
 
     Attributes:
-        start: Position of the header that was read last, or could not be.
-        length: Bytes of the tar; `None` if it is compressed, and to go back is to decompress all from the start.
-        is_lost: Whether the next header is to be searched for.
+        start: Position of the header that was read last, or that could not be read.
+        length: Bytes of the tar; `None` if it is compressed, since going back would mean to decompress it again.
+        is_lost: Whether the next header must be searched for.
     """
 
     encoding = "utf-8"
@@ -92,18 +95,18 @@ class Archive(tarfile.TarFile):
 
     def __init__(self, stream: BinaryIO):
         self.stream = stream
-        self.fileobj = HeaderStream(stream)  # this, `offset` and `pax_headers` are what tarfile works on
+        self.fileobj = HeaderStream(stream)  # tarfile uses this, `offset` and `pax_headers`
         self.offset = 0
         self.pax_headers = {}
         self.start = 0
         self.length = None if isinstance(stream, gzip.GzipFile) else os.fstat(stream.fileno()).st_size
         self.is_lost = False
-        # By what is alike: headers of plain files, and of PAX fields before them, that tarfile has read.
+        # The common parts of headers that tarfile has read: of plain files, and of the PAX fields before them.
         self._plain: set[bytes] = set()
         self._extended: set[bytes] = set()
 
     def read_header(self) -> Header | None:
-        """Read the next header; `None` at the end-of-archive blocks."""
+        """Return the next header; `None` at the end-of-archive blocks."""
         if self.is_lost:
             self.offset = self.find_header(self.start + BLOCK)
             self.is_lost = False
@@ -113,8 +116,8 @@ class Archive(tarfile.TarFile):
         return self._read_known() or self._read_any()
 
     def _read_known(self) -> Header | None:
-        """Read the header of a plain file like one that tarfile has read; `None` for any other."""
-        if self.pax_headers:  # global fields, which hold for all that follow
+        """Return the header of a plain file that is similar to one that tarfile has read; `None` for any other."""
+        if self.pax_headers:  # global fields, which apply to all members that follow
             return None
         self.stream.seek(self.start)
         block = self.stream.read(BLOCK)
@@ -134,7 +137,7 @@ class Archive(tarfile.TarFile):
         return Header(name, self.start, offset_data, size)
 
     def _read_any(self) -> Header | None:
-        """Read a header by tarfile."""
+        """Read a header with tarfile."""
         self.fileobj.go_to(self.start)
         try:
             found = tarfile.TarInfo.fromtarfile(self)
@@ -144,7 +147,7 @@ class Archive(tarfile.TarFile):
             raise Damage("the end-of-archive blocks are missing: the tar was cut", may_hide_members=False) from None
         except (tarfile.HeaderError, ValueError, OverflowError) as error:
             raise Damage(f"bad member header ({error})") from None
-        # A size can be negative or absurd, and the walk would go round for ever or nowhere.
+        # With a negative or absurd size, the reader would loop for ever or seek beyond any file.
         if found.size < 0 or not self.start < self.offset < _MAX_OFFSET:
             raise Damage(f"bad member header (absurd size {found.size})")
         if sum(map(len, self.pax_headers.values())) > MAX_HEADER_BYTES:
@@ -155,11 +158,11 @@ class Archive(tarfile.TarFile):
         return Header(found.name, found.offset, found.offset_data, found.size, is_file, found.isdir())
 
     def _learn(self, last: int) -> None:
-        """Note what the header that tarfile has just read, and whose last block is at `last`, is known by."""
+        """Note the common parts of the header that tarfile has just read, and whose last block is at `last`."""
         for offset, kind, known in ((self.start, b"x", self._extended), (last, b"0", self._plain)):
             self.stream.seek(offset)
             block = self.stream.read(BLOCK)
-            # Without a link and a prefix, its bytes sum up to less than 65521: see `_read_size`.
+            # Without a link and a prefix, the sum of its bytes is below 65521: see `_read_size`.
             if block[156:157] == kind and not block[157:257].strip(b"\0") and not block[345:].strip(b"\0"):
                 known.add(_take_alike(block))
 
@@ -172,14 +175,14 @@ class Archive(tarfile.TarFile):
         return content
 
     def pass_over(self, header: Header) -> None:
-        """Check that the content of a member is there, without reading it."""
+        """Check that the content of a member is complete, without reading it."""
         self._check_length(header, self.length)
         if self.length is None and header.size:
             self.stream.seek(header.offset_data + header.size - 1)
             self._check_length(header, self.stream.tell() + len(self.stream.read(1)))
 
     def check_end(self) -> None:
-        """Read what follows the first end-of-archive block: zeros, and for gzip the checksum behind them."""
+        """Check that only zeros follow the first end-of-archive block, and for gzip the checksum after them."""
         length = self.start + BLOCK
         while block := self.stream.read(1 << 16):
             if block.strip(b"\0"):
@@ -190,7 +193,7 @@ class Archive(tarfile.TarFile):
             raise Damage(f"zeros from here to the end, {length - self.start} bytes, more than a program writes")
 
     def find_header(self, start: int) -> int:
-        """Find the first block from `start` on that is a valid header, to read on after damage; or the file's end."""
+        """Return the offset of the next valid header, to continue after damage; or the file's end."""
         self.stream.seek(start)
         while block := self.stream.read(BLOCK):
             if block[257:262] == b"ustar":
@@ -208,22 +211,22 @@ class Archive(tarfile.TarFile):
 
 
 def _take_alike(block: bytes) -> bytes:
-    """Return what is alike in headers of one kind: all but name, size, time and checksum."""
+    """Return what headers of one kind have in common: all but name, size, time and checksum."""
     return block[100:124] + block[156:]
 
 
 def _read_size(block: bytes) -> int | None:
-    """Return the size in a header; `None` where a number is written in another way, or the checksum is wrong."""
+    """Return the size in a header; `None` if a number is written in another format, or the checksum is wrong."""
     numbers = _NUMBERS.match(block, 124)
     if numbers is None:
         return None
-    # The checksum counts its own field as spaces. Adler's lower half is 1 + the sum of the bytes, modulo 65521.
+    # The checksum counts its own field as spaces. Adler-32's lower half is 1 + the sum of the bytes, modulo 65521.
     total = int(numbers[2], 8) - 8 * 32 + sum(block[148:156])
     return int(numbers[1], 8) if zlib.adler32(block) & 0xFFFF == 1 + total else None
 
 
 def _holds_times_only(block: bytes, size: int | None) -> bool:
-    """Whether these PAX fields are times, which change nothing that is read here."""
+    """Return whether these PAX fields are only times, which do not matter here."""
     records = block.rstrip(b"\0")
     if len(records) != size:
         return False

@@ -1,7 +1,7 @@
-"""Encoded bytes -> pixels. Owns what counts as an image and how each kind becomes 8-bit RGB; not resizing, not torch.
+"""Decoder of images. Owns what counts as an image and how each kind becomes 8-bit RGB; not resizing, not torch.
 
 Orientation: the EXIF flag is not applied, because timm's own evaluation (`Image.open(...).convert("RGB")`)
-does not apply it either, and vectors are to equal timm's. A subclass can call `PIL.ImageOps.exif_transpose`.
+does not apply it either, and vectors must equal timm's. A subclass can call `PIL.ImageOps.exif_transpose`.
 """
 
 import ctypes
@@ -19,39 +19,40 @@ from embedders.output.failed import FailureKind, SampleError
 log = logging.getLogger(__name__)
 
 Image.init()
-# libtiff writes to stderr, without a name, what is wrong with a TIFF. Pillow then raises, which names the sample.
-with suppress(OSError, AttributeError):  # a Pillow without libtiff, or with one that is part of its own file
+# libtiff writes errors to stderr, without the name of the sample. Silence it: Pillow raises too, and that is reported
+# with the name.
+with suppress(OSError, AttributeError):  # a Pillow without libtiff, or with libtiff linked into its own file
     ctypes.CDLL(PIL._imaging.__file__).TIFFSetErrorHandler(None)
-# Named, so that no rarely used parser of Pillow (EPS starts Ghostscript) ever sees a stranger's bytes.
+# Only these are accepted, so that no rarely used parser of Pillow (EPS starts Ghostscript) gets untrusted bytes.
 FORMATS: list[str] = [
     name
     for name in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "JPEG2000", "AVIF", "PPM")
     if name in Image.OPEN  # AVIF is not in every build of Pillow
 ]
 
-# The most scans of a JPEG. Encoders write about ten; each costs a pass over all the pixels, and may have 10 bytes.
+# Most scans of a JPEG. Encoders write about ten. A scan may have only 10 bytes, but takes a pass over all pixels.
 MAX_SCANS = 100
-JPEGS = ("JPEG", "MPO")  # MPO: with further pictures behind it
+JPEGS = ("JPEG", "MPO")  # MPO: a JPEG followed by further pictures
 _PNG = b"\x89PNG\r\n\x1a\n"
-# What Pillow decompresses although no pixel depends on it, and refuses the image where it has more than 1 MB.
+# Chunks that Pillow decompresses although no pixel depends on them; it refuses the image if they exceed 1 MB.
 _PNG_TEXTS, _PNG_PROFILE = (b"tEXt", b"zTXt", b"iTXt"), (b"iCCP",)
 _BAND = 1024  # rows
 
 
 class ImageError(SampleError):
-    """One image cannot be turned into pixels: its sample fails, the shard goes on."""
+    """One image cannot be decoded: only its sample fails, and the job continues with the next one."""
 
     def __init__(self, message: str):
         super().__init__(FailureKind.UNDECODABLE, message)
 
 
 def open_image(encoded: bytes) -> ImageFile.ImageFile:
-    """Read the header of an encoded image; the pixels stay undecoded.
+    """Read the header of an encoded image, without decoding its pixels.
 
-    Texts of a PNG are left out, and a colour profile of more than 1 MB is.
+    The texts of a PNG are removed, and so is a colour profile of more than 1 MB.
 
     Raises:
-        ImageError: Not an image of `FORMATS`, or one that decodes to more than Pillow's pixel limit.
+        ImageError: It is not an image of `FORMATS`, or has more pixels than Pillow's limit.
     """
     _refuse_truncated_images()
     try:
@@ -62,14 +63,14 @@ def open_image(encoded: bytes) -> ImageFile.ImageFile:
         raise ImageError(f"too many pixels: {error}") from error
     except Exception as error:
         raise ImageError(f"bad image header: {describe_reason(error)}") from error
-    # Pillow stops behind the first scan's marker; before it, an application's data may hold anything.
+    # Pillow stops after the marker of the first scan; before it, application data may hold any bytes.
     if image.format in JPEGS and image.fp and count_scans(encoded, image.fp.tell()) > MAX_SCANS:
         raise ImageError(f"a JPEG of more than {MAX_SCANS} scans")
     return image
 
 
 def convert_to_rgb(image: Image.Image, background: str = "white") -> Image.Image:
-    """Decode an opened image to 8-bit RGB: first frame, transparency laid on `background`.
+    """Decode an opened image to 8-bit RGB: the first frame, with `background` behind transparent pixels.
 
     16-bit grey is scaled to 8 bits (65535 becomes 255); Pillow itself reduces 16-bit colour.
 
@@ -91,19 +92,19 @@ def convert_to_rgb(image: Image.Image, background: str = "white") -> Image.Image
 
 
 def count_scans(encoded: bytes, start: int = 0) -> int:
-    """Count the markers that start a scan, from a place in the file on; those of other pictures in it too."""
-    # By numpy, because bytes.count takes six times as long, and holds Python's lock meanwhile.
+    """Count the markers that start a scan, from an offset in the file on, including those of embedded pictures."""
+    # With numpy, because bytes.count takes six times as long and holds the GIL.
     data = np.frombuffer(encoded, np.uint8)[start:]
     return int(np.count_nonzero((data[:-1] == 0xFF) & (data[1:] == 0xDA)))
 
 
 def is_bomb(pixels: int) -> bool:
-    """Whether an image has more pixels than Pillow's limit, which a user's file may have set, or removed."""
+    """Return whether an image has more pixels than Pillow's limit, which a user's file may have set or removed."""
     return Image.MAX_IMAGE_PIXELS is not None and pixels > Image.MAX_IMAGE_PIXELS
 
 
 def describe_reason(error: Exception) -> str:
-    """Say in a line what a decoder raised."""
+    """Return one line about what a decoder raised."""
     text = str(error).strip()
     return text.splitlines()[0] if text else repr(error)
 
@@ -133,7 +134,7 @@ def _leave_out(kinds: Collection[bytes], png: bytes) -> bytes:
 
 
 def _explain_unidentified(encoded: bytes) -> str:
-    """Say which format the bytes begin as, if one, and why Pillow cannot read them."""
+    """Return which format the bytes begin as, if it is known, and why Pillow cannot read them."""
     for name in FORMATS:
         parse, accept = Image.OPEN[name]
         if accept and accept(encoded[:16]) is True:
@@ -145,15 +146,15 @@ def _explain_unidentified(encoded: bytes) -> str:
 
 
 def _refuse_truncated_images() -> None:
-    """Undo what a user's file may have set: it would hold for some formats and sizes, and not for others."""
+    """Unset a flag that a user's file may have set, since it would affect only some formats and sizes."""
     if ImageFile.LOAD_TRUNCATED_IMAGES:
         ImageFile.LOAD_TRUNCATED_IMAGES = False
-        log.warning("ImageFile.LOAD_TRUNCATED_IMAGES is set, and unset again: an image that is cut short fails")
+        log.warning("ImageFile.LOAD_TRUNCATED_IMAGES was set and is now unset: truncated images fail")
 
 
 def _lay_on(background: str, image: Image.Image) -> Image.Image:
     canvas = Image.new("RGB", image.size, background)
-    # In bands, because at once it takes five images' memory, and a bomb has gigabytes of each.
+    # In bands, because all at once would take the memory of five images, each with gigabytes if it is a bomb.
     for top in range(0, image.height, _BAND):
         band = image.crop((0, top, image.width, min(top + _BAND, image.height))).convert("RGBA")
         ground = Image.new("RGBA", band.size, background)

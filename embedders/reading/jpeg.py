@@ -1,6 +1,6 @@
-"""JPEG bytes -> pixels by libjpeg-turbo, twice as fast as Pillow and equal to it pixel by pixel.
+"""Decoder of JPEGs by libjpeg-turbo, twice as fast as Pillow and with exactly the same pixels.
 
-Owns which JPEGs are decoded so; everything else is left to Pillow, which says what it is, or what is wrong with it.
+Owns which JPEGs are decoded in this way. Pillow decodes all other images, and reports what is wrong with them.
 """
 
 import logging
@@ -16,15 +16,15 @@ try:
     import simplejpeg
 except ImportError:
     simplejpeg = None
-    log.warning("simplejpeg is not installed; Pillow decodes every JPEG, to the same pixels, in twice the time")
+    log.warning("simplejpeg is not installed; Pillow decodes JPEGs to the same pixels, but takes twice as long")
 
 _START = b"\xff\xd8"
 _DAMAGE = "Corrupt JPEG data"
-_COLORS = ("YCbCr", "Gray", "RGB")  # CMYK and YCCK are converted otherwise by Pillow
+_COLORS = ("YCbCr", "Gray", "RGB")  # Pillow converts CMYK and YCCK in another way
 
 
 def find_size(encoded: bytes) -> tuple[int, int] | None:
-    """Return width and height of a common JPEG; `None` for every other file."""
+    """Return the width and height of a common JPEG; `None` for every other file."""
     if simplejpeg is None or not encoded.startswith(_START):
         return None
     try:
@@ -37,11 +37,11 @@ def find_size(encoded: bytes) -> tuple[int, int] | None:
 
 
 def decode(encoded: bytes) -> np.ndarray | None:
-    """Decode a JPEG that has a size by `find_size`.
+    """Decode a JPEG for which `find_size` returns a size.
 
     Returns:
-        uint8 of shape (height, width, 3), RGB; `None` where libjpeg says that anything is wrong. Pillow then decides:
-        an image that is cut short fails, and other damaged parts are filled in by libjpeg.
+        A uint8 array of shape (height, width, 3), RGB; `None` if libjpeg reports any problem. Pillow then decides: a
+        truncated image fails, and libjpeg fills in other damaged parts.
     """
     try:
         return simplejpeg.decode_jpeg(encoded, "RGB", fastdct=False, fastupsample=False)

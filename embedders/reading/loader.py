@@ -1,4 +1,4 @@
-"""The default `load_dataset_shard`: a shard -> batches of decoded images, on threads, in tar order.
+"""The default `load_dataset_shard`: reads a shard and decodes its images on threads to batches, in tar order.
 
 Owns how a sample becomes a row of a batch or a failed sample; not the tar (`tar`, `samples`), the pixels (`images`)
 or the model.
@@ -24,19 +24,19 @@ from embedders.reading.samples import IMAGE_SUFFIXES, Sample, read_samples, sele
 
 Item = TypeVar("Item")
 
-# Encoded images that wait to be decoded; most shards never come near, and a hostile one must not fill the memory.
+# Limit of the encoded images that wait for decoding: most shards stay far below, but a hostile one could fill memory.
 MAX_BYTES_AHEAD = 256 << 20
-# Encoded images that a thread decodes in one go, where they are small.
+# Encoded bytes that a thread decodes in one task, if images are small.
 BYTES_PER_TASK = 256 << 10
 
 
 @dataclass
 class ShardLoad:
-    """One shard on its way through a loader: what is asked of the loader, and what it reports.
+    """The loading of one shard: the options of the loader, and what it reports.
 
     Attributes:
-        ledger: The account in which every sample is opened, and those that fail are named.
-        accept_damage: Whether a damaged tar is read on, with each damaged place as a failed sample.
+        ledger: The ledger, in which an account is opened for every sample, and failed samples are noted.
+        accept_damage: Whether to continue in a damaged tar, with each damaged place as a failed sample.
         only: Keys of the samples to load; `None` loads all.
         fields: Type of each metadata field that is needed; `None` needs all.
         image_suffix: The suffix of the images; without one, each sample has one image.
@@ -55,9 +55,10 @@ class ShardLoad:
     timings: Timings = field(default_factory=Timings)
 
     def run(self, function: Callable[..., Item], *arguments: Any) -> Item:
-        """Call a function; a default loader that is made meanwhile works for this load.
+        """Call a function; a default loader or `TarSamples` that is created during the call uses this load.
 
-        The signature of `load_dataset_shard` is fixed, and a user's own loader may call the default one.
+        The load cannot be an argument: `load_dataset_shard` has a fixed signature, and a user's own loader may call
+        the default one.
         """
         token = _CURRENT.set(self)
         try:
@@ -69,13 +70,17 @@ class ShardLoad:
 _CURRENT: ContextVar[ShardLoad | None] = ContextVar("current shard load", default=None)
 
 
+def find_load(tar_path: str) -> ShardLoad:
+    """Return the load that `ShardLoad.run` works for; outside of it a new one, which nobody asks for its account."""
+    return _CURRENT.get() or ShardLoad(Ledger(tar_path))
+
+
 def load_batches(
     tar_path: str, decode: Callable[[bytes], torch.Tensor], batch_size: int, threads: int | None
 ) -> Iterator[tuple[torch.Tensor, list[dict]]]:
     """Read, decode and stack the samples of a shard.
 
-    Inside of `ShardLoad.run` this works for that load. By itself it keeps an account that nobody asks for, and names
-    the samples that fail in the log.
+    Within `ShardLoad.run` this uses that load. Otherwise it only logs the samples that fail.
 
     Args:
         tar_path: The shard.
@@ -88,10 +93,9 @@ def load_batches(
 
     Raises:
         ShardError: The shard is missing or damaged.
-        EmbedderError: `decode` gives images of different shapes.
+        EmbedderError: `decode` returns images of different shapes.
     """
-    load = _CURRENT.get() or ShardLoad(Ledger(tar_path))
-    return _load(tar_path, decode, batch_size, threads or len(os.sched_getaffinity(0)), load)
+    return _load(tar_path, decode, batch_size, threads or len(os.sched_getaffinity(0)), find_load(tar_path))
 
 
 def _load(
@@ -114,7 +118,7 @@ def _load(
         decode_timed,
         load.timings.time_items(open_samples(tar_path, load), "reading"),
         threads,
-        ahead=2 * batch_size,  # one batch that fills while the other is with the model
+        ahead=2 * batch_size,  # one batch fills while the model runs on the other
         weigh=count_bytes,
         max_weight=MAX_BYTES_AHEAD,
         task_weight=BYTES_PER_TASK,
@@ -134,22 +138,29 @@ def _load(
 
 
 def compute_alone() -> None:
-    """Keep torch's own threads out of a decoding thread: many images at once use the cores better than one.
+    """Make torch use one thread in a decoding thread: cores are used better by decoding many images in parallel.
 
-    Holds for threads that compute with torch for the first time from now on; the model's thread is older.
+    This affects only threads that use torch for the first time afterwards, and so not the model's thread.
     """
     torch.set_num_threads(1)
 
 
-def open_samples(tar_path: str, load: ShardLoad) -> Iterator[Sample]:
-    """Read the samples of a shard, open an account for each, and let through those that can be used."""
-    # What else a sample holds, a video or an array say, is passed over.
+def select_members(load: ShardLoad) -> Callable[[str], bool]:
+    """Return what tells by a member's name whether the default loader reads it: images and metadata."""
     images = [load.image_suffix] if load.image_suffix else IMAGE_SUFFIXES
     suffixes = (*(f".{suffix}" for suffix in images), *list_suffixes(load.fields))
-    samples = read_samples(
-        tar_path, accept_damage=load.accept_damage, wants=lambda name: name.lower().endswith(suffixes)
-    )
-    for sample in samples:
+    return lambda name: name.lower().endswith(suffixes)
+
+
+def open_samples(tar_path: str, load: ShardLoad, wants: Callable[[str], bool] | None = None) -> Iterator[Sample]:
+    """Read the samples of a shard, open an account for each, and yield those that can be used.
+
+    Args:
+        tar_path: The shard.
+        load: The account, and what is asked for.
+        wants: As in `read_samples`; by default the images and the metadata that is needed.
+    """
+    for sample in read_samples(tar_path, accept_damage=load.accept_damage, wants=wants or select_members(load)):
         load.offset = sample.offset
         if load.only is not None and sample.account not in load.only:
             continue
@@ -162,7 +173,7 @@ def open_samples(tar_path: str, load: ShardLoad) -> Iterator[Sample]:
 
 
 def count_bytes(sample: Sample) -> int:
-    """Return the bytes that a sample holds in memory."""
+    """Return the size of a sample in memory, in bytes."""
     return sum(len(content) for content in sample.members.values() if content is not None)
 
 
@@ -177,7 +188,7 @@ def decode_sample(
     fields: Mapping[str, str] | None = None,
     image_suffix: str = "",
 ) -> tuple[torch.Tensor, dict] | FailedSample:
-    """Decode the image of one sample and read its metadata; whatever is wrong with it fails it alone."""
+    """Decode the image of one sample and read its metadata; on any error, only this sample fails."""
     try:
         suffix, image = select_image(sample, image_suffix)
         metadata = read_metadata(sample, fields)
@@ -194,7 +205,11 @@ def decode_sample(
 
 
 def stack_images(tensors: list[torch.Tensor], metadata: list[dict], tar_path: str) -> torch.Tensor:
-    """Stack images of one shape to a batch."""
+    """Stack images to a batch.
+
+    Raises:
+        EmbedderError: An image is not a tensor, or differs in shape from the first one.
+    """
     first = tensors[0]
     for tensor, sample in zip(tensors, metadata, strict=True):
         if not isinstance(tensor, torch.Tensor):
@@ -208,8 +223,9 @@ def stack_images(tensors: list[torch.Tensor], metadata: list[dict], tar_path: st
                 f"{tuple(first.shape)} before; expected one shape for every image; resize or crop to a fixed size"
             )
     if first.dtype == torch.uint8 and first.ndim == 3 and first.stride(0) == 1:
-        # As decoders lay pixels out: kept so, this takes a quarter of the time, and convolutions want channels_last.
-        # `movedim` by hand: that gives Python's lock away, and has to wait for it behind the decoding threads.
+        # The images are in the memory layout of decoders, channels last. Keeping it takes a quarter of the time, and
+        # convolutions need it anyway. `as_strided` replaces `movedim` for single images, because that releases the
+        # GIL and then waits for it behind the decoding threads.
         channels, *sides = first.shape
         rows = [image.as_strided((*sides, channels), (*image.stride()[1:], image.stride(0))) for image in tensors]
         return torch.stack(rows).movedim(-1, 1)

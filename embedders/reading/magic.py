@@ -1,4 +1,4 @@
-"""What a file begins with, in words: for the message about one that is not what its name says."""
+"""Description of the first bytes of a file, for messages about files that are not what their names say."""
 
 import string
 from pathlib import Path
@@ -14,7 +14,7 @@ _STARTS = {
     b"\x1f\x9d": "data of compress (.Z)",
     b"7z\xbc\xaf\x27\x1c": "a 7z archive",
     b"Rar!\x1a\x07": "a RAR archive",
-    b"version https://git-lfs": "a pointer of Git LFS, in the place of the file (git lfs pull fetches it)",
+    b"version https://git-lfs": "a pointer of Git LFS instead of the file (git lfs pull fetches it)",
     b"PAR1": "a Parquet file",
     b"ARROW1": "an Arrow file",
     b"\x89HDF\r\n": "an HDF5 file",
@@ -37,7 +37,7 @@ _SHOWN = 40
 
 
 def describe_start(path: str | Path) -> str:
-    """Describe what a file begins with, to go on in a sentence about the file: "begins as a zip archive".
+    """Return the second half of a sentence about how a file begins: "begins as a zip archive".
 
     Raises:
         OSError: The file cannot be read.
@@ -53,7 +53,7 @@ def describe_start(path: str | Path) -> str:
     known += [what for prefix, what in _MARKUP.items() if text.lower().startswith(prefix)]
     if start[257:262] == b"ustar":
         known.append("a tar")
-    elif start[8:9] == b"{" and not any(start[5:8]):  # the length of a header of JSON, which comes next
+    elif start[8:9] == b"{" and not any(start[5:8]):  # the length of the JSON header that follows
         known.append("a safetensors file")
     if known:
         return f"begins as {known[0]}"

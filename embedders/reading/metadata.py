@@ -1,6 +1,6 @@
-"""What a sample says of itself: the fields that somebody needs, from its `.json` and its short text members.
+"""Reader of the metadata of a sample: the fields that are needed, from its `.json` and its short text members.
 
-Owns what a field is and of which type; not which members form a sample (`samples`), nor the columns (`columns`).
+Owns what a field is and its type; not which members form a sample (`samples`), nor the columns (`columns`).
 """
 
 import json
@@ -10,14 +10,14 @@ from typing import Any
 from embedders.output.failed import FailureKind, SampleError
 from embedders.reading.samples import IMAGE_SUFFIXES, Sample
 
-# Suffixes of short text, in webdataset's words. Any other is read too, where a field of its name is asked for.
+# Suffixes of short texts, as in webdataset. A member with any other suffix is read if a field of that name is needed.
 TEXT_SUFFIXES = {"txt", "text", "transcript", "caption", "cls", "cls2", "class", "count", "index", "inx", "id"}
-# Of a .json or a text. Parsed JSON takes up to 24 times its size, and a few batches of it are held at a time.
+# Of a .json or a text. Parsed JSON takes up to 24 times its size, and a few batches of it are in memory at a time.
 MAX_TEXT_BYTES = 1 << 20
-# So that what could be read can also be written: json.dumps raises RecursionError where the stack is deeper.
+# Whatever is read must also be writable: json.dumps raises RecursionError for deeper nesting.
 MAX_JSON_DEPTH = 100
-# Python reads NaN and Infinity, which are no JSON, and would write them into a column of JSON. One decoder for all:
-# json.loads makes one for each call, which takes longer than a short .json.
+# Python reads NaN and Infinity, which are not JSON, and would write them into a column of JSON. There is one decoder,
+# because json.loads would make one for each call, which takes longer than parsing a short .json.
 _JSON = json.JSONDecoder(parse_constant=lambda name: None)
 _BOOLS = {"true": True, "false": False, "1": True, "0": False}
 _PARSERS: dict[str, Callable[[str], Any]] = {
@@ -29,21 +29,22 @@ _PARSERS: dict[str, Callable[[str], Any]] = {
 
 
 def list_suffixes(fields: Mapping[str, str] | None) -> tuple[str, ...]:
-    """Return the endings of the members that `read_metadata` reads for these fields."""
+    """Return the suffixes of the members that `read_metadata` reads for these fields."""
     names = TEXT_SUFFIXES if fields is None else {*map(str.lower, fields), *(["txt"] if "caption" in fields else [])}
     return tuple(f".{name}" for name in sorted({"json", *names} if names else ()))
 
 
 def read_metadata(sample: Sample, fields: Mapping[str, str] | None = None) -> dict:
-    """Return `__key__` and the fields of a sample; what no field needs is not looked at, and cannot be wrong.
+    """Return `__key__` and the fields of a sample. Members that no field needs are not read, so they cannot fail.
 
-    A member whose suffix is the field's name holds the field, as text: `x.cls`, `x.meta.json`. `x.txt`, or else the
-    only `x.*.txt`, holds `caption`. Other fields are those of the `.json`. A member not read counts as absent.
+    A member whose suffix is the field's name holds the field, as text: `x.cls`, `x.meta.json`. `x.txt`, or otherwise
+    the only `x.*.txt`, holds `caption`. Other fields come from the `.json`. A member that was not read counts as
+    absent.
 
     Args:
         sample: The sample.
-        fields: The type of each field that is needed, `string`, `int64`, `float64` or `bool`, into which the text of
-            a member is converted; `None` reads all, as text.
+        fields: The type of each field that is needed: `string`, `int64`, `float64` or `bool`. The text of a member is
+            converted to it. `None` reads all fields, as text.
 
     Raises:
         SampleError: A member that is needed cannot be read.

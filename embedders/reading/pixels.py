@@ -1,4 +1,4 @@
-"""Encoded bytes -> pixels in the fastest way: `jpeg` for the common JPEG, Pillow for everything else."""
+"""The fastest way to decode an image: `jpeg` for the common JPEG, Pillow for everything else."""
 
 from collections.abc import Callable
 
@@ -17,7 +17,7 @@ def decode_image(
 
     Args:
         encoded: The file, of any of `images.FORMATS`.
-        background: What transparency is laid on.
+        background: Colour behind transparent pixels.
         check_size: Called with width and height before the pixels are decoded; may raise `ImageError`.
 
     Raises:
@@ -29,7 +29,7 @@ def decode_image(
     if pixels is None:
         return convert_to_rgb(image, background)
     decoded = Image.fromarray(pixels)
-    decoded.info = image.info  # the EXIF data, for whoever applies the orientation
+    decoded.info = image.info  # the EXIF data, for a subclass that applies the orientation
     return decoded
 
 

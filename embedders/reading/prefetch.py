@@ -1,8 +1,7 @@
-"""Bounded, ordered overlap on threads: what lets reading, decoding and the model run at the same time.
+"""Threads with bounded queues, so that reading, decoding and the model run at the same time.
 
-Threads, not processes: the decoders and torch release the interpreter's lock, and nothing has to be pickled.
-Both functions keep the order of their input, hold a bounded number of items, and raise in the consumer
-what was raised in a worker.
+Threads are enough, because the decoders and torch release the GIL, and nothing has to be pickled. Both functions keep
+the order of their input, hold a bounded number of items, and raise a worker's exception in the consumer.
 """
 
 from collections import deque
@@ -13,24 +12,24 @@ from typing import Any, TypeVar
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-# To hand an item to a thread costs as much as to decode a thumbnail, and only one thread at a time can do either.
-# More than the least go together where each thread still has two tasks of what is read ahead.
+# Passing an item to a thread takes as long as decoding a thumbnail, and holds the GIL, so a task has several items.
+# It has more than the minimum only if what is read ahead is still enough for two tasks per thread.
 MIN_ITEMS_PER_TASK, MAX_ITEMS_PER_TASK = 8, 32
 _END = object()
 
 
 def prefetch(streams: Iterable[Iterable[Item]], depth: int) -> Generator[Iterator[Item], None, None]:
-    """Draw several streams one after the other on a thread of their own, at most `depth` items ahead of the consumer.
+    """Read several streams one after the other on a separate thread, at most `depth` items ahead of the consumer.
 
-    The thread goes on into the next stream while the consumer still works on the items of the one before.
+    The thread goes on to the next stream while the consumer still works on the items of the previous one.
 
     Args:
-        streams: The streams; each is closed when it is left.
+        streams: The streams; a stream that the consumer leaves early is closed.
         depth: The number of items that may wait for the consumer, of all the streams together.
 
     Yields:
-        The items of one stream after the other. An error in a stream is raised in the consumer, at its place in that
-        stream. The rest of a stream that the consumer leaves is not drawn.
+        For each stream, an iterator over its items. An error in a stream is raised in the consumer, at its place in
+        that stream. The rest of a stream that the consumer leaves early is not read.
     """
     thread = ThreadPoolExecutor(1, thread_name_prefix="prefetch")  # one worker, so that the calls stay in order
     todo = deque(map(iter, streams))
@@ -60,7 +59,7 @@ def prefetch(streams: Iterable[Iterable[Item]], depth: int) -> Generator[Iterato
             is_over = False
             fill()
             yield item
-            del item  # else it lives on while the next one is awaited
+            del item  # otherwise it stays in memory while this waits for the next one
 
     def leave() -> None:
         begun = deque(future for future in pending if not future.cancel())
@@ -85,7 +84,7 @@ def prefetch(streams: Iterable[Iterable[Item]], depth: int) -> Generator[Iterato
 
 
 def _close(stream: Iterator) -> None:
-    # A generator left half-way holds open files and threads: close it here, not when it is collected.
+    # An unfinished generator holds open files and threads: close it here, not during garbage collection.
     close = getattr(stream, "close", None)
     if close is not None:
         close()
@@ -101,10 +100,10 @@ def map_ordered(
     task_weight: int = 0,
     initializer: Callable[[], None] | None = None,
 ) -> Iterator[Result]:
-    """Apply `function` to `items` on `threads` threads, each of which begins with `initializer`.
+    """Apply `function` to `items` on `threads` threads, each of which first calls `initializer`.
 
-    At most about `ahead` results wait for the consumer, and no more than come from items of `max_weight` together.
-    `function` takes a list and returns one result for each item: light items go to a thread several at a time, until
+    At most about `ahead` results wait for the consumer, and their items together weigh at most `max_weight`.
+    `function` takes a list and returns one result for each item: a thread gets several light items at a time, until
     they weigh `task_weight`.
     """
     pool = ThreadPoolExecutor(threads, thread_name_prefix="decode", initializer=initializer)
@@ -128,7 +127,7 @@ def map_ordered(
 def group_items(
     items: Iterable[Item], weigh: Callable[[Item], int], full: int, most: int
 ) -> Iterator[tuple[list[Item], int]]:
-    """Put items together until they weigh `full` or are `most`, and yield them with their weight."""
+    """Yield lists of items that weigh at least `full` or have `most` items, each with its weight."""
     task, total = [], 0
     for item in items:
         task.append(item)

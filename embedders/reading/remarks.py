@@ -1,7 +1,7 @@
-"""What decoders say about an image that they decode all the same, kept for the sample that it is about.
+"""Remarks of decoders on images that they decode nevertheless, collected for each sample.
 
-Decoders run on several threads and know no sample: they, and Pillow through Python's warnings, say it here, and the
-loader, which does know the sample, collects it on the same thread.
+Decoders run on several threads and do not know the sample. They call `remark`, and Pillow issues Python warnings. The
+loader, which knows the sample, collects both on the same thread.
 """
 
 import logging
@@ -18,7 +18,7 @@ _show_warning = warnings.showwarning
 
 
 def collect_remarks() -> list[tuple[str, str]]:
-    """Return a list to which all that is said on this thread is added from now on, as kind and text."""
+    """Return a list that gets all further remarks on this thread, as kind and text."""
     if warnings.showwarning is not _show:
         _take_over_warnings()
     remarks: list[tuple[str, str]] = []
@@ -27,14 +27,14 @@ def collect_remarks() -> list[tuple[str, str]]:
 
 
 def remark(kind: str, text: str) -> None:
-    """Say something about the image that is decoded on this thread; the same a second time adds nothing.
+    """Add a remark on the image that this thread decodes, unless the same was added before.
 
     Args:
-        kind: A short word to count by, as `patched`.
-        text: What was found, for a person, in one line.
+        kind: A short word by which remarks are counted, such as `patched`.
+        text: What was found, in one line for people to read.
     """
     remarks = getattr(_thread, "remarks", None)
-    if remarks is None:  # a loader of the user's own
+    if remarks is None:  # a user's own loader
         log.warning("%s: %s", kind, text)
     elif (kind, text) not in remarks:
         remarks.append((kind, text))
@@ -44,7 +44,7 @@ def _take_over_warnings() -> None:
     global _show_warning
     _show_warning = warnings.showwarning
     warnings.showwarning = _show
-    # Else Python shows only the first of its kind. At the end of the list, so that filters of the user's own hold.
+    # Otherwise Python shows only the first of each kind. Appended, so that a user's own filters come first.
     warnings.filterwarnings("always", module=r"PIL\.", append=True)
 
 
@@ -58,5 +58,5 @@ def _show(
 ) -> None:
     if getattr(_thread, "remarks", None) is None or "PIL" not in filename:
         _show_warning(message, category, filename, lineno, file, line)
-    elif not issubclass(category, DecompressionBombWarning):  # up to twice as many pixels as it warns of are allowed
+    elif not issubclass(category, DecompressionBombWarning):  # up to twice the pixels that cause it are allowed
         remark("warned", f"Pillow: {message}")

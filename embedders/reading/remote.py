@@ -1,6 +1,6 @@
-"""Shards that have an address, as `s3://bucket/00000.tar`: Snakemake's storage plugins fetch each one for its job.
+"""Shards with an address, such as `s3://bucket/00000.tar`, which Snakemake's storage plugins fetch for each job.
 
-Owns what an address is and what the workflow must have for it; fetching and removing the copies is Snakemake's.
+Owns what an address is and what the workflow needs for it. Snakemake fetches and removes the copies.
 """
 
 from collections.abc import Iterable
@@ -13,15 +13,15 @@ PLUGINS = {"s3": "s3", "gs": "gcs", "http": "http", "https": "http"}
 
 
 def is_remote(path: str) -> bool:
-    """Tell whether a shard has an address and must be fetched."""
+    """Return whether a shard has an address and must be fetched."""
     return "://" in path
 
 
 def check_remote(shards: Iterable[str], shards_per_job: int | str) -> None:
-    """See that the shards which have an address can be fetched; imports no plugin.
+    """Check that the shards with an address can be fetched, without importing a plugin.
 
     Raises:
-        ConfigError: There is no plugin for an address, or a job would take several of them.
+        ConfigError: There is no plugin for an address, or a job would process several such shards.
     """
     examples = {path.partition("://")[0]: path for path in shards if is_remote(path)}
     for kind, path in examples.items():
@@ -29,12 +29,12 @@ def check_remote(shards: Iterable[str], shards_per_job: int | str) -> None:
             raise ConfigError(f"shards: {path!r}: expected an address that begins with {', '.join(PLUGINS)}")
         if not find_spec(f"snakemake_storage_plugin_{PLUGINS[kind]}"):
             raise ConfigError(
-                f"shards: to fetch {path!r} Snakemake wants a plugin, which is not installed: "
+                f"shards: to fetch {path!r} Snakemake needs a plugin, which is not installed: "
                 f"`pip install snakemake-storage-plugin-{PLUGINS[kind]}`"
             )
-        # A copy that is fetched anew cannot be told from a changed shard, so finished neighbours would be lost.
+        # A copy that is fetched again looks like a changed shard, so finished shards of the same job would be lost.
         if shards_per_job not in (1, "auto"):
             raise ConfigError(
-                f"shards_per_job is {shards_per_job!r}; expected 1 or 'auto' for shards that must be fetched, as "
-                f"{path!r}"
+                f"shards_per_job is {shards_per_job!r}; expected 1 or 'auto' for shards that must be fetched, such "
+                f"as {path!r}"
             )

@@ -1,7 +1,7 @@
-"""Tar shard -> samples, by webdataset's rules of keys and grouping, with the integrity that webdataset lacks.
+"""Reader of the samples of a tar shard, by webdataset's rules of keys and grouping, but with checks for damage.
 
-On a whole tar the samples equal webdataset's, key for key and byte for byte (a test says so). On a damaged one
-webdataset ends early without a word; here every kind of damage is an error with the member and the offset.
+For an intact tar, the samples equal webdataset's, key for key and byte for byte (a test compares them). In a damaged
+one, webdataset stops early without a message; here every kind of damage is an error with the member and the offset.
 Owns keys and grouping; not the tar itself (`tar`), nor what the members hold (`images`, `metadata`).
 """
 
@@ -21,9 +21,9 @@ IMAGE_SUFFIXES = {
 }
 # fmt: on
 SHARD_SUFFIXES = (".tar", ".tar.gz", ".tgz")
-# No file system holds a longer path, and the ledger holds many.
+# No file system has longer paths, and the ledger must hold many of them.
 MAX_NAME_LENGTH = 4096
-# What a member costs beside its content.
+# Memory of a member in addition to its content.
 _MEMBER_BYTES = 512
 
 
@@ -36,7 +36,7 @@ class Sample:
         members: Content by suffix (lower case, without the leading dot), in tar order; `None` if not wanted.
         name: Name of the first member, for messages.
         offset: Position of the first member's header in the uncompressed tar, in bytes.
-        problem: Kind and message of what makes this sample unusable, if anything does.
+        problem: Why this sample cannot be used, as kind and message; `None` if it can.
     """
 
     key: str
@@ -47,20 +47,20 @@ class Sample:
 
     @property
     def account(self) -> str:
-        """The name by which it is counted: its key, which later members of an earlier key do not have."""
+        """The name of its account in the ledger: its key, plus the offset if that key came earlier in the tar."""
         is_later = self.problem is not None and self.problem[0] is FailureKind.REPEATED_KEY
         return f"{self.key} (again at byte {self.offset})" if is_later else self.key
 
 
 def check_exists(tar_path: str) -> None:
-    """See that a shard is there.
+    """Check that a shard exists.
 
     Raises:
-        ShardError: It is not, or is no file.
+        ShardError: It does not exist, or is not a file.
     """
     if not Path(tar_path).is_file():
-        mend = "fetch it first, or name it in config.yaml" if is_remote(tar_path) else "check the path"
-        raise ShardError(f"{tar_path!r}: no such shard; expected a .tar file; {mend}")
+        fix = "fetch it first, or name it in config.yaml" if is_remote(tar_path) else "check the path"
+        raise ShardError(f"{tar_path!r}: no such shard; expected a .tar file; {fix}")
 
 
 def read_samples(
@@ -68,39 +68,39 @@ def read_samples(
 ) -> Iterator[Sample]:
     """Read the samples of a shard, in tar order.
 
-    A sample that cannot be used comes with its `problem` set. So does every member that webdataset would drop
-    without a word, as a sample of its own; except folders, hidden files and webdataset's own `__name__` members.
+    A sample that cannot be used has its `problem` set. A member that webdataset would silently drop becomes a sample
+    of its own with a problem, except folders, hidden files and webdataset's own `__name__` members.
 
     Args:
-        tar_path: Path of a `.tar`, or of one compressed by gzip.
-        accept_damage: Whether to read on after damage. Then each damaged place comes as a sample with a problem,
-            and so do its neighbours, of which members may be lost.
-        wants: Says by a member's name whether its content is to be read; a content not read is `None`.
+        tar_path: Path of a `.tar`, plain or compressed by gzip.
+        accept_damage: Whether to continue after damage. Each damaged place is then yielded as a sample with a
+            problem, and so are the samples before and after it, whose members may be lost.
+        wants: Returns for a member's name whether to read its content; otherwise the content is `None`.
 
     Raises:
-        ShardError: The file is missing, is no tar, or is damaged; names the member and the offset.
+        ShardError: The file is missing, is not a tar, or is damaged; the message names the member and the offset.
     """
     seen_keys: set[int] = set()
     for sample in _group_members(read_members(tar_path, wants), tar_path, accept_damage):
-        # Hashes, not keys: a shard of millions is to cost little memory. A false alarm takes 2^64 luck.
+        # Hashes take less memory than the keys of millions. Two keys have the same hash with a chance of 1 in 2^64.
         fingerprint = hash(sample.key)
-        if sample.members:  # one without is a file whose name gives no key, or a damaged place
+        if sample.members:  # a sample without members is a file whose name has no key, or a damaged place
             if fingerprint in seen_keys:
                 names = _name_some([f".{suffix}" for suffix in sample.members])
                 sample.problem = (
                     FailureKind.REPEATED_KEY,
                     f"members {names} of key {sample.key!r}, which came earlier in the tar, are left out; expected "
-                    "the members of a key side by side, and no key twice; tar --sort=name puts them together",
+                    "the members of a key next to each other, and no key twice; tar --sort=name puts them together",
                 )
             seen_keys.add(fingerprint)
         yield sample
 
 
 def read_chosen(tar_path: str, accounts: Collection[str]) -> Iterator[Sample]:
-    """Read the samples that are counted by these names, problems included, and no content of all the others.
+    """Read the samples whose accounts have these names, including those with a problem; skip the content of others.
 
     Raises:
-        ShardError: The file is missing or no tar; damage further in only costs the samples concerned.
+        ShardError: The file is missing or is not a tar. Later damage only affects the samples at that place.
     """
     keys = {account.partition(" (again at byte ")[0] for account in accounts}
 
@@ -112,24 +112,25 @@ def read_chosen(tar_path: str, accounts: Collection[str]) -> Iterator[Sample]:
 
 
 def check_suffix(image_suffix: str) -> str:
-    """Return the suffix of the images as `select_image` takes it, in lower case.
+    """Check the suffix of the images, and return it in lower case, as `select_image` needs it.
 
     Raises:
         ConfigError: It begins with a dot.
     """
     if image_suffix.startswith("."):
-        raise ConfigError(f"image_suffix: {image_suffix!r}; expected a suffix without the dot before it, as jpg")
+        raise ConfigError(f"image_suffix: {image_suffix!r}; expected a suffix without the dot, such as jpg")
     return image_suffix.lower()
 
 
 def select_image(sample: Sample, image_suffix: str = "") -> tuple[str, bytes]:
     """Return the suffix and the encoded bytes of the one image of a sample.
 
-    A plain suffix (`jpg`) goes before one with dots (`mask.png`), as in webdataset.
+    A plain suffix (`jpg`) is preferred to one with dots (`mask.png`), as in webdataset.
 
     Args:
         sample: The sample.
-        image_suffix: The suffix of the image to take, of several or of a suffix that is none of `IMAGE_SUFFIXES`.
+        image_suffix: The suffix of the image to return; needed if there are several images, or if the suffix is not
+            in `IMAGE_SUFFIXES`.
 
     Raises:
         SampleError: There is not exactly one.
@@ -161,7 +162,7 @@ def _group_members(members: Iterator[Member], tar_path: str, accept_damage: bool
             if member.offset == 0:
                 reason = f"{reason}; the file {describe_start(tar_path)}"
             if not accept_damage:
-                if member.offset == 0:  # there may be nothing in it to accept
+                if member.offset == 0:  # the file may not be a tar at all
                     raise ShardError(
                         f"{tar_path!r}: damaged at byte 0: {reason}; expected a tar, plain or compressed by gzip; "
                         "fetch the file itself, or pack its images as a tar"
@@ -183,7 +184,7 @@ def _group_members(members: Iterator[Member], tar_path: str, accept_damage: bool
             continue
         dot = _find_dot(member.name)
         if dot < 0 or not _is_text(member.name):
-            # No sample can take it: it becomes a sample of its own, so that it is counted and named.
+            # The member belongs to no sample. It becomes a sample of its own, so that it is counted and named.
             name = _escape(member.name)
             problem = member.problem or (FailureKind.BAD_NAME, "expected a name in UTF-8 with a suffix, as 0001.jpg")
             yield Sample(name, name, member.offset, problem=problem)
@@ -210,7 +211,7 @@ def _group_members(members: Iterator[Member], tar_path: str, accept_damage: bool
 
 
 def _find_dot(name: str) -> int:
-    """Return where the key ends, by webdataset's rule: at the first dot of the base name; -1 where there is none."""
+    """Return where the key ends, by webdataset's rule: at the first dot of the base name; -1 if there is none."""
     return name.find(".", name.rfind("/") + 1)
 
 
@@ -219,13 +220,13 @@ def _is_text(name: str) -> bool:
         return "\0" not in name and len(name) <= MAX_NAME_LENGTH
     try:
         name.encode("utf-8")
-    except UnicodeEncodeError:  # bytes that were not UTF-8 come as lone surrogates
+    except UnicodeEncodeError:  # bytes that were not UTF-8 were decoded to lone surrogates
         return False
     return "\0" not in name and len(name) <= MAX_NAME_LENGTH
 
 
 def _escape(name: str) -> str:
-    """Make a name that is no text storable, and short."""
+    """Return a short name that can be stored as UTF-8."""
     name = name if len(name) <= MAX_NAME_LENGTH else f"{name[:100]}..."
     return name.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
 

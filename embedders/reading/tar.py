@@ -1,6 +1,6 @@
-"""Tar -> members: which are read, and what makes one unusable. Headers and damage are those of `headers`.
+"""Reader of the members of a tar: decides which are read, and which cannot be used.
 
-Owns the walk through a tar; not which members form a sample (`samples`).
+Owns the loop over a tar; not its headers (`headers`), nor which members form a sample (`samples`).
 """
 
 import gzip
@@ -18,11 +18,11 @@ from embedders.reading.headers import Archive, Damage, Header
 
 log = logging.getLogger(__name__)
 
-# webdataset passes over its own `__name__` members.
+# webdataset skips its own `__name__` members.
 _META = re.compile(r"__[^/]*__($|/)")
-# No image is as large; a header that says so is damaged or hostile, and would be read into memory.
+# No image is this large: such a header is damaged or hostile, and the content would be read into memory.
 MAX_MEMBER_BYTES = 1 << 28
-# Read at once: a few members of a common shard.
+# Bytes that are read at once: a few members of a typical shard.
 _BUFFER_BYTES = 1 << 18
 _GZIP_ERRORS = (EOFError, gzip.BadGzipFile, zlib.error)
 
@@ -32,11 +32,11 @@ class Member:
     """One member of a tar, or one place where the tar is damaged.
 
     Attributes:
-        name: Name of the member; for a damaged place, of the last member that was whole.
+        name: Name of the member; for a damaged place, of the last intact member.
         offset: Position of its header in the uncompressed tar, in bytes.
-        content: Its bytes; `None` where they were not wanted or cannot be had.
-        problem: Kind and message of what makes it unusable, if anything does.
-        damage: Set if this is a damaged place and no member.
+        content: Its bytes; `None` if they were not wanted or cannot be read.
+        problem: Why it cannot be used, as kind and message; `None` if it can.
+        damage: Set if this is a damaged place and not a member.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Member:
 
 
 def open_tar(tar_path: str) -> BinaryIO:
-    """Open a tar, decompressed if it is compressed by gzip.
+    """Open a tar, and decompress it if it is compressed by gzip.
 
     Raises:
         ShardError: The file cannot be read.
@@ -66,11 +66,11 @@ def read_members(tar_path: str, wants: Callable[[str], bool]) -> Iterator[Member
 
     Args:
         tar_path: Path of a tar, plain or compressed by gzip.
-        wants: Says by a member's name whether its content is to be read.
+        wants: Returns for a member's name whether to read its content.
 
     Yields:
-        Members in tar order, without folders, hidden files and `__name__` members; and one with `damage` for each
-        place that is not whole. After it reading goes on at the next valid header, except in a compressed tar.
+        Members in tar order, without folders, hidden files and `__name__` members; and for each damaged place, one
+        with `damage` set. After damage, reading continues at the next valid header, except in a compressed tar.
     """
     passed_over, last = 0, ""
     with open_tar(tar_path) as stream:
@@ -94,13 +94,13 @@ def read_members(tar_path: str, wants: Callable[[str], bool]) -> Iterator[Member
                     break
                 archive.is_lost = True
             except _GZIP_ERRORS as error:
-                # the checksum comes last: by then every member was read, and nothing says which one is wrong
+                # The checksum comes last: by then every member was read, and any of them may be wrong.
                 yield Member(last, archive.start, damage=Damage(f"bad gzip data ({error})"))
                 break
             except OSError as error:  # after BadGzipFile, which is one too
                 raise ShardError(f"{tar_path!r}: cannot be read ({error.strerror}); expected a .tar file") from error
     if passed_over:
-        log.info("%s: passed over %d hidden or __meta__ files", tar_path, passed_over)
+        log.info("%s: skipped %d hidden or __meta__ files", tar_path, passed_over)
 
 
 def _is_hidden(name: str) -> bool:

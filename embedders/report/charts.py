@@ -1,6 +1,6 @@
-"""Bokeh's charts of a report, as what its script draws in a browser. The only user of bokeh.
+"""The charts of a report, as JSON that Bokeh's script draws in a browser. The only user of bokeh.
 
-No colours of text but a grey that is read on white and on black: a chart does not know what the page lies on.
+All text is in a grey that is readable on white and on black, because a chart does not know the page's background.
 """
 
 import math
@@ -15,12 +15,12 @@ from bokeh.plotting import figure
 from bokeh.resources import Resources
 
 BLUE, ORANGE, GREY = "#4a90d9", "#e0782f", "#808080"
-# With more bars than pixels nothing is seen of each.
+# More bars than pixels cannot be told apart.
 MAX_BARS = 1000
 BINS = 40
 LEAST_RANGE = 1e-4
 
-# Bokeh writes names and messages into this as text, never as HTML.
+# Bokeh inserts names and messages as text, never as HTML.
 _MAP_HINT = """
 <div style="width: 180px; font: 12px system-ui, sans-serif; color: #222; overflow-wrap: anywhere">
   <img src="@picture" alt="" style="display: block; max-width: 160px; width: 100%; margin: 0 auto 4px">
@@ -30,16 +30,16 @@ _MAP_HINT = """
 
 
 def read_script() -> str:
-    """The part of Bokeh that runs in the page."""
+    """Return Bokeh's JavaScript for the page."""
     return "\n".join(Resources(mode="inline", components=["bokeh"], minified=True).js_raw)
 
 
 def draw_points(
     positions: np.ndarray, keys: Sequence[str], shards: Sequence[str], notes: Sequence[str], pictures: Sequence[str]
 ) -> StandaloneEmbedJson:
-    """Draw the map: a point for each row, its picture on hover; rows with a note stand out."""
+    """Draw the map: a point for each row, with its picture on hover; rows with a note are highlighted."""
     chart = _make_figure(520, tools="pan,box_zoom,wheel_zoom,reset", toolbar_location="above")
-    # A finger that moves over the map scrolls the page, until a tool is chosen.
+    # On a touch screen, dragging over the map scrolls the page until a tool is chosen.
     chart.toolbar.active_drag = None
     chart.toolbar.active_scroll = None
     chart.toolbar.logo = None
@@ -57,7 +57,7 @@ def draw_points(
 
 
 def draw_bars(names: Sequence[str], values: Sequence[float], notes: Sequence[str], unit: str) -> StandaloneEmbedJson:
-    """Draw a bar for each shard in order; of very many, evenly chosen ones."""
+    """Draw a bar for each shard in order, or for evenly spaced ones if there are very many."""
     rows = np.unique(np.linspace(0, len(names) - 1, min(len(names), MAX_BARS)).round().astype(int))
     source = ColumnDataSource(
         {
@@ -77,9 +77,9 @@ def draw_bars(names: Sequence[str], values: Sequence[float], notes: Sequence[str
 
 
 def draw_histogram(values: np.ndarray, label: str) -> StandaloneEmbedJson:
-    """Draw how often which value occurs; of one value at least."""
+    """Draw a histogram of at least one value."""
     low, high = float(values.min()), float(values.max())
-    pad = 0.0 if high - low > LEAST_RANGE else LEAST_RANGE  # numpy refuses bins of no width
+    pad = 0.0 if high - low > LEAST_RANGE else LEAST_RANGE  # numpy rejects bins of zero width
     bins = min(BINS, max(5, math.isqrt(len(values))))
     counts, edges = np.histogram(values.astype(np.float64), bins, (low - pad, high + pad))
     source = ColumnDataSource({"count": counts, "left": edges[:-1], "right": edges[1:]})
@@ -108,5 +108,5 @@ def _make_figure(
 
 
 def _add_hint(chart: figure, hint: Any) -> None:
-    # Three points under the pointer at most. Not visible is the button of the tool, which nobody needs.
+    # Shows at most three points under the pointer. `visible=False` hides the button of the tool, which nobody needs.
     chart.add_tools(HoverTool(tooltips=hint, visible=False, attachment="horizontal", limit=3))

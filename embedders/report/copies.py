@@ -1,4 +1,4 @@
-"""The groups of near copies that a report shows, from the list of a run that looked for them."""
+"""The groups of near copies for the report, from the list of a run that searched for them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ GROUPS, IMAGES_PER_GROUP = 8, 6
 
 @dataclass(frozen=True)
 class CopyGroups:
-    """What the list of near copies says.
+    """The content of the list of near copies.
 
     Attributes:
         file: Name of the list.
-        counts: What was found.
-        groups: The largest groups, the first few images of each: the one to keep comes first.
+        counts: The totals.
+        groups: The first few images of each of the largest groups, beginning with the one to keep.
         sizes: Number of images of each of these groups.
     """
 
@@ -30,14 +30,14 @@ class CopyGroups:
     sizes: list[int]
 
     def judge(self) -> Finding:
-        """Say what was found."""
+        """Return the finding for the report."""
         action = " Remove copies before you train or test on these." if self.counts.pairs else ""
         text = f"{self.counts.describe()}.{action}"
         return Finding("look" if self.counts.pairs else "good", text[0].upper() + text[1:], "copies")
 
 
 def gather_copies(folder: Path, rows: Mapping[str, int]) -> CopyGroups | None:
-    """Read the largest groups, if there is a list and it is of these rows: a run that has changed has none."""
+    """Return the largest groups; `None` if there is no list, or if the run has changed since it was made."""
     path = folder / "near_copies.parquet"
     if not path.is_file() or (counts := read_counts(path)).rows != rows:
         return None

@@ -1,4 +1,7 @@
-"""What a report says first: is a run sound, are its vectors, and what to do where they are not. Owns the limits."""
+"""The findings at the top of a report: whether the run and its vectors are sound, and what to do if not.
+
+Owns the limits.
+"""
 
 from dataclasses import dataclass
 
@@ -9,15 +12,15 @@ from embedders.output.summary import Summary
 from embedders.output.timings import find_bottleneck
 from embedders.report.neighbours import count_main_directions, measure_spread, normalize
 
-# Two pictures with such a cosine are called near copies; most models give as much to a crop or another size.
+# Minimum cosine similarity of near copies; with most models, crops and other sizes of an image reach it.
 NEAR_COPY = 0.98
-# With such a mean cosine of all pairs the vectors tell little apart.
+# Above this mean cosine of all pairs, the vectors hardly distinguish images.
 ALIKE = 0.9
-# Norms that differ by less are the same, in float16 too.
+# Norms with a smaller relative difference count as the same, also in float16.
 SAME_NORM = 2e-3
 
 
-# In the order in which they are shown.
+# In the order on the page.
 LEVELS = ("wrong", "look", "note", "good")
 
 
@@ -28,7 +31,7 @@ class Finding:
     Attributes:
         level: One of `LEVELS`.
         text: What was found, and what to do.
-        section: Id of the part of the page that has more.
+        section: Id of the section of the page with details.
     """
 
     level: str
@@ -42,11 +45,11 @@ class VectorChecks:
 
     Attributes:
         rows: Number of vectors.
-        dimension: Numbers of each.
-        norms: Their Euclidean norms, those of broken ones left out.
-        broken: Number of vectors that are zero or hold NaN or infinity.
-        constant: Number of places that hold the same number in every vector.
-        spread: Mean cosine of two vectors.
+        dimension: Dimension of the vectors.
+        norms: Euclidean norms of the vectors that are not broken.
+        broken: Number of vectors that are zero or contain NaN or infinity.
+        constant: Number of dimensions with the same value in every vector.
+        spread: Mean cosine similarity of two vectors.
         directions: Number of principal components with 90 % of the variance.
     """
 
@@ -60,19 +63,19 @@ class VectorChecks:
 
     @property
     def have_one_norm(self) -> bool:
-        """Whether all the vectors have the same norm, but for rounding."""
+        """Whether all the vectors have the same norm, apart from rounding."""
         return not len(self.norms) or bool(np.ptp(self.norms) <= SAME_NORM * self.norms.max())
 
 
 def find_sound(vectors: np.ndarray) -> np.ndarray:
-    """Say of each row whether it has a direction: it is finite, and not zero."""
+    """Return for each row whether it has a direction, that is, it is finite and not zero."""
     with np.errstate(all="ignore"):
         norms = np.linalg.norm(vectors, axis=1)
     return np.isfinite(norms) & (norms > 0)
 
 
 def check_vectors(vectors: np.ndarray) -> VectorChecks:
-    """Measure vectors of shape (rows, dimension)."""
+    """Return the measures of vectors of shape (rows, dimension)."""
     sound = vectors[find_sound(vectors)]
     unit = normalize(sound)
     return VectorChecks(
@@ -87,11 +90,11 @@ def check_vectors(vectors: np.ndarray) -> VectorChecks:
 
 
 def judge_run(summary: Summary, unfinished: int) -> list[Finding]:
-    """Say how the run went."""
+    """Return the findings about the run."""
     findings = []
     if unfinished:
         text = (
-            f"{unfinished:,} shards are not finished, and not counted here. Their logs say why; run snakemake again."
+            f"{unfinished:,} shards are not finished and not counted here. Their logs say why; run snakemake again."
         )
         findings.append(Finding("wrong", text, "totals"))
     if summary.failed:
@@ -113,32 +116,30 @@ def judge_run(summary: Summary, unfinished: int) -> list[Finding]:
 
 
 def judge_vectors(checks: VectorChecks, near_copies: int | None) -> list[Finding]:
-    """Say whether vectors look as those of a model that works.
+    """Return the findings about the vectors: whether they look like those of a working model.
 
     Args:
-        checks: Their measures.
-        near_copies: Number of images with a near copy among them; `None` where the copies of the whole run are known.
+        checks: Measures of the vectors.
+        near_copies: Number of images with a near copy in the sample; `None` if the copies in the whole run are known.
     """
     findings = []
     if checks.broken:
         text = (
-            f"{checks.broken:,} of {checks.rows:,} vectors are zero, or hold NaN or infinity: no search finds them."
+            f"{checks.broken:,} of {checks.rows:,} vectors are zero or contain NaN or infinity: no search finds them."
         )
-        findings.append(
-            Finding("wrong", f"{text} Look at the model in half precision, and at these images.", "vectors")
-        )
+        findings.append(Finding("wrong", f"{text} Check the model in half precision, and these images.", "vectors"))
     if checks.have_one_norm and len(checks.norms):
         norm = f"All the vectors have norm {np.median(checks.norms):.3g}"
         text = "a dot product is their cosine" if abs(np.median(checks.norms) - 1) < SAME_NORM else "but not 1"
         findings.append(Finding("good", f"{norm}: {text}.", "vectors"))
     elif len(checks.norms):
-        text = f"The norms of the vectors go from {checks.norms.min():.3g} to {checks.norms.max():.3g}."
-        findings.append(Finding("look", f"{text} Divide by them where you compare by dot product.", "vectors"))
+        text = f"The norms of the vectors range from {checks.norms.min():.3g} to {checks.norms.max():.3g}."
+        findings.append(Finding("look", f"{text} Normalize them before you compare by dot product.", "vectors"))
     if checks.constant:
-        text = f"{checks.constant:,} of the {checks.dimension:,} numbers are the same in every vector."
-        findings.append(Finding("look", f"{text} A model without its weights looks so.", "vectors"))
+        text = f"{checks.constant:,} of the {checks.dimension:,} dimensions have the same value in every vector."
+        findings.append(Finding("look", f"{text} This happens if a model has lost its weights.", "vectors"))
     if checks.rows > 1 and checks.spread > ALIKE:
-        text = f"The vectors are much alike: two of them have a cosine of {checks.spread:.2f} in the mean."
+        text = f"The vectors are very similar: the mean cosine of two of them is {checks.spread:.2f}."
         findings.append(Finding("look", f"{text} Check the weights and the preprocessing.", "vectors"))
     if near_copies:
         text = f"{near_copies:,} of {checks.rows:,} images have a near copy (a cosine of {NEAR_COPY} or more)."

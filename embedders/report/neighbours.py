@@ -1,13 +1,13 @@
-"""What lies near what among vectors: nearest neighbours, closest pairs, outliers, a map. Pure functions of arrays.
+"""Nearest neighbours, closest pairs, outliers and a map of vectors. Pure functions of arrays.
 
-Vectors come as rows of norm 1 (`normalize`), so that a dot product is a cosine.
+Vectors are rows of norm 1 (`normalize`), so the dot product is the cosine.
 """
 
 import numpy as np
 
-# As many nearest neighbours as say whether a vector lies alone.
+# Number of nearest neighbours that decide whether a vector is an outlier.
 NEIGHBOURS = 8
-# Fewer vectors have no structure that t-SNE could show, and need no scikit-learn.
+# With fewer vectors there is no structure for t-SNE to show, and scikit-learn is not needed.
 MIN_FOR_TSNE = 30
 _ROWS_AT_ONCE = 1000
 
@@ -20,10 +20,10 @@ def normalize(vectors: np.ndarray) -> np.ndarray:
 
 
 def find_nearest(vectors: np.ndarray, count: int = NEIGHBOURS) -> tuple[np.ndarray, np.ndarray]:
-    """Find the nearest neighbours of every row by cosine, itself not among them, nearest first.
+    """Find the nearest neighbours of every row by cosine, without the row itself, nearest first.
 
     Returns:
-        Their rows and their cosines, both of shape (rows, count), or fewer where there are not so many.
+        Their rows and their cosines, both of shape (rows, count), or with fewer columns if there are fewer rows.
     """
     count = max(0, min(count, len(vectors) - 1))
     rows = np.empty((len(vectors), count), np.int64)
@@ -39,7 +39,7 @@ def find_nearest(vectors: np.ndarray, count: int = NEIGHBOURS) -> tuple[np.ndarr
 
 
 def find_closest_pairs(rows: np.ndarray, cosines: np.ndarray, count: int) -> list[tuple[int, int, float]]:
-    """Find the closest pairs, each row in one of them at most, so that one picture in many copies fills one line.
+    """Find the closest pairs. Each row is in at most one pair, so that many copies of an image do not fill the list.
 
     Args:
         rows: From `find_nearest`.
@@ -57,7 +57,7 @@ def find_closest_pairs(rows: np.ndarray, cosines: np.ndarray, count: int) -> lis
 
 
 def find_outliers(cosines: np.ndarray, count: int) -> list[tuple[int, float]]:
-    """Find the rows that lie most alone, with the mean cosine to their nearest neighbours, the lowest first."""
+    """Find the rows with the lowest mean cosine to their nearest neighbours, with that mean, lowest first."""
     if not cosines.shape[1]:
         return []
     means = cosines.mean(axis=1)
@@ -65,7 +65,7 @@ def find_outliers(cosines: np.ndarray, count: int) -> list[tuple[int, float]]:
 
 
 def measure_spread(vectors: np.ndarray) -> float:
-    """Mean cosine of two rows; near 1 they are all alike. Of one row, 1."""
+    """Return the mean cosine of two rows, 1 for a single row; near 1, all rows are similar."""
     total, count = vectors.sum(axis=0, dtype=np.float64), len(vectors)
     return (
         float((total @ total - (vectors.astype(np.float64) ** 2).sum()) / (count * (count - 1))) if count > 1 else 1.0
@@ -73,19 +73,19 @@ def measure_spread(vectors: np.ndarray) -> float:
 
 
 def count_main_directions(vectors: np.ndarray, share: float = 0.9) -> int:
-    """Count the principal components that hold this share of the variance, by up to 1,000 rows."""
+    """Return the number of principal components with this share of the variance, from up to 1,000 rows."""
     centred = vectors[:_ROWS_AT_ONCE] - vectors[:_ROWS_AT_ONCE].mean(axis=0)
-    variances = np.linalg.eigvalsh(centred @ centred.T)[::-1].clip(0)  # as of the covariance, for less work
+    variances = np.linalg.eigvalsh(centred @ centred.T)[::-1].clip(0)  # the same as of the covariance, with less work
     if not variances.sum():
         return 0
     return int(np.searchsorted(np.cumsum(variances) / variances.sum(), share) + 1)
 
 
 def draw_map(vectors: np.ndarray, seed: int = 0) -> np.ndarray:
-    """Lay vectors out in the plane, near ones together: by t-SNE, few ones by their principal components.
+    """Project vectors to two dimensions, by t-SNE or, if there are few, by their principal components.
 
     Returns:
-        Positions of shape (rows, 2); the same ones for the same vectors.
+        Positions of shape (rows, 2); deterministic.
     """
     if len(vectors) < MIN_FOR_TSNE:
         centred = vectors - vectors.mean(axis=0)
@@ -99,8 +99,8 @@ def draw_map(vectors: np.ndarray, seed: int = 0) -> np.ndarray:
 
     components = min(50, *vectors.shape)
     perplexity = min(30, (len(vectors) - 1) / 3)
-    # One thread: the map is then the same however many cores there are. And the threads wait for each other busily:
-    # on a machine with other work, two of them took five times as long as one.
+    # One thread makes the map independent of the number of cores. Also, the threads busy-wait for each other: on a
+    # machine with other work, two of them took five times as long as one.
     with threadpool_limits(1):
         reduced = PCA(components, svd_solver="randomized", random_state=seed).fit_transform(vectors)
         return TSNE(init="pca", perplexity=perplexity, max_iter=500, random_state=seed).fit_transform(reduced)

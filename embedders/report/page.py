@@ -1,7 +1,7 @@
-"""`results/report.html`: what a run gave, for a person to look at. Owns what is gathered and what is said of it.
+"""`results/report.html`: a page about the results of a run. Owns which data it shows.
 
-The page is one file that needs nothing else: the pictures and Bokeh's script are in it, and it forbids itself every
-other address. The same results give the same page.
+The page is one self-contained file: it includes the pictures and Bokeh's script, and its content security policy
+forbids all other addresses. The same results give the same page.
 """
 
 import json
@@ -47,8 +47,8 @@ def write_report(folder: str | Path, path: str | Path) -> None:
         path: The HTML file, which appears whole or not at all.
 
     Raises:
-        ConfigError: The folder holds no run, or none of its shards is finished.
-        ShardError: What a shard left is not whole.
+        ConfigError: The folder has no run, or none of its shards is finished.
+        ShardError: An output of a shard is truncated.
         OutputError: The report cannot be written.
     """
     tar_paths = read_shards(Path(folder))
@@ -56,9 +56,9 @@ def write_report(folder: str | Path, path: str | Path) -> None:
     if run.first is None:
         raise ConfigError(f"{str(folder)!r}: none of its {len(tar_paths)} shards is finished; run snakemake first")
     page = describe_run(Path(folder), run, run.first, tar_paths)
-    # What comes from the tars is strangers' text: all of it is escaped, in the JSON of the charts too (`tojson`).
+    # Text from the tars is not trusted: all of it is escaped, also in the JSON of the charts (`tojson`).
     templates = jinja2.Environment(loader=jinja2.PackageLoader("embedders.report", "."), autoescape=True)
-    templates.policies["json.dumps_kwargs"] = {}  # else it sorts the keys, and Bokeh goes by their order
+    templates.policies["json.dumps_kwargs"] = {}  # by default it sorts the keys, but Bokeh depends on their order
     with write_whole(path) as file:
         file.write(templates.get_template("page.html.jinja").render(page, script=read_script()).encode())
 
@@ -68,10 +68,10 @@ class Choice:
     """The rows of a sample that the page shows.
 
     Attributes:
-        pairs: The closest ones, with their cosine.
-        outliers: Those that lie most alone, with the mean cosine to their neighbours.
-        queries: Random rows, each followed by its neighbours and their cosines; its own stands as 1.
-        points: Those on the map; pairs and outliers are among them.
+        pairs: The closest pairs, with their cosine.
+        outliers: The rows with the lowest mean cosine to their nearest neighbours, with that mean.
+        queries: Random rows with cosine 1, each followed by its nearest neighbours and their cosines.
+        points: The rows on the map, which include pairs and outliers.
         nearest: The cosine of every row to its nearest neighbour.
     """
 
@@ -83,13 +83,13 @@ class Choice:
 
     @property
     def notes(self) -> dict[int, str]:
-        """What the map says of a row that stands out."""
+        """The note of each highlighted row on the map."""
         notes = {row: "among the closest pairs" for one, other, _ in self.pairs for row in (one, other)}
         return notes | {row: "an outlier" for row, _ in self.outliers}
 
 
 def choose_rows(vectors: np.ndarray) -> Choice:
-    """Choose what to show of vectors of norm 1; the same rows for the same vectors."""
+    """Choose the rows to show from vectors of norm 1; deterministic."""
     near, cosines = find_nearest(vectors)
     order = np.random.default_rng(0).permutation(len(vectors)).tolist()
     choice = Choice(
@@ -105,7 +105,7 @@ def choose_rows(vectors: np.ndarray) -> Choice:
 
 
 def describe_run(folder: Path, run: Run, first: VectorFile, tar_paths: Mapping[str, str]) -> dict[str, Any]:
-    """Gather what the page shows."""
+    """Return the variables of the page's template."""
     rows = {shard["name"]: shard["rows"] for shard in run.shards}
     everything = sample_vectors(folder / "embeddings", rows, first.dimension)
     checks = check_vectors(everything.vectors)
@@ -154,7 +154,7 @@ def describe_run(folder: Path, run: Run, first: VectorFile, tar_paths: Mapping[s
 
 
 def size_pictures(sample: VectorSample, choice: Choice, run: Run, copies: CopyGroups | None) -> dict[SampleName, int]:
-    """Say of which samples pictures are wanted, and how large."""
+    """Return the samples to show as pictures, with the longer side of each in pixels."""
     sides = {sample.names[row]: SMALL_SIDE for row in choice.points}
     large = {*choice.notes, *(row for query in choice.queries for row, _ in query)}
     sides |= {sample.names[row]: LARGE_SIDE for row in sorted(large)}
@@ -179,7 +179,7 @@ def draw_charts(shards: list[dict], checks: VectorChecks, nearest: np.ndarray) -
 
 
 def describe_time(seconds: Mapping[str, float]) -> dict[str, Any]:
-    """Say where the time went: the parts of all the shards' time, and what the other threads did meanwhile."""
+    """Return where the time went: the parts of the total time of all shards, and the time of the other threads."""
     parts = split_seconds(seconds)
     total = sum(parts.values())
     shares = [(phrase, spent, spent / total) for phrase, spent in parts.items()] if total else []
@@ -188,7 +188,7 @@ def describe_time(seconds: Mapping[str, float]) -> dict[str, Any]:
 
 
 def gather_scores(folder: Path, shards: list[str], strays: Collection[str]) -> dict[str, np.ndarray]:
-    """Read the scores of some shards by the name of the score, where there are any; no stray ones."""
+    """Return the finite scores of these shards by the name of the score, without strays."""
     scores = {}
     for place in sorted((folder / "scores").glob("*/")):
         paths = [path for shard in shards if (path := place / f"{shard}.parquet").is_file()]
@@ -200,5 +200,5 @@ def gather_scores(folder: Path, shards: list[str], strays: Collection[str]) -> d
 
 
 def name_failed(shard: str, failed: FailedSample) -> SampleName:
-    """Name a failed sample by its place in the tar, because another one may have its key."""
+    """Return the name of a failed sample, with its position in the tar because another sample may have its key."""
     return SampleName(shard, failed.key, -1 if failed.offset is None else failed.offset)

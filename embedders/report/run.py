@@ -1,4 +1,4 @@
-"""What the shards of a run left, in numbers, as the report shows it."""
+"""The results of a run in numbers, as shown in the report."""
 
 import json
 from collections import Counter
@@ -16,7 +16,7 @@ FAILURES_PER_KIND = 6
 
 @dataclass
 class Run:
-    """What the shards of a run left, in numbers.
+    """The results of a run in numbers.
 
     Attributes:
         summary: The totals.
@@ -24,7 +24,7 @@ class Run:
         unfinished: Names of the shards without vectors.
         failed: The first few failed samples of each kind, with the names of their shards.
         first: The footer of the first shard's vectors.
-        devices: Number of shards by what they were computed on.
+        devices: Number of shards by the device that computed them.
     """
 
     summary: Summary = field(default_factory=Summary)
@@ -36,7 +36,7 @@ class Run:
 
 
 def read_run(folder: Path, shards: list[str]) -> Run:
-    """Read the footers and the ledgers of a run; shards that are not finished are only named."""
+    """Read the footers and ledgers of a run; of unfinished shards only the names are returned."""
     finished = [shard for shard in shards if (folder / f"embeddings/{shard}.parquet").is_file()]
     run = Run(unfinished=sorted(set(shards) - set(finished)))
     with suppress(FileNotFoundError):

@@ -1,7 +1,8 @@
-"""A random sample of a run's vectors, in bounded time and memory, however many there are. Owns which rows are taken.
+"""A random sample of a run's vectors, in bounded time and memory for any number of vectors.
 
-Of large runs it takes row groups, some rows of each: to read a row is to read its group, and to show its image is to
-walk through its tar. So rows of a sample may be neighbours in a tar; in shuffled shards that does not matter.
+From large runs it takes some rows of some row groups, because reading a row means reading its group, and showing its
+image means reading through its tar. So rows of a sample may be neighbours in a tar, which does not matter if the
+shards are shuffled.
 """
 
 from collections.abc import Mapping
@@ -12,21 +13,21 @@ import numpy as np
 
 from embedders.output.parquet import count_groups, read_groups
 
-# 10,000 vectors of 1,280 numbers are 51 MB, and comparing each with each takes seconds.
+# 10,000 vectors of 1,280 dimensions take 51 MB, and comparing all with each other takes seconds.
 MAX_ROWS = 10_000
-# Row groups are of 8 MB, and each shard is a tar to walk through.
+# A row group has 8 MB, and for the pictures each shard's tar is read.
 MAX_GROUPS = 24
 MAX_SHARDS = 24
 
 
 @dataclass(frozen=True, order=True)
 class SampleName:
-    """Where a sample of a run is found again.
+    """Identifies a sample of a run.
 
     Attributes:
-        shard: Name of its shard.
-        key: Its key.
-        offset: Position of its first member, for a failed sample, whose key another one may have; -1 for others.
+        shard: Name of the shard.
+        key: Key of the sample.
+        offset: Position of the first member of a failed sample, whose key may not be unique; -1 for other samples.
     """
 
     shard: str
@@ -41,7 +42,7 @@ class VectorSample:
     Attributes:
         names: Shard and key of each row.
         vectors: Of shape (rows, dimension), as stored.
-        is_whole: Whether these are all the rows of the run.
+        is_whole: Whether the sample has all the rows of the run.
     """
 
     names: list[SampleName]
@@ -52,22 +53,22 @@ class VectorSample:
         return len(self.names)
 
     def choose(self, chosen: np.ndarray) -> "VectorSample":
-        """Take the rows for which `chosen` is true."""
+        """Return the rows for which `chosen` is true."""
         names = [name for name, is_chosen in zip(self.names, chosen, strict=True) if is_chosen]
         return VectorSample(names, self.vectors[chosen], self.is_whole)
 
 
 def sample_vectors(folder: str | Path, rows: Mapping[str, int], dimension: int, seed: int = 0) -> VectorSample:
-    """Take a random sample, the same one for the same files.
+    """Return a random sample; deterministic for the same files.
 
     Args:
         folder: Folder of the outputs.
         rows: Number of rows by name of the shard.
-        dimension: Numbers of a vector.
-        seed: Of the random numbers.
+        dimension: Dimension of the vectors.
+        seed: Seed of the random numbers.
 
     Raises:
-        ShardError: A file is missing or cut short.
+        ShardError: A file is missing or truncated.
     """
     chance = np.random.default_rng(seed)
     groups = choose_groups(folder, {shard: count for shard, count in rows.items() if count}, chance)
@@ -75,7 +76,7 @@ def sample_vectors(folder: str | Path, rows: Mapping[str, int], dimension: int, 
     taken = 0
     for number, (shard, group) in enumerate(groups):
         ((group_keys, group_vectors),) = read_groups(f"{folder}/{shard}.parquet", [group])
-        # What small groups leave of their part goes to those that follow.
+        # If a group is smaller than its part, the following groups get more.
         part = (MAX_ROWS - taken) // (len(groups) - number)
         chosen = np.sort(chance.permutation(len(group_keys))[:part])
         names += [SampleName(shard, group_keys[row]) for row in chosen]
@@ -85,7 +86,7 @@ def sample_vectors(folder: str | Path, rows: Mapping[str, int], dimension: int, 
 
 
 def choose_groups(folder: str | Path, rows: Mapping[str, int], chance: np.random.Generator) -> list[tuple[str, int]]:
-    """Choose shards by their number of rows, then row groups among theirs, in the order of the shards."""
+    """Choose shards, weighted by their number of rows, then some of their row groups, in the order of the shards."""
     names = list(rows)
     if len(names) > MAX_SHARDS:
         weights = np.array(list(rows.values())) / sum(rows.values())

@@ -1,6 +1,6 @@
-"""Small pictures of samples, read from their shards, as `data:` addresses for a page. Owns what can be shown.
+"""Thumbnails of samples, read from their shards, as `data:` URLs for a page.
 
-A picture that cannot be had is left out: its shard may have gone, and a failed sample may hold none.
+A picture that cannot be read is left out: its shard may have been moved, and a failed sample may have no image.
 """
 
 import base64
@@ -18,9 +18,9 @@ from embedders.report.subset import SampleName
 
 log = logging.getLogger(__name__)
 
-# Pixels of the longer side: of the many of the map, and of the few that are shown by themselves.
+# Pixels of the longer side: of the many pictures of the map, and of the few in the other sections.
 SMALL_SIDE, LARGE_SIDE = 80, 160
-# All of a page's pictures together, as text; when they are more, small ones are left out.
+# Maximum size of all pictures of a page, as text; beyond it, small ones are left out.
 MAX_TOTAL_BYTES = 5 << 20
 
 
@@ -29,11 +29,11 @@ class Thumbnails:
 
     Args:
         tar_paths: Path of each shard by name.
-        image_suffix: Suffix of the images, where a sample has several.
+        image_suffix: Suffix of the images, if a sample has several.
 
     Attributes:
         lost_shards: Names of the shards that could not be read.
-        is_full: Whether some small pictures were left out for want of room.
+        is_full: Whether some small pictures were left out because of the size limit.
     """
 
     def __init__(self, tar_paths: Mapping[str, str], image_suffix: str = ""):
@@ -45,11 +45,11 @@ class Thumbnails:
         self._total_bytes = 0
 
     def get(self, wanted: SampleName) -> str | None:
-        """The picture of a sample as a `data:` address, if there is one."""
+        """Return the picture of a sample as a `data:` URL; `None` if there is none."""
         return self._addresses.get(wanted)
 
     def read(self, sides: Mapping[SampleName, int]) -> None:
-        """Read pictures, with one walk through each shard.
+        """Read pictures, in one pass through each shard.
 
         Args:
             sides: The longer side of each picture, in pixels, by sample.
@@ -62,7 +62,7 @@ class Thumbnails:
                 self._read_shard(shard, by_shard[shard])
             except ShardError as error:
                 if not self.lost_shards:
-                    log.warning("no pictures, perhaps of other shards too: %s", error)
+                    log.warning("no pictures of this shard, and maybe of others: %s", error)
                 self.lost_shards.append(shard)
 
     def _read_shard(self, shard: str, sides: dict[SampleName, int]) -> None:
@@ -75,7 +75,7 @@ class Thumbnails:
                 left.discard(wanted)
                 self._add(wanted, sample, sides[wanted])
             if not left:
-                return  # the rest of the tar is of no use
+                return  # the rest of the tar is not needed
 
     def _add(self, wanted: SampleName, sample: Sample, side: int) -> None:
         if self._total_bytes > MAX_TOTAL_BYTES and side <= SMALL_SIDE:
@@ -88,7 +88,7 @@ class Thumbnails:
 
 
 def draw_sample(sample: Sample, side: int, image_suffix: str = "") -> str | None:
-    """Draw the image of a sample, or, where it has several, the first one that can be shown."""
+    """Return the thumbnail of a sample or, if it has several images, of the first one that can be decoded."""
     try:
         suffixes = [select_image(sample, image_suffix)[0]]
     except SampleError:
@@ -102,13 +102,13 @@ def draw_sample(sample: Sample, side: int, image_suffix: str = "") -> str | None
 
 
 def draw_thumbnail(encoded: bytes, side: int) -> str:
-    """Make a picture of at most `side` by `side` pixels, as a `data:` address.
+    """Return a picture of at most `side` by `side` pixels as a `data:` URL.
 
     Raises:
         ImageError: The image cannot be decoded.
     """
     opened = open_image(encoded)
-    opened.draft("RGB", (side * 2, side * 2))  # a JPEG is then decoded at a fraction of its size
+    opened.draft("RGB", (side * 2, side * 2))  # decodes a JPEG at a fraction of its size
     image = convert_to_rgb(opened)
     image.thumbnail((side, side), Image.Resampling.BICUBIC)
     buffer = io.BytesIO()

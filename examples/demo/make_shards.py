@@ -1,6 +1,6 @@
-"""Lays out the demo's shards: crops of the photographs that scikit-image's wheel brings along.
+"""Makes the demo's shards: crops of the photographs in scikit-image's wheel.
 
-Nothing is downloaded. The one argument is the folder to write to. Every crop becomes one sample: `chelsea-03.jpg`,
+Nothing is downloaded. The only argument is the folder to write to. Every crop is one sample: `chelsea-03.jpg`,
 its `.json` (scene, box, credit) and its `.txt`.
 """
 
@@ -35,14 +35,14 @@ PHOTOGRAPHS = {
 
 
 def choose_box(size: tuple[int, int], chance: random.Random) -> tuple[int, int, int, int]:
-    """Choose where to cut: 60 to 85 % of each side, anywhere in the photograph."""
+    """Return a random crop box: 60 to 85 % of each side, anywhere in the photograph."""
     width, height = (round(side * chance.uniform(0.6, 0.85)) for side in size)
     left, top = chance.randint(0, size[0] - width), chance.randint(0, size[1] - height)
     return left, top, left + width, top + height
 
 
 def make_samples() -> list[tuple[str, dict[str, bytes]]]:
-    """Cut the crops: key and members by suffix, the crops of one photograph far apart."""
+    """Return the samples, key and members by suffix, with the crops of one photograph far apart."""
     folder = Path(skimage.__file__).parent / "data"
     chance = random.Random(0)
     samples = []
@@ -60,7 +60,7 @@ def make_samples() -> list[tuple[str, dict[str, bytes]]]:
 
 
 def write_shard(path: Path, samples: list[tuple[str, dict[str, bytes]]]) -> None:
-    """Write one tar; the same samples give the same bytes."""
+    """Write one tar; its bytes depend only on the samples."""
     with tarfile.open(path, "w") as tar:
         for key, members in samples:
             for suffix, content in members.items():
@@ -70,7 +70,7 @@ def write_shard(path: Path, samples: list[tuple[str, dict[str, bytes]]]) -> None
 
 
 def main() -> None:
-    """Write the shards into the folder that the command line names."""
+    """Write the shards to the folder on the command line."""
     folder = Path(sys.argv[1])
     folder.mkdir(parents=True, exist_ok=True)
     samples = make_samples()

@@ -1,6 +1,6 @@
-"""Says where the demo's results are, and shows what they are good for: nearest neighbours by cosine.
+"""Prints nearest neighbours by cosine similarity in the demo's results, and where the results are.
 
-The one argument is the output folder of the run.
+The only argument is the output folder of the run.
 """
 
 import sys
@@ -14,13 +14,13 @@ NEIGHBOURS = 5
 
 
 def main() -> None:
-    """Read the vectors of all the shards and print the neighbours of three crops."""
+    """Read the vectors of all shards and print the neighbours of three crops."""
     results = Path(sys.argv[1])
     table = ds.dataset(results / "embeddings", format="parquet").to_table()
     vectors = np.stack(table["image_embedding"].to_numpy())
     keys, scenes = table["key"].to_pylist(), np.array(table["scene"].to_pylist())
 
-    cosine = vectors @ vectors.T  # the vectors have length 1
+    cosine = vectors @ vectors.T  # the vectors have norm 1
     np.fill_diagonal(cosine, -1)
     print(f"\nNearest neighbours by cosine, of {len(keys)} crops of {len(set(scenes))} photographs:\n")
     for query in QUERIES:
@@ -34,7 +34,7 @@ def main() -> None:
     print(
         f"""
 Results: {results}
-  embeddings/*.parquet   {len(keys)} vectors of {vectors.shape[1]} numbers, one row per image
+  embeddings/*.parquet   {len(keys)} vectors of {vectors.shape[1]} dimensions, one row per image
   ledger/*.parquet       images that could not be embedded, and why
   near_copies.parquet    pairs and groups of near copies: the crops of one photograph
   summary.json           totals

@@ -1,7 +1,7 @@
-"""Lays out shards as img2dataset writes them: photographs of scikit-image, some in copies from other addresses.
+"""Makes shards like those of img2dataset: photographs of scikit-image, some of them in several copies.
 
-The one argument is the folder to write to. Nothing is downloaded. From a list of addresses of your own the same
-comes by: img2dataset --url_list urls.txt --output_folder data --output_format webdataset
+The only argument is the folder to write to. Nothing is downloaded. To make such shards from a list of URLs:
+img2dataset --url_list urls.txt --output_folder data --output_format webdataset
 """
 
 import io
@@ -21,7 +21,7 @@ SHARDS = 3
 
 
 def make_copies(photograph: Image.Image) -> list[tuple[Image.Image, int]]:
-    """Return a photograph as the web has it, each with a quality: at another size, cut, of poor quality."""
+    """Return copies of a photograph as on the web (smaller, original, cropped, compressed), each with its quality."""
     width, height = photograph.size
     small = photograph.resize((width // 2, height // 2), Image.Resampling.LANCZOS)
     cut = photograph.crop((width // 50, height // 50, width - width // 50, height - height // 50))
@@ -29,7 +29,7 @@ def make_copies(photograph: Image.Image) -> list[tuple[Image.Image, int]]:
 
 
 def main() -> None:
-    """Write the shards: of every second photograph four copies, of the others one image."""
+    """Write the shards, with four copies of every second photograph and one image of the others."""
     folder = Path(sys.argv[1])
     folder.mkdir(parents=True, exist_ok=True)
     images = []

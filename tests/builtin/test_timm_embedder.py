@@ -301,10 +301,10 @@ def make_weights(tmp_path, change):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda weights: weights.pop("norm.bias"), "the file lacks 1 of the model's .* weights, as 'norm.bias'"),
+        (lambda weights: weights.pop("norm.bias"), "the file lacks 1 of the model's .* weights, such as 'norm.bias'"),
         (
             lambda weights: weights.update(extra=torch.ones(1)),
-            "1 of the file's .* weights are unknown to the model, as 'extra'",
+            "1 of the file's .* weights are unknown to the model, such as 'extra'",
         ),
         (
             lambda weights: weights.update({"norm.bias": torch.ones(3)}),

@@ -359,9 +359,9 @@ def test_what_only_training_uses_is_left_out_of_a_checkpoint(tmp_path, caplog):
     with caplog.at_level("INFO"):
         model = TimmImageEmbedder("test_vit", checkpoint_path=path).load_embedding_model("cpu").model
     assert torch.equal(model.pos_embed, weights["pos_embed"])
-    assert "2 weights are left out, as 'mask_token'" in caplog.text
+    assert "2 weights are not used by this model, such as 'mask_token'" in caplog.text
     torch.save(weights | {"mask_tokens_of_my_own": torch.ones(1)}, path)
-    with pytest.raises(EmbedderError, match=r"1 of the file's .* weights are unknown to .*, as 'mask_tokens_of_my"):
+    with pytest.raises(EmbedderError, match=r"1 of the file's .* weights are unknown to .*, such as 'mask_tokens"):
         TimmImageEmbedder("test_vit", checkpoint_path=path).load_embedding_model("cpu")
 
 

@@ -69,9 +69,11 @@ def test_samples_that_will_fail_are_wrong_each_kind_with_what_to_do(tmp_path):
     assert result.exit_code == 1
     wrong = [line for line in result.stdout.splitlines() if line.startswith("wrong")]
     kinds = ("no_single_image", "repeated_key", "repeated_member", "bad_name", "undecodable", "bad_metadata")
-    assert sorted(kind for kind in kinds for line in wrong if f"will fail, {kind}, as" in line) == sorted(kinds)
+    assert sorted(kind for kind in kinds for line in wrong if f"will fail, {kind}, for example" in line) == sorted(
+        kinds
+    )
     assert all(FailureKind(kind).fix in line for kind in kinds for line in wrong if kind in line)
-    assert any("3 of 11 samples will fail, undecodable, as 'd'" in line for line in wrong)
+    assert any("3 of 11 samples will fail, undecodable, for example 'd'" in line for line in wrong)
     assert f"{len(wrong)} of " in result.stderr and "findings are wrong" in result.stderr
 
 

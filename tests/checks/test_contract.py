@@ -136,17 +136,17 @@ class WithoutSuper(MeanColor):
 WRONG = {
     "no method": (Incomplete, "load_embedding_model", "fix the class"),
     "cannot be built": (WithoutWeights, "FileNotFoundError: weights.pt", "fix the class"),
-    "something else": (lambda: 5, "it gives a int", "derive the class from it"),
+    "something else": (lambda: 5, "it returns a int", "derive the class from it"),
     "no super": (WithoutSuper, "does not call super().__init__", "add the call"),
-    "no model": (embedder_of(None), "load_embedding_model gave a NoneType", "return the model"),
-    "one row for all": (embedder_of(lambda batch: mean(batch)[0]), "gave shape (3,)", "expected (6, dimension)"),
-    "a row too few": (embedder_of(lambda batch: mean(batch)[1:]), "gave shape (5, 3)", "expected (6, dimension)"),
-    "two dimensions": (embedder_of(Growing()), "dimension 2, but 1 before", "expected one"),
+    "no model": (embedder_of(None), "load_embedding_model returned a NoneType", "return the model"),
+    "one row for all": (embedder_of(lambda batch: mean(batch)[0]), "returned shape (3,)", "expected (6, dimension)"),
+    "a row too few": (embedder_of(lambda batch: mean(batch)[1:]), "returned shape (5, 3)", "expected (6, dimension)"),
+    "two dimensions": (embedder_of(Growing()), "dimension 2, but 1 before", "expected the same one"),
     "not finite": (embedder_of(lambda batch: mean(batch) / 0), "6 of 6 images fail, bad_vector", "check the weights"),
     "integers": (embedder_of(lambda batch: (mean(batch) * 255).int()), "torch.int32", "expected floats"),
     "one vector": (
         embedder_of(lambda batch: torch.ones(len(batch), 3)),
-        "all the images have one vector",
+        "all the images have the same vector",
         "check preprocess and the layer",
     ),
     "random": (embedder_of(lambda batch: torch.rand(len(batch), 3)), "the same batch twice", "remove randomness"),
@@ -159,7 +159,7 @@ WRONG = {
     "raises": (embedder_of(raise_on_cpu), "the model raised RuntimeError", "expected a CUDA tensor"),
     "preprocess": (
         embedder_of(mean, preprocess=lambda self, image: image.pixels),
-        "preprocess fails on 6 of the first 6 images, as on '00000': AttributeError",
+        "preprocess fails on 6 of the first 6 images, for example '00000': AttributeError",
         "fix it",
     ),
     "no tensor": (embedder_of(mean, preprocess=lambda self, image: 5), "preprocess gave a int", "a torch.Tensor"),
@@ -170,7 +170,7 @@ WRONG = {
     ),
     "no id": (
         embedder_of(mean, load_dataset_shard=load_with_names),
-        "without '__key__', the id_col, or null there; expected it beside 'name'",
+        "have no '__key__' (id_col), or null there; expected it next to 'name'",
         "set id_col",
     ),
     "a dict too few": (
@@ -183,7 +183,11 @@ WRONG = {
         "other images the second time",
         "remove random augmentation",
     ),
-    "nothing": (embedder_of(mean, load_dataset_shard=load_nothing), "yielded no image", "see what the shard holds"),
+    "nothing": (
+        embedder_of(mean, load_dataset_shard=load_nothing),
+        "yielded no image",
+        "check the content of the shard",
+    ),
     "single images": (
         embedder_of(mean, load_dataset_shard=load_singly),
         "its metadata is a dict",
@@ -192,7 +196,7 @@ WRONG = {
     "a sample twice": (embedder_of(mean, load_dataset_shard=load_twice), "'00000' 2 times", "fix the loader"),
     "other names": (
         embedder_of(mean, load_dataset_shard=load_under_other_names),
-        "'images/00000', which is no __key__ of the tar",
+        "'images/00000', which is not a __key__ in the tar",
         "take the name from the tar",
     ),
 }
@@ -247,7 +251,7 @@ SOUND = {
 def test_a_sound_embedder_has_nothing_wrong(shard, kind):
     assert find_wrong(SOUND[kind], shard) == []
     findings = [finding.message for finding in check_embedder(SOUND[kind], shard)]
-    alone = "was not tried: none can be taken out of a tuple" if kind == "tuples" else "alone as in a batch"
+    alone = "was not tried: cannot take one out of a tuple" if kind == "tuples" else "alone as in a batch"
     assert findings[-1].endswith(alone)
 
 

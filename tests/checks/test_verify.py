@@ -200,7 +200,7 @@ def test_an_output_whose_id_is_a_field_called_key_is_verified(folder):
     assert pq.read_table(path)["key"].to_pylist() == ["own-0", "own-1", "own-2"]
     assert_sound(path)
     rewrite(path, lambda table: table.slice(1))
-    assert_wrong("1 samples of the tar are neither embedded nor failed, as '0'", path)
+    assert_wrong("1 samples of the tar are neither embedded nor failed, for example '0'", path)
 
 
 def test_a_shard_and_a_ledger_that_moved_are_named(folder):
@@ -267,7 +267,7 @@ def cut(path, size):
 
 
 ALTERED = {
-    "altered weights": (alter_weights, "the weights of linear are not those that it was made with"),
+    "altered weights": (alter_weights, "the weights of linear differ from those that it was made with"),
     "a swapped shard, with the same names": (swap_shard, "is not the shard that it was made from"),
     "a truncated Parquet": (lambda folder: cut(folder / "s.parquet", -1), "cannot be read"),
     "half a Parquet": (lambda folder: cut(folder / "s.parquet", 1500), "cannot be read"),
@@ -282,17 +282,17 @@ ALTERED = {
     ),
     "a row twice": (
         lambda folder: rewrite(folder / "s.parquet", lambda table: pa.concat_tables([table, table.slice(2)])),
-        "1 samples are not in the tar, or there twice, as '2'",
+        "1 samples are not in the tar, or appear twice, for example '2'",
     ),
     "a row for another": (
         lambda folder: rewrite(
             folder / "s.parquet", lambda table: pa.concat_tables([table.slice(1), table.slice(2)])
         ),
-        "1 samples of the tar are neither embedded nor failed, as '0'",
+        "1 samples of the tar are neither embedded nor failed, for example '0'",
     ),
     "a row renamed": (
         lambda folder: rewrite(folder / "s.parquet", rename_key),
-        "1 samples are not in the tar, or there twice, as 'other'",
+        "1 samples are not in the tar, or appear twice, for example 'other'",
     ),
     "vectors in another order": (
         lambda folder: rewrite(folder / "s.parquet", change_vectors(lambda vectors: vectors[::-1])),
@@ -316,15 +316,15 @@ ALTERED = {
     ),
     "a failed sample removed, which is then lost": (
         lambda folder: rewrite(folder / "s.ledger", lambda table: table.slice(1)),
-        "1 samples of the tar are neither embedded nor failed, as 'LICENSE'",
+        "1 samples of the tar are neither embedded nor failed, for example 'LICENSE'",
     ),
     "a failed sample added": (
         lambda folder: rewrite(folder / "s.ledger", lambda table: pa.concat_tables([table, table.slice(1)])),
-        "1 samples are not in the tar, or there twice, as 'bad'",
+        "1 samples are not in the tar, or appear twice, for example 'bad'",
     ),
     "another footer": (
         lambda folder: edit_footer(folder / "s.parquet", schema_version=99),
-        "its footer is of version 99",
+        "its footer has the version 99",
     ),
     "other counts in the footer": (
         lambda folder: edit_footer(folder / "s.parquet", embedded=4),
@@ -337,7 +337,7 @@ ALTERED = {
     "a class that is gone": (lambda folder: (folder / "linear.py").unlink(), "there is no file"),
     "a decoder that fails": (
         lambda folder: (folder / "linear.py").write_text(EMBEDDER + "Linear.decode = lambda self, encoded: 1 / 0\n"),
-        "sample '0' cannot be embedded any more (changed since: source_sha256)",
+        "sample '0' can no longer be embedded (changed since: source_sha256)",
     ),
 }
 
@@ -451,4 +451,4 @@ def test_a_path_that_means_no_output_is_one_line(tmp_path, path, words):
 
 def test_shard_and_ledger_go_with_one_output(run, folder):
     result = verify(run, "--shard", folder / "s.tar")
-    assert "--shard and --ledger go with one file; 3 were given" in result.output
+    assert "--shard and --ledger need exactly one file; 3 were given" in result.output

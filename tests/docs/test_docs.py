@@ -12,6 +12,7 @@ import tarfile
 import tomllib
 
 import click
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -27,6 +28,7 @@ from embedders.cli import main
 from embedders.errors import ConfigError
 from embedders.job.locate import build_embedder
 from embedders.output.failed import FailureKind
+from embedders.output.parquet import read_vectors
 from embedders.planning.config import check_config
 
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
@@ -216,6 +218,17 @@ def test_the_vectors_are_read_as_shown(in_project):
 def test_a_shard_is_embedded_from_python_as_shown(in_project, capsys):
     exec(next(block for block in find_blocks("docs/contract.md", "python") if "embed_shard(" in block), {})
     assert capsys.readouterr().out == "3 {}\n"
+
+
+def test_a_pipeline_of_webdatasets_stages_gives_the_vectors_of_the_default_loader(in_project, tmp_path):
+    names = {}
+    exec(next(block for block in find_blocks("docs/contract.md", "python") if "TarSamples(" in block), names)
+    ledger = embed_shard(names["MyPipeline"]("resnet18.pth"), "00000.tar", tmp_path / "o.parquet", device="cpu")
+    assert (ledger.seen, ledger.embedded) == (3, 3)
+    vectors, expected = (
+        read_vectors(str(path))[1] for path in (tmp_path / "o.parquet", "results/embeddings/00000.parquet")
+    )
+    np.testing.assert_allclose(vectors, expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.slow

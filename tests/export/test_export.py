@@ -71,7 +71,7 @@ def name(values):
 def test_every_row_is_there_in_order_with_its_vector(form, run, tmp_path):
     done = run_cli("export", run, tmp_path / "out", "--to", form)
     assert done.returncode == 0, done.stderr
-    assert "24 vectors of 5 numbers" in done.stdout
+    assert "24 vectors of 5 dimensions" in done.stdout
     names, vectors = read_truth(run)
     exported, got = read_export(form, tmp_path / "out")
     assert name(exported) == names
@@ -180,7 +180,7 @@ def test_a_kill_leaves_nothing_under_the_name(tmp_path):
 def test_what_cannot_be_exported_is_one_line(run, tmp_path, monkeypatch):
     (tmp_path / "full").mkdir()
     (tmp_path / "full/file").touch()
-    with pytest.raises(ConfigError, match="full' is not empty; expected a folder to make"):
+    with pytest.raises(ConfigError, match="full' is not empty; expected a new folder"):
         export_run(run, "npy", tmp_path / "full")
     with pytest.raises(ConfigError, match=r"no run_shards\.json"):
         export_run(tmp_path / "full", "npy", tmp_path / "out")
@@ -224,7 +224,7 @@ def test_the_card_says_how_the_vectors_were_made(run, tmp_path):
     card = (tmp_path / "out/README.md").read_text()
     for part in (
         'size_categories: ["n<1K"]',
-        "24 vectors of 5 numbers",
+        "24 vectors of 5 dimensions",
         "4 WebDataset shards",
         "background",
         "0" * 64,

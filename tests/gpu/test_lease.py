@@ -131,7 +131,7 @@ def test_card_that_failed_at_work_is_left_alone_for_a_while_even_as_the_only_fre
     node.write(describe("GPU-0"), describe("GPU-1", procs=1))
     assert fail_at_work() == "GPU-0"
     with (
-        pytest.raises(GpuError, match="GPU 0 GPU-0: it failed at work a few minutes ago; GPU 1 GPU-1: compute proc"),
+        pytest.raises(GpuError, match="GPU 0 GPU-0: it failed during a job a few minutes ago; GPU 1 GPU-1: compute"),
         lease_gpu(terms=Terms(0)),
     ):
         pass
@@ -364,7 +364,7 @@ CARD = Gpu(index=0, uuid="GPU-a", total_bytes=80 * GIB, free_bytes=80 * GIB, use
         ({"used_bytes": GIB + 1}, 1, 0, "1.00 GiB in use (at most 1.00 expected)"),
         ({"process_count": 1}, 1, 0, "compute processes: 1 (at most 0 expected)"),
         ({"problem": "lost"}, 1, 0, "lost"),
-        ({"process_count": None, "used_bytes": None}, 1, 0, "nobody knows"),
+        ({"process_count": None, "used_bytes": None}, 1, 0, "may be in use"),
         ({"process_count": None}, 1, 0, None),
         ({"used_bytes": None, "total_bytes": None}, 1, 0, None),
         # A sibling accounts for one process and its share of the memory, here a quarter.

@@ -117,11 +117,11 @@ def test_file_is_refused(folder):
 
 def test_missing_parent_is_refused(monkeypatch, tmp_path):
     monkeypatch.setenv("TARQUET_LEASE_DIR", str(tmp_path / "no" / "leases"))
-    with pytest.raises(GpuError, match="cannot be made"):
+    with pytest.raises(GpuError, match="cannot be created"):
         open_folder()
 
 
 def test_relative_path_is_refused(monkeypatch):
     monkeypatch.setenv("TARQUET_LEASE_DIR", "leases")
-    with pytest.raises(GpuError, match="is relative"):
+    with pytest.raises(GpuError, match="is a relative path"):
         open_folder()

@@ -63,7 +63,7 @@ def in_child():
 def test_lock_is_held_and_dropped(path):
     with locked(path):
         assert not is_free(path)
-        with pytest.raises(NotFree, match="leased by a job that wrote no name"), locked(path):
+        with pytest.raises(NotFree, match="leased by a job that did not write its name"), locked(path):
             pass
         assert not is_free(path), "who is refused must not drop the lock of the holder"
     assert is_free(path) and path.exists(), "never unlinked"
@@ -142,7 +142,7 @@ def test_forged_signature_is_no_signature(folder, path, text):
     with locked(path):
         path.write_text(text)
         assert read_leases(folder, "GPU-a") == [{}]
-        assert format_holder({}) == "a job that wrote no name"
+        assert format_holder({}) == "a job that did not write its name"
 
 
 def test_forged_signature_cannot_play_with_the_terminal(folder, path):

@@ -91,13 +91,13 @@ def test_a_vector_of_nan_fails_its_sample_alone(tmp_path, embed, loader):
     path = make_shard_of(tmp_path / "s.tar", [{"id": n} for n in range(12)], black=[5])
     table, failed = embed(loader(), path, id_col="id")
     assert table["key"].to_pylist() == [str(n) for n in range(12) if n != 5]
-    assert failed == [("5", "bad_vector", "its vector holds NaN; expected finite numbers")]
+    assert failed == [("5", "bad_vector", "its vector contains NaN; expected finite numbers")]
 
 
 def test_many_vectors_of_nan_fail_the_shard_in_one_line_with_advice_that_fits(tmp_path, embed):
     path = make_shard_of(tmp_path / "s.tar", [{}] * 12, black=range(3))
     with pytest.raises(
-        ShardError, match=r"3 of 12 samples failed \(3 bad_vector\), as '0': its vector holds NaN"
+        ShardError, match=r"3 of 12 samples failed \(3 bad_vector\), such as '0': its vector contains NaN"
     ) as error:
         embed(Norm(), path)
     assert "check the weights" in str(error.value) and "autocast" not in str(error.value)
@@ -119,11 +119,11 @@ def test_a_sample_with_a_bad_vector_can_be_retried(tmp_path, embed):
 @pytest.mark.parametrize(
     ("vector", "dtype", "message"),
     [
-        ([1, torch.inf], "float32", "its vector holds infinity; expected finite numbers"),
+        ([1, torch.inf], "float32", "its vector contains infinity; expected finite numbers"),
         (
             [1, -70_000],
             "float16",
-            "its vector holds numbers beyond float16; .*; set embedding_dtype: float32",
+            "its vector has numbers too large for float16; .*; set embedding_dtype: float32",
         ),
     ],
 )
@@ -184,7 +184,7 @@ def test_a_value_of_a_wrong_type_fails_its_sample_alone_and_whole_floats_are_int
 def test_a_bad_row_whose_key_the_tar_does_not_hold_is_the_loaders_fault(tmp_path, embed):
     path = make_tar(tmp_path / "s.tar", {"a.jpg": b""})
     embedder = Given((torch.full((1, 2), torch.nan), [{"__key__": "x"}]))
-    with pytest.raises(EmbedderError, match="a sample 'x' that the tar does not hold"):
+    with pytest.raises(EmbedderError, match="a sample 'x' that is not in the tar"):
         embed(embedder, path)
 
 

@@ -126,7 +126,7 @@ def test_what_decoders_say_of_embedded_images_is_counted_and_named(tmp_path, cap
     assert "4 samples, 3 embedded, 1 failed, 2 patched in" in caplog.text
     summary = summarize_run(tmp_path, ["s"])
     assert summary.remarks == {"patched": 2}
-    assert "embedded all the same: 2 patched" in summary.describe()
+    assert "embedded nevertheless: 2 patched" in summary.describe()
 
 
 def test_metadata_and_id_come_beside_the_vectors(tmp_path, shard):
@@ -285,11 +285,11 @@ ONES = torch.ones(3, 2)
 BREACHES = {
     "fewer dicts than images": (
         Own([(ONES, rows_of("a", "b"))]),
-        "gave 3 images with 2 dicts of metadata; expected one dict per image",
+        "yielded 3 images with 2 dicts of metadata; expected one dict per image",
     ),
     "fewer vectors than images": (
         Own([(ONES, rows_of(*ABC))], lambda batch: batch[:2]),
-        r"gave shape \(2, 2\); expected \(3, dimension\)",
+        r"returned shape \(2, 2\); expected \(3, dimension\)",
     ),
     "vectors with too many axes": (
         Own([(ONES, rows_of(*ABC))], lambda batch: batch[..., None]),
@@ -297,7 +297,7 @@ BREACHES = {
     ),
     "another dimension than before": (
         Own([(ONES[:2], rows_of("a", "b")), (torch.ones(1, 5), rows_of("c"))]),
-        "sample 'c': own: the model gave dimension 5, but 2 before",
+        "sample 'c': own: the model returned dimension 5, but 2 before",
     ),
     "an error in the model": (
         Own([(ONES, rows_of(*ABC))], lambda batch: raise_error(KeyError("weights"))),
@@ -306,7 +306,7 @@ BREACHES = {
     "no tensor from the model": (Own([(ONES, rows_of(*ABC))], lambda batch: "text"), "the model raised TypeError"),
     "a sample twice": (Own([(ONES, rows_of("a", "b", "a"))]), "yielded a sample 'a' .* twice"),
     "a batch twice": (Own([(ONES, rows_of(*ABC)), (ONES, rows_of(*ABC))]), "yielded a sample 'a' .* twice"),
-    "a sample that is not there": (Own([(ONES, rows_of("a", "b", "x"))]), "a sample 'x' that the tar does not hold"),
+    "a sample that is not there": (Own([(ONES, rows_of("a", "b", "x"))]), "a sample 'x' that is not in the tar"),
     "no pairs": (Own([ONES, ONES]), "load_dataset_shard failed: .* expected it to yield pairs"),
     "no list of dicts": (Own([(ONES, list(ABC))]), "load_dataset_shard failed: .* one dict per image"),
     "nothing but None": (Own(None), "load_dataset_shard failed: TypeError"),
@@ -335,7 +335,7 @@ def test_a_missing_shard_is_one_line(tmp_path):
 
 
 def test_an_empty_shard_cannot_tell_the_dimension_of_a_loader_of_ones_own(tmp_path):
-    with pytest.raises(ShardError, match="no sample to learn the dimension"):
+    with pytest.raises(ShardError, match="no sample, so the dimension"):
         embed(Own(), make_tar(tmp_path / "s.tar", {}), tmp_path)
 
 
@@ -370,7 +370,7 @@ def test_a_batch_that_does_not_fit_is_halved_and_the_vectors_stay_the_same(tmp_p
     assert table["key"].equals(expected[0]["key"])
     assert embedder.sizes == [7, 3, 1] + [1] * 15
     assert described.provenance.max_batch_size == 1
-    assert "out of memory with 7 images; going on with 3" in caplog.text
+    assert "out of memory with 7 images; continuing with 3" in caplog.text
 
 
 def test_one_image_that_does_not_fit_is_an_error(tmp_path, shard):

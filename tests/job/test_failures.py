@@ -43,7 +43,7 @@ def test_of_a_job_of_several_each_shard_has_its_own_error(tmp_path):
     log = run_job(tmp_path, good, bad, cut)
     assert find_error(log, str(bad)).startswith("1 of 1 samples failed")
     assert find_error(log, str(cut)).startswith("damaged at byte 0")
-    assert find_error(log, str(good)).startswith("its job ended well, but Snakemake did not take what it made")
+    assert find_error(log, str(good)).startswith("its job succeeded, but Snakemake rejected its output")
 
 
 @pytest.mark.slow
@@ -57,7 +57,7 @@ def test_of_a_traceback_the_last_line_is_told(tmp_path):
 def test_of_a_job_that_was_killed_or_did_not_start_the_end_of_the_log_is_told(tmp_path):
     log = tmp_path / "log"
     log.write_text("")
-    assert find_error(log, "a.tar").endswith("killed, as for want of memory or time, or did not start")
+    assert find_error(log, "a.tar").endswith("killed (out of memory or time, for example) or did not start")
     log.write_text("2026-11-24 23:05:20 INFO loaded MeanColor on cpu in 0.0 s\n")
     assert find_error(log, "a.tar").endswith("or did not start; its log ends with: " + log.read_text().strip())
     log.write_text("python: No module named embedders\n")

@@ -100,5 +100,5 @@ def test_a_suffix_that_cannot_be_used_is_one_line(tmp_path):
         def load_dataset_shard(self, tar_path):
             return []
 
-    with pytest.raises(EmbedderError, match=r"loader of its own, which image_suffix 'jpg' does not reach"):
+    with pytest.raises(EmbedderError, match=r"its own loader, which ignores image_suffix 'jpg'"):
         embed(make_shard(tmp_path / "s.tar", 1), tmp_path, Own(), image_suffix="jpg")

@@ -122,8 +122,8 @@ def test_a_batch_without_room_is_halved_and_inspect_shows_the_size_that_worked(t
     assert (embed(Small(lambda batch: raise_error(error)), shard, tmp_path) == expected).all()
     shown = CliRunner().invoke(main, ["inspect", str(tmp_path / "o.parquet")])
     assert json.loads(shown.output)["max_batch_size"] == 1
-    assert "out of memory with 7 images; going on with 3" in caplog.text
-    assert "out of memory with 3 images; going on with 1" in caplog.text
+    assert "out of memory with 7 images; continuing with 3" in caplog.text
+    assert "out of memory with 3 images; continuing with 1" in caplog.text
 
 
 class Tensor:

@@ -124,7 +124,7 @@ def test_a_column_that_is_taken_is_refused(tmp_path, shard, taken):
 
 def test_vectors_of_another_width_are_refused_in_one_line(tmp_path, shard):
     with pytest.raises(
-        EmbedderError, match=r"s.tar: the vectors have 3 numbers, and brightness expects 768 .embedding_s"
+        EmbedderError, match=r"s.tar: the vectors have 3 dimensions, and brightness expects 768 .embedding_s"
     ):
         embed(MeanColor(classifiers=[Brightness(embedding_size=768)]), shard, tmp_path)
 
@@ -163,9 +163,9 @@ def test_a_postprocess_can_turn_scores_into_labels():
 WRONG = {
     "two numbers per vector": (
         Given(lambda vectors: vectors[:, :2]),
-        r"gave scores of shape \(4, 2\) for 4 vectors; exp",
+        r"returned scores of shape \(4, 2\) for 4 vectors; exp",
     ),
-    "one number for all": (Given(lambda vectors: vectors.sum()), r"gave scores of shape \(\) for 4 vectors"),
+    "one number for all": (Given(lambda vectors: vectors.sum()), r"returned scores of shape \(\) for 4 vectors"),
     "an error": (Given(lambda vectors: vectors @ vectors), "brightness: the model raised RuntimeError"),
     "a type that does not fit": (
         Given(lambda vectors: vectors[:, 0] + 0.5, int),
@@ -173,7 +173,7 @@ WRONG = {
     ),
     "a postprocess that drops": (
         Given(lambda vectors: vectors[:, 0], float, lambda scores: scores[1:]),
-        "postprocess gave 3 values, 0 of them null; expected 4",
+        "postprocess returned 3 values, 0 of them null; expected 4",
     ),
     "an error in postprocess": (
         Given(lambda vectors: vectors[:, 0], float, lambda scores: scores.nope),
@@ -212,7 +212,7 @@ def test_a_sample_without_a_score_fails_alone(tmp_path):
     path = tmp_path / "out.parquet"
     ledger = embed_shard(Zero(classifiers=[first, other]), shard, path, device="cpu", max_failed_fraction=0.5)
     assert [(failed.key, failed.kind) for failed in ledger.failed] == [("00000", "bad_score")]
-    assert ledger.failed[0].message == "brightness: the score is NaN or infinite; expected a finite one"
+    assert ledger.failed[0].message == "brightness: the score is NaN or infinite; expected a finite number"
     table, vectors, _ = read_vectors(str(path))
     assert table["key"].to_pylist() == ["00001", "00002", "00003"]
     assert table["brightness"].to_pylist() == pytest.approx([1 / 3, 1 / 6, 1 / 9])
@@ -221,7 +221,7 @@ def test_a_sample_without_a_score_fails_alone(tmp_path):
 
 def test_a_score_of_a_file_that_is_not_finite_names_the_key(tmp_path, shard):
     path = embed(MeanColor(), shard, tmp_path)
-    with pytest.raises(EmbedderError, match=r"brightness gave a score that is NaN or infinite for '00000'"):
+    with pytest.raises(EmbedderError, match=r"brightness returned a score that is NaN or infinite for '00000'"):
         score_file(path, tmp_path / "scores.parquet", Given(lambda vectors: vectors[:, 0] / 0), "cpu")
     assert not (tmp_path / "scores.parquet").exists()
 
@@ -332,15 +332,18 @@ def test_a_file_is_scored_from_the_command_line(tmp_path, shard):
     assert said["classifier"]["args"] == {"pred_column": "light"}
     refused = run_cli(*command, "--classifier-args", '{"embedding_size": 768}')
     assert (refused.returncode, len(refused.stderr.strip().splitlines()[-1:])) == (1, 1)
-    assert f"error: {path}: the vectors have 3 numbers, and brightness expects 768" in refused.stderr
+    assert f"error: {path}: the vectors have 3 dimensions, and brightness expects 768" in refused.stderr
     assert "Traceback" not in refused.stderr
 
 
 def test_what_cannot_be_scored_is_one_clear_line(tmp_path, shard):
     path = embed(MeanColor(image_embedding_column="color"), shard, tmp_path)
     for classifier, message in [
-        (Brightness(), "in column 'color', and brightness wants 'image_embedding'; set embedding_column to 'color'"),
-        (NemoStyle("color", pred_column="key"), "column 'key' would be there twice; rename pred_column"),
+        (
+            Brightness(),
+            "in column 'color', and brightness expects 'image_embedding'; set embedding_column to 'color'",
+        ),
+        (NemoStyle("color", pred_column="key"), "there would be two columns 'key'; rename pred_column"),
     ]:
         with pytest.raises(EmbedderError, match=message):
             score_file(path, tmp_path / "scores.parquet", classifier, "cpu")

@@ -29,7 +29,7 @@ def test_a_sample_cannot_be_settled_twice_or_without_being_there():
     ledger = ledger_of("a", "b")
     ledger.settle(["a"])
     for key in ("a", "never there"):
-        with pytest.raises(EmbedderError, match=f"a sample '{key}' that the tar does not hold, or yielded it twice"):
+        with pytest.raises(EmbedderError, match=f"a sample '{key}' that is not in the tar, or yielded it twice"):
             ledger.settle(["b", key])
         with pytest.raises(EmbedderError, match=f"'{key}'"):
             ledger.fail(FailedSample(key, "bad_vector", "NaN"))
@@ -57,7 +57,7 @@ def test_more_failures_than_allowed_fail_the_shard_with_counts_and_the_first():
         ledger.fail(FailedSample(key, "undecodable", f"{key} is broken"))
     ledger.settle(list("abefghij"))
     ledger.check(0.2)
-    with pytest.raises(ShardError, match=r"2 of 10 samples failed \(2 undecodable\), as 'c': c .*make the image"):
+    with pytest.raises(ShardError, match=r"2 of 10 samples failed \(2 undecodable\), such as 'c': c .*make the"):
         ledger.check(0.19)
 
 

@@ -86,7 +86,7 @@ def test_shards_of_two_models_are_an_error_that_names_those_which_differ(tmp_pat
     write_shard(tmp_path, "c", 1, [], embedder=replace(model, **{key: value}))
     assert summarize_run(tmp_path, ["a", "b", "d", "e"]).embedded == 4
     changed = key.removesuffix("_path")
-    with pytest.raises(ShardError, match=rf"shards of 2 models: other than most are 'c' \({changed}\)"):
+    with pytest.raises(ShardError, match=rf"shards of 2 models: unlike most are 'c' \({changed}\)"):
         summarize_run(tmp_path, ["a", "b", "c", "d"])
 
 

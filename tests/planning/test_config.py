@@ -109,7 +109,7 @@ def test_every_documented_form_is_taken(key, value):
 )
 def test_a_name_that_yaml_reads_as_something_else_is_told_to_be_quoted(text):
     message = message_of(**yaml.safe_load(text))
-    assert "as a number, 2024-01-31 as a date, yes as true: quote such a name, as " in message
+    assert "as a number, 2024-01-31 as a date, yes as true: quote such a name, for example " in message
     assert "quote" not in message_of(threads=1.5) + message_of(shards=[]) + message_of(gpu=True)
 
 
@@ -125,12 +125,12 @@ def test_the_home_folder_is_written_out_where_a_file_is_named(monkeypatch):
 @pytest.mark.parametrize(
     ("output_dir", "reason"),
     [
-        ("file", r"FOLDER/file' is no folder; move it away"),
-        ("file/below", r"FOLDER/file' is no folder; move it away"),
-        ("dangling", r"FOLDER/dangling' is no folder; move it away"),
+        ("file", r"FOLDER/file' is not a folder; move it away"),
+        ("file/below", r"FOLDER/file' is not a folder; move it away"),
+        ("dangling", r"FOLDER/dangling' is not a folder; move it away"),
         ("a{b}", "has a brace"),
         ("a\nb", "has a control character"),
-        ("$SCRATCH/a", r"has a \$, and no variable is filled in"),
+        ("$SCRATCH/a", r"has a \$, and variables are not expanded"),
         ("-a", "begins with -"),
     ],
 )
@@ -149,5 +149,5 @@ def test_scores_have_folders_that_readers_see_and_names_that_snakemake_takes():
     score = {"class": "a:B"}
     assert list(name_scores([score, score | {"args": {"pred_column": "_p=1"}}])) == ["B", "%5Fp%3D1"]
     for name in ("a/b", "", 5, "a{b}"):
-        with pytest.raises(ConfigError, match="expected a name that a folder can have"):
+        with pytest.raises(ConfigError, match="expected a valid folder name"):
             name_scores([score | {"args": {"pred_column": name}}])

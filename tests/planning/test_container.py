@@ -68,7 +68,7 @@ def test_no_folder_of_the_image_is_hidden(elsewhere):
 
 def test_a_folder_whose_name_apptainer_would_split_is_refused(elsewhere):
     (elsewhere / "a:b").mkdir()
-    with pytest.raises(ConfigError, match=r"a:b' cannot be shown to a container: rename it"):
+    with pytest.raises(ConfigError, match=r"a:b' cannot be mounted in a container; rename it"):
         find_binds([elsewhere / "a:b/c.tar"])
 
 

@@ -4,6 +4,7 @@ import os
 
 import pytest
 import yaml
+from webdataset.shardlists import expand_urls
 
 from embedders.errors import ConfigError
 from embedders.planning.shard_names import make_visible, require_distinct
@@ -83,11 +84,14 @@ def test_a_list_that_becomes_a_mapping_keeps_its_names_under_the_key_that_is_no_
 @pytest.mark.parametrize(
     ("shards", "advice"),
     [
-        (["data/*.tar", "other/*.tar"], "as shards: {.: data/*.tar, other: other/*.tar}"),
-        (["data/*.tar", "data/sub/*.tar"], "as shards: {.: data/*.tar, sub: data/sub/*.tar}"),
-        ({"train": ["data/*.tar", "other/*.tar"]}, "as shards: {train: data/*.tar, train/other: other/*.tar}"),
-        ("list.txt", "mark by /./ in 'list.txt' where a name begins, as 'FOLDER/./other/00.tar'"),
-        (["data/*.tar", "more.txt"], "as shards: {.: data/*.tar, other: more.txt}"),
+        (["data/*.tar", "other/*.tar"], "for example shards: {.: data/*.tar, other: other/*.tar}"),
+        (["data/*.tar", "data/sub/*.tar"], "for example shards: {.: data/*.tar, sub: data/sub/*.tar}"),
+        (
+            {"train": ["data/*.tar", "other/*.tar"]},
+            "for example shards: {train: data/*.tar, train/other: other/*.tar}",
+        ),
+        ("list.txt", "mark with /./ in 'list.txt' where the name begins, for example 'FOLDER/./other/00.tar'"),
+        (["data/*.tar", "more.txt"], "for example shards: {.: data/*.tar, other: more.txt}"),
     ],
 )
 def test_two_shards_of_one_name_are_refused_with_what_to_write_and_that_is_right(folder, shards, advice):
@@ -98,19 +102,19 @@ def test_two_shards_of_one_name_are_refused_with_what_to_write_and_that_is_right
     message = str(caught.value)
     assert "'data/00.tar' and '" in message and message.endswith(advice.replace("FOLDER", str(folder)))
     if "list.txt" in message:
-        (folder / "list.txt").write_text("data/00.tar\n" + message.rpartition(" as ")[2].strip("'"))
+        (folder / "list.txt").write_text("data/00.tar\n" + message.rpartition(" for example ")[2].strip("'"))
         assert find_shards("list.txt") == {"00": "data/00.tar", "other/00": f"{folder}/other/00.tar"}
     else:
-        assert len(find_shards(yaml.safe_load(message.rpartition(" as shards: ")[2]))) >= 2
+        assert len(find_shards(yaml.safe_load(message.rpartition(" for example shards: ")[2]))) >= 2
 
 
 def test_addresses_of_one_name_are_refused_with_a_mark_that_is_right(folder):
     (folder / "list.txt").write_text("s3://b/photos/x/0.tar\ns3://b/photos/y/0.tar\n")
-    with pytest.raises(ConfigError, match=r"as 's3://b/photos/\./y/0\.tar'$"):
+    with pytest.raises(ConfigError, match=r"for example 's3://b/photos/\./y/0\.tar'$"):
         find_shards("list.txt")
     (folder / "list.txt").write_text("s3://b/photos/x/0.tar\ns3://b/photos/./y/0.tar\n")
     assert find_shards("list.txt") == {"0": "s3://b/photos/x/0.tar", "y/0": "s3://b/photos/y/0.tar"}
-    with pytest.raises(ConfigError, match=r"as shards: \{.: 's3://a/0.tar', b: 's3://b/0.tar'\}$"):
+    with pytest.raises(ConfigError, match=r"for example shards: \{.: 's3://a/0.tar', b: 's3://b/0.tar'\}$"):
         find_shards(["s3://a/0.tar", "s3://b/0.tar"])
 
 
@@ -173,7 +177,7 @@ def test_brackets_and_quotes_are_parts_of_names(folder):
     assert find_shards("*.tar") == {"-rf": "./-rf.tar"}
     (folder / "[b]").mkdir()
     (folder / "[b]/0.tar").touch()
-    with pytest.raises(ConfigError, match=r"a \[ that is part of a name is written \[\[\]$"):
+    with pytest.raises(ConfigError, match=r"write a \[ that is part of a name as \[\[\]$"):
         find_shards("[b]/*.tar")
     assert find_shards("[[]b]/*.tar") == {"[b]/0": "[b]/0.tar"}
 
@@ -218,7 +222,7 @@ def test_a_home_folder_is_written_out_and_a_variable_is_not(folder, monkeypatch)
     (folder / "list.txt").write_text("~/data/*.tar\n")
     assert list(find_shards("~/list.txt")) == ["00", "01"]
     for pattern in ("$HOME/data/*.tar", "$HOME/data/00.tar"):
-        with pytest.raises(ConfigError, match=r"a variable such as \$HOME is not filled in, write its value$"):
+        with pytest.raises(ConfigError, match=r"variables such as \$HOME are not expanded, write the value$"):
             find_shards(pattern)
 
 
@@ -248,7 +252,7 @@ def test_no_name_leads_out_of_the_results(folder, monkeypatch):
         ("data/{00..02}.tar", "there is no file 'data/02.tar'"),
         ("data/{00..01.tar", "Unbalanced"),
         ("data/00.zip", "'data/00.zip': expected a file that ends in"),
-        ("data/", r"'data/': expected a file that ends in .*; of a folder, write 'data/\*.tar'"),
+        ("data/", r"'data/': expected a file that ends in .*; for a folder, write 'data/\*.tar'"),
         ("none.txt", "list 'none.txt' cannot be read"),
         ("empty.txt", "list 'empty.txt' is empty"),
         ("binary.txt", "list 'binary.txt' cannot be read"),
@@ -286,3 +290,40 @@ def test_a_hundred_thousand_shards_are_found_by_one_listing(tmp_path, monkeypatc
     assert listings == [str(tmp_path)]
     assert len(lookups) < 10
     assert list(found.items())[99_999] == ("99999", f"{tmp_path}/99999.tar")
+
+
+# webdataset's own patterns
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    ["{00..02}.tar", "{a,b}-{8..11}.tar", "{01..09..4}.tar", "{2..0}.tar", "x{,-y}.tar", "{a..c}.tar", "plain.tar"],
+)
+def test_braces_expand_as_webdatasets_do(folder, pattern):
+    expected = expand_urls(f"other/{pattern}")
+    for path in expected:
+        (folder / path).touch()
+    assert sorted(find_shards(f"other/{pattern}").values()) == sorted(expected)
+    addresses = [path.replace("other", "https://host") for path in expected]
+    assert sorted(find_shards(f"https://host/{pattern}").values()) == sorted(addresses)
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "data/00.tar::data/01.tar",
+        "data/{00..01}.tar::other/00.tar",
+        "data/*.tar::other/*.tar",
+        "s3://b/0.tar::s3://b/1.tar",
+    ],
+)
+def test_webdatasets_list_by_colons_is_refused_with_what_to_write(folder, pattern):
+    with pytest.raises(ConfigError, match=r"a\.tar::b\.tar is written as a list, \[a\.tar, b\.tar\]"):
+        find_shards(pattern)
+    (folder / "data/a::b.tar").touch()
+    assert find_shards("data/a::b.tar") == find_shards("data/a*.tar") == {"a%3A:b": "data/a::b.tar"}
+
+
+def test_webdatasets_variables_are_refused_too(folder):
+    with pytest.raises(ConfigError, match=r"a variable such as \$HOME is not filled in"):
+        find_shards("$FOLDER/00.tar")

@@ -98,7 +98,7 @@ def test_an_image_that_is_cut_short_fails_whatever_a_users_file_has_set(caplog):
                         road(encoded[: len(encoded) * 8 // 10])
                 finally:
                     ImageFile.LOAD_TRUNCATED_IMAGES = False
-    assert "ImageFile.LOAD_TRUNCATED_IMAGES is set, and unset again: an image that is cut short" in caplog.text
+    assert "ImageFile.LOAD_TRUNCATED_IMAGES was set and is now unset: truncated images fail" in caplog.text
 
 
 def test_a_jpeg_that_libjpeg_fills_in_is_decoded_as_pillow_does_and_said_to_be_patched():

@@ -43,7 +43,7 @@ def tar_of(form: int) -> bytes:
         (b'<?xml version="1.0"?><Error><Code>NoSuchKey', "begins as an XML document"),
         (
             b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n",
-            "begins as a pointer of Git LFS, in the place of the file (git lfs pull fetches it)",
+            "begins as a pointer of Git LFS instead of the file (git lfs pull fetches it)",
         ),
         (b'{"error":\n "Not found"}', 'begins with the text \'{"error": "Not found"}\''),
         (b"\x01\x02\x03 \xff\x1b[2J", "begins with the bytes 01 02 03 20 ff 1b 5b 32"),

@@ -28,10 +28,14 @@ def test_vectors_of_a_model_that_works_are_good():
 @pytest.mark.parametrize(
     ("spoil", "words", "level"),
     [
-        (lambda vectors: vectors * np.linspace(1, 3, 200)[:, None], "norms of the vectors go from 1 to 3", "look"),
+        (lambda vectors: vectors * np.linspace(1, 3, 200)[:, None], "norms of the vectors range from 1 to 3", "look"),
         (lambda vectors: vectors * 5, "have norm 5: but not 1", "good"),
-        (lambda vectors: np.where(np.arange(8) == 3, 0, vectors), "1 of the 8 numbers are the same", "look"),
-        (lambda vectors: np.ones((200, 8)) + vectors / 9, "much alike", "look"),
+        (
+            lambda vectors: np.where(np.arange(8) == 3, 0, vectors),
+            "1 of the 8 dimensions have the same value",
+            "look",
+        ),
+        (lambda vectors: np.ones((200, 8)) + vectors / 9, "very similar", "look"),
         (lambda vectors: np.where(np.arange(200)[:, None] < 3, 0, vectors), "3 of 200 vectors are zero", "wrong"),
         (
             lambda vectors: np.where(np.arange(200)[:, None] < 4, np.inf, vectors),
@@ -66,5 +70,5 @@ def test_images_that_were_embedded_although_a_decoder_said_something_are_shown()
     (_, look) = judge_run(Summary(shards=1, samples=9, embedded=9, remarks={"patched": 2}), 0)
     assert (look.level, look.text) == (
         "look",
-        "Images embedded all the same: 2 patched; the logs of the shards name them.",
+        "Images embedded nevertheless: 2 patched; the logs of the shards name them.",
     )

@@ -101,7 +101,7 @@ def test_a_run_whose_shards_have_gone_is_shown_by_keys(run, tmp_path):
     (moved / "run_shards.json").write_text(json.dumps({name: f"gone/{name}.tar" for name in "abc"}))
     write_report(moved, tmp_path / "report.html")
     html = (tmp_path / "report.html").read_text()
-    assert "3 shards are not where they were" in html
+    assert "3 shards were moved or deleted" in html
     assert "no picture" in html
     assert "data:image" not in html.partition("<script>")[0]
 
@@ -234,8 +234,8 @@ def test_broken_vectors_are_counted_and_are_no_outliers(run, tmp_path):
     (tmp_path / "run_shards.json").write_text('{"a": "gone.tar"}')
     write_report(tmp_path, tmp_path / "report.html")
     html = (tmp_path / "report.html").read_text()
-    assert "2 of 50 vectors are zero, or hold NaN or infinity" in html
-    assert "1 of the 6 numbers are the same in every vector" in html
+    assert "2 of 50 vectors are zero or contain NaN or infinity" in html
+    assert "1 of the 6 dimensions have the same value in every vector" in html
     assert "key-7<" not in html
     assert 'data-chart="norms"' in html
 

@@ -47,8 +47,8 @@ def test_a_full_disk_is_one_line_and_no_debris(tmp_path, disk):
     assert job.returncode == 1
     errors = [line for line in job.stderr.splitlines() if " INFO " not in line]
     assert errors == [
-        f"error: {output}: cannot be written (No space left on device); expected a writable folder with room; "
-        "nothing was left"
+        f"error: {output}: cannot be written (No space left on device); expected a writable folder with free space; "
+        "no partial file was left"
     ]
     assert leftovers(disk) == ["other"]
 

@@ -34,7 +34,8 @@ def test_a_pattern_or_a_key_more_embeds_nothing_again(project):
     configure(project, shards=["data/*.tar", "more/*.tar"])
     refused = run_snakemake(project, "-n").stdout
     assert (
-        "would both be named 'a'; write a mapping, whose keys become folders ('.' is none), as shards: {." in refused
+        "would both be named 'a'; use a mapping, whose keys become folders ('.' for none), for example shards: {."
+        in refused
     )
 
 
@@ -69,12 +70,12 @@ def test_every_name_that_a_file_system_allows_is_embedded(project, tmp_path, mon
     [
         (
             ["--config", "shards=data/a.tar", "shards=data/b.tar"],
-            "--config: 'shards' is given twice; expected once; quote a value",
+            "--config: 'shards' is given twice; expected once; quote the value",
         ),
         (["--configfile", "config.yaml", "other.yaml"], "--configfile: 2 files are given"),
-        (["--config", "output_dir=README.md/x"], "README.md' is no folder; move it away, or name another folder"),
-        (["--config", "shards=odd/*.tar"], "'odd/{x}.tar' has a brace, which Snakemake takes for a wildcard"),
-        (["--snakefile", "clone {x}/Snakefile"], "has a brace, which Snakemake takes for a wildcard; move or rename"),
+        (["--config", "output_dir=README.md/x"], "README.md' is not a folder; move it away, or name another folder"),
+        (["--config", "shards=odd/*.tar"], "'odd/{x}.tar' has a brace, which Snakemake reads as a wildcard"),
+        (["--snakefile", "clone {x}/Snakefile"], "has a brace, which Snakemake reads as a wildcard; move or rename"),
     ],
 )
 def test_what_cannot_work_is_refused_in_a_line(project, options, line):

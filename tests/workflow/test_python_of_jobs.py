@@ -40,7 +40,7 @@ def make_environment(folder, lacking):
 @pytest.mark.parametrize(
     ("lacking", "report", "line"),
     [
-        ("torch", "false", "jobs run with the `python` of PATH, and '{other}' lacks click, "),
+        ("torch", "false", "jobs run with the `python` in PATH, and '{other}' lacks click, "),
         ("bokeh", "true", "the report cannot be written: '{own}' lacks bokeh; "),
     ],
 )

@@ -1,4 +1,4 @@
-# Checks the configuration and finds the shards; every other file builds on its names.
+# Checks the configuration and finds the shards; every other file uses its names.
 
 import json
 import os
@@ -11,8 +11,8 @@ import yaml
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 
-# Snakemake runs outside the job's environment, where tarquet need not be installed. This file's folder and not
-# workflow.basedir, which is another's where this workflow is a module of another one.
+# Snakemake may run outside the environment of the jobs, without tarquet. The path starts from this file's folder,
+# because workflow.basedir is another workflow's if this one is used as a module.
 sys.path.insert(0, os.path.join(str(workflow.current_basedir), "../.."))
 from embedders.errors import TarquetError
 from embedders.output.files import write_whole
@@ -64,8 +64,8 @@ os.environ.update(PATH=prefer_own_python(os.environ.get("PATH", os.defpath)))
 DEPLOYMENTS = snakemake_insides.list_deployments(workflow)
 config_files, config_args, config_given = snakemake_insides.read_command_line(workflow)
 
-# A --configfile takes the place of config.yaml. Snakemake would merge the two key by key, and so hand the arguments of
-# one embedder to another; its --replace-workflow-config does not reach the jobs that an executor submits.
+# A --configfile replaces config.yaml. Snakemake would merge the two key by key, and so pass the arguments of one
+# embedder to another; its --replace-workflow-config does not reach the jobs that an executor submits.
 if not config_files:
 
     configfile: "config.yaml"
@@ -74,7 +74,7 @@ if not config_files:
 try:
     require_clone(snakemake_insides.find_folder(workflow))
     schema = workflow.source_path("../schemas/config.schema.yaml")
-    # Where this is a module, the command line is the other workflow's.
+    # If this workflow is a module, the command line belongs to the other workflow.
     if snakemake_insides.is_main(workflow):
         config = take_command_line(
             config, config_files, config_args, config_given, schema
@@ -86,14 +86,14 @@ try:
     require_distinct(SHARDS, config["output_dir"])
     check_remote(SHARDS.values(), config["shards_per_job"])
     SCORES = name_scores(config["scores"])
-    # One spelling of the path, because Snakemake takes another one for another file.
+    # Always spelled the same way, because to Snakemake another spelling is another file.
     OUT = shorten_path(config["output_dir"])
     HASHES = Hashes(f"{OUT}/{RECORD}/hashes.json")
     RECIPES = describe_recipes(config, HASHES.find)
     if snakemake_insides.is_planning(workflow):
         FOLDER = compare_folder(OUT, SHARDS, RECIPES, HASHES, logger.warning)
         JOBS = begin_jobs(SHARDS, config["shards_per_job"])
-    else:  # one that an executor started for a job, which was planned before
+    else:  # a process that an executor started for a job; the main process has planned it
         FOLDER, JOBS = Comparison(), load_jobs(OUT)
     if "apptainer" in DEPLOYMENTS:
         check_image(config["container"])

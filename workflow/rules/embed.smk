@@ -1,12 +1,12 @@
-# One shard -> one Parquet file of vectors, and one that names the samples which were not embedded. With
-# shards_per_job one process takes several shards; each has the same outputs as by itself.
+# One shard -> one Parquet file of vectors, and one that lists the samples that were not embedded. With
+# shards_per_job, one process embeds several shards; the outputs of each shard are the same.
 #
 # outputs: {output_dir}/embeddings/{shard}.parquet, {output_dir}/ledger/{shard}.parquet
 
 if JOBS.is_grouped:
 
     rule embed:
-        """Embed several shards in one process. Snakemake sees a mark; the record of the folder, each shard."""
+        """Embed several shards in one process. Snakemake tracks a marker; the folder's record tracks each shard."""
         input:
             find_shards_of_job,
         output:
@@ -24,14 +24,14 @@ if JOBS.is_grouped:
             runtime=grow_runtime,
         params:
             shards=write_shards_of_job,
-            options=give_embed_options,
+            options=get_embed_options,
         shell:
             EMBED_COMMAND
 
 else:
 
     rule embed:
-        """Embed a shard."""
+        """Embed one shard."""
         input:
             find_input("embeddings"),
         output:
@@ -50,6 +50,6 @@ else:
             runtime=grow(config["runtime"]),
         params:
             shards=write_shard_of_job,
-            options=give_embed_options,
+            options=get_embed_options,
         shell:
             EMBED_COMMAND

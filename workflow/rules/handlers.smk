@@ -4,7 +4,7 @@
 
 
 def require_python():
-    """Stop the run before its first job where no job could start, or no report could be written at the end."""
+    """Stop the run before its first job if no job could start, or if no report could be written at the end."""
     try:
         if not DEPLOYMENTS & {"apptainer", "conda"}:
             check_job_python()
@@ -15,9 +15,9 @@ def require_python():
 
 
 def begin_run():
-    """Claim the folder, and keep in it what the run was made from.
+    """Claim the output folder, and save the inputs of the run in it.
 
-    That is the merged configuration (file, --configfile, --config, defaults), and the path of each shard by name.
+    These are the merged configuration (file, --configfile, --config, defaults) and the path of each shard by name.
     """
     try:
         now = claim_folder(OUT)
@@ -36,6 +36,6 @@ def begin_run():
 
 
 def name_failures():
-    """Name at the end of a run, in a line each, the shards that were tried and have no result."""
+    """Print a line at the end of a run for each shard that was tried and has no result."""
     for line in describe_failures(OUT, SHARDS, JOBS, SCORES):
         print(line, file=sys.stderr)

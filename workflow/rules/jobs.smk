@@ -1,35 +1,35 @@
-# What a job reads, asks for and is told: the functions that the rules name.
+# The functions of the rules: input functions, resources and params.
 
 import shlex
 
 
 @cache
 def plan_embedding():
-    """Plan the jobs that embed: by input functions, since Snakemake's options are not known when this file is read."""
+    """Plan the embedding jobs. Called by input functions, because Snakemake's options are unknown at parse time."""
     if snakemake_insides.is_planning(workflow):
         unfinished = set(SHARDS)
         if not snakemake_insides.is_forced(workflow, "embed"):
             unfinished = set(filterfalse(FOLDER.is_finished, SHARDS))
         plan_jobs(JOBS, SHARDS, unfinished, config["shards_per_job"])
-        # Snakemake would leave out a shard whose results are gone, as long as the summary is there.
+        # Snakemake would skip a shard whose results are gone as long as the summary exists.
         if unfinished or FOLDER.is_summary_stale:
             snakemake_insides.force(workflow, [f"{OUT}/summary.json"])
 
 
 def list_embedded(wildcards):
-    """Name what each job leaves, for the summary; of a shard whose vectors are there, the ledger."""
+    """Yield the output of each embedding job; for a shard whose vectors exist, its ledger."""
     plan_embedding()
     for job in JOBS.shards:
         output = JOBS.name_output(OUT, job)
-        is_there = not JOBS.is_grouped and os.path.exists(output)
-        yield f"{OUT}/ledger/{job}.parquet" if is_there else output
+        exists = not JOBS.is_grouped and os.path.exists(output)
+        yield f"{OUT}/ledger/{job}.parquet" if exists else output
 
 
 @cache
 def force_stale(kind):
-    """Have Snakemake make the outputs of a kind again that the record of the folder says are out of date.
+    """Make Snakemake remake the outputs of a kind that are out of date according to the record of the folder.
 
-    To be called by the input functions of their rules, so that no more is made than what was asked for.
+    The input functions of their rules call it, so that only requested outputs are made.
     """
     for line in FOLDER.describe(kind):
         logger.warning(line)
@@ -46,15 +46,15 @@ def force_stale(kind):
 def find_input(kind):
     """Return the input function of a rule that makes outputs of a kind from one shard.
 
-    Its path, whose time does not count, because the record of the folder has it; or what has Snakemake fetch it first
-    and remove the copy afterwards.
+    It returns the path of the shard, marked `ancient` because the record of the folder tracks changes; or, for a shard
+    with an address, a `storage` object: Snakemake downloads the shard first and deletes the copy afterwards.
     """
 
     def find(wildcards):
         force_stale(kind)
         if wildcards.shard not in SHARDS:
             raise WorkflowError(
-                f"{wildcards.shard!r} is the name of no shard; expected one that `shards` in config.yaml gives"
+                f"there is no shard named {wildcards.shard!r}; expected one of `shards` in config.yaml"
             )
         path = SHARDS[wildcards.shard]
         return storage(path) if is_remote(path) else ancient(path)
@@ -63,13 +63,13 @@ def find_input(kind):
 
 
 def find_shards_of_job(wildcards):
-    """Return the shards of a job of several, which have no address."""
+    """Return the paths of the shards of a grouped job; shards with an address are not grouped."""
     force_stale("embeddings")
     return ancient([SHARDS[shard] for shard in JOBS.shards[wildcards.job]])
 
 
 def find_vectors(wildcards):
-    """Return what says that the vectors of a shard are there."""
+    """Return the file that exists once the vectors of a shard are finished."""
     force_stale("scores")
     plan_embedding()
     job = JOBS.by_shard.get(wildcards.shard)
@@ -81,8 +81,8 @@ def find_vectors(wildcards):
 
 
 def list_retried(wildcards):
-    """Name the outputs of `snakemake retry`: one for each shard whose ledger is not empty."""
-    # Here and not at the top: it brings pyarrow, which no other target needs.
+    """Return the outputs of `snakemake retry`: one for each shard whose ledger is not empty."""
+    # Not at the top: it imports pyarrow, which no other target needs.
     from embedders.output.summary import find_failed_shards
 
     failed = find_failed_shards(f"{OUT}/ledger", SHARDS)
@@ -90,30 +90,31 @@ def list_retried(wildcards):
 
 
 def grow(amount):
-    """Return a function that asks for an amount, and for as much more at each retry."""
+    """Return a resource function: the amount times the number of the attempt."""
 
     def ask(wildcards, attempt):
-        # A job may have been killed for want of it.
+        # The last attempt may have been killed because it had too little.
         return amount * attempt
 
     return ask
 
 
 def grow_runtime(wildcards, attempt):
-    """Ask for the time of each shard of a job."""
+    """Return the time of a grouped job: that of one shard times the number of shards and of the attempt."""
     return config["runtime"] * len(JOBS.shards[wildcards.job]) * attempt
 
 
-# The record of the folder says what must run again. A function of threads is a param that Snakemake does not compare.
+# The params below have `threads` as an argument, because Snakemake does not rerun a job when the value of such a param
+# changes. The record of the folder says what must run again.
 def write_shard_of_job(wildcards, input, output, threads):
-    """Write the shard of a job, and where its results go."""
+    """Return the arguments for the shard of a job and its results."""
     path = SHARDS[wildcards.shard]
     paths = (input[0], output.embeddings, output.ledger)
     return write_shards([paths], address=path if is_remote(path) else None)
 
 
 def write_shards_of_job(wildcards, input, threads):
-    """Write the shards of a job of several, and where their results go."""
+    """Return the arguments for the shards of a grouped job and their results."""
     paths = [
         (path, f"{OUT}/embeddings/{shard}.parquet", f"{OUT}/ledger/{shard}.parquet")
         for path, shard in zip(input, JOBS.shards[wildcards.job])
@@ -121,28 +122,28 @@ def write_shards_of_job(wildcards, input, threads):
     return write_shards(paths, part=JOBS.name_part(wildcards.job))
 
 
-# Once for all jobs, because each call costs time for each job of a run.
+# Made once for all jobs, because making it for each job of a run takes time.
 EMBED_OPTIONS = write_embed_options(config, OUT, RECIPES["embeddings"])
 
 
-def give_embed_options(wildcards, threads):
-    """Write what vectors are made by."""
+def get_embed_options(wildcards, threads):
+    """Return the options of the embedder."""
     return EMBED_OPTIONS
 
 
-def give_retry_options(wildcards, threads):
-    """Write the same, for the samples that failed alone."""
+def get_retry_options(wildcards, threads):
+    """Return the options of the embedder, limited to the samples in the ledger of the shard."""
     only = shlex.quote(f"{OUT}/ledger/{wildcards.shard}.parquet")
     return f"{EMBED_OPTIONS} --only {only}"
 
 
-def give_score_options(wildcards, threads):
-    """Write what a score is made by."""
+def get_score_options(wildcards, threads):
+    """Return the options of the classifier of a score."""
     recipe = RECIPES[f"scores/{wildcards.score}"]
     return write_score_options(config, SCORES[wildcards.score], OUT, recipe)
 
 
-# exec: the process that Snakemake waits for, and that SLURM signals, is the job itself and no shell around it.
+# exec: the job itself replaces the shell, so that it is the process that Snakemake waits for and that SLURM signals.
 EMBED_COMMAND = """
     exec python -m embedders embed {params.shards} \
         {params.options} \

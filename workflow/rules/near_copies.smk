@@ -1,28 +1,29 @@
-# All the vectors -> the pairs of near copies, their groups, and which image of each group to keep. Centres of clusters
-# from a sample; the rows of some shards by cluster; the rows of some clusters compared; one list of all.
+# All the vectors -> the pairs of near copies, their groups, and which image of each group to keep. Four steps: find
+# the centres of clusters in a sample; assign the rows of each shard to clusters; compare the rows within clusters;
+# write one list of all pairs.
 #
-# outputs: {output_dir}/near_copies.parquet; {output_dir}/.near_copies/ holds what its jobs leave for each other
+# outputs: {output_dir}/near_copies.parquet; {output_dir}/.near_copies/ has the intermediate files of its jobs
 
-# What is there of a search for another cosine, or over other shards, is no part of this one.
+# The folder has a different name for each cosine and list of shards, so that intermediate files do not mix.
 COPIES = f"{OUT}/.near_copies/{name_search(config['near_copies']['cosine'], SHARDS)}"
 COPY_PARTS = range(count_parts(len(SHARDS)))
 
 
 def find_pairs(wildcards):
-    """Name the pairs of each part, and have the list made again that was made by other settings."""
+    """Return the files of pairs; force a new list if the present one was made with other settings or shards."""
     path = f"{OUT}/near_copies.parquet"
     if is_stale(path, config["near_copies"], SHARDS):
         snakemake_insides.force(workflow, [path])
     return expand(f"{COPIES}/{{part}}.pairs.npz", part=COPY_PARTS)
 
 
-# It reads the keys of copies: as `summarize` not worth a wait in a cluster's queue.
+# Only reads the keys of copies, so, like `summarize`, it is not worth waiting in a cluster's queue.
 localrules:
     list_near_copies,
 
 
 rule plan_near_copies:
-    """Find the centres of clusters."""
+    """Find the centres of the clusters in a sample of the vectors."""
     input:
         list_embedded,
     output:
@@ -48,7 +49,7 @@ rule plan_near_copies:
 
 
 rule assign_near_copies:
-    """Write the rows of some shards by cluster."""
+    """Assign the rows of some shards to clusters."""
     input:
         plan=f"{COPIES}/plan.npz",
     output:
@@ -81,7 +82,7 @@ rule assign_near_copies:
 
 
 rule compare_near_copies:
-    """Find the pairs in some clusters."""
+    """Find the pairs of near copies in some clusters."""
     input:
         plan=f"{COPIES}/plan.npz",
         assigned=expand(
@@ -119,7 +120,7 @@ rule compare_near_copies:
 
 
 rule list_near_copies:
-    """Name the pairs and their groups."""
+    """Write the list of pairs and groups, and which image of each group to keep."""
     input:
         plan=f"{COPIES}/plan.npz",
         pairs=find_pairs,

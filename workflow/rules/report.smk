@@ -1,17 +1,17 @@
-# What the shards left -> one HTML file for a person, which `snakemake --report` shows as well.
+# The results of all shards -> one HTML page, which `snakemake --report` includes as well.
 #
 # outputs: {output_dir}/report.html
 
 
-# It reads a sample, however large the run is, and needs no GPU: as `summarize` not worth a wait in a cluster's queue.
+# Reads a sample of fixed size and needs no GPU, so, like `summarize`, it is not worth waiting in a cluster's queue.
 localrules:
     write_report,
 
 
 rule write_report:
-    """Draw the page that shows what a run gave."""
+    """Write the report of the run."""
     input:
-        # The summary stands for all the vectors; it changes with each of them.
+        # The summary stands for all the vectors, because it changes when any of them does.
         f"{OUT}/summary.json",
         expand(f"{OUT}/scores/{{score}}/{{shard}}.parquet", score=SCORES, shard=SHARDS),
         f"{OUT}/near_copies.parquet" if config["near_copies"]["cosine"] else [],
@@ -23,7 +23,7 @@ rule write_report:
         f"{OUT}/logs/report.log",
     conda:
         "../../envs/report.yaml"
-    # Outside, with Snakemake's own Python: the image is for jobs, and need not hold the report's libraries.
+    # Runs outside the container, with Snakemake's own Python, because the image need not have the report's libraries.
     container:
         None
     params:

@@ -1,17 +1,17 @@
-# The samples that failed, once more, after a fix or with another embedder: `snakemake retry`. What was embedded
-# is not touched; the vectors come into files of their own, to be read beside the others.
+# `snakemake retry` embeds the samples that failed again, after a fix or with another embedder. It does not change the
+# existing outputs; the new vectors are in separate files, to be read together with the others.
 #
 # outputs: {output_dir}/retried/embeddings/{shard}.parquet, {output_dir}/retried/ledger/{shard}.parquet
 
 
 rule retry:
-    """Ask for the samples that failed, of all shards."""
+    """Retry the samples that failed in all shards."""
     input:
         list_retried,
 
 
 rule embed_failed:
-    """Embed the samples of a shard that its ledger names."""
+    """Embed the samples in the ledger of a shard."""
     input:
         find_input("retried/embeddings"),
     output:
@@ -30,7 +30,7 @@ rule embed_failed:
         runtime=grow(config["runtime"]),
     params:
         shards=write_shard_of_job,
-        # The ledger is no input, or a new class in config.yaml would first embed the whole shard again.
-        options=give_retry_options,
+        # The ledger is not an input; if it were, a new class in config.yaml would first embed the whole shard again.
+        options=get_retry_options,
     shell:
         EMBED_COMMAND

@@ -1,11 +1,11 @@
-# The vectors of one shard -> the scores that one classifier gives them. It reads Parquet and never a tar, so a changed
-# classifier embeds nothing again.
+# The vectors of one shard -> their scores by one classifier. Reads Parquet and never a tar, so a changed classifier
+# embeds nothing again.
 #
 # outputs: {output_dir}/scores/{score}/{shard}.parquet, where {score} is the pred_column or the class
 
 
 rule score:
-    """Score the vectors of a shard."""
+    """Score the vectors of one shard with one classifier."""
     input:
         find_vectors,
     output:
@@ -25,7 +25,7 @@ rule score:
         runtime=grow(config["runtime"]),
     params:
         vectors=f"{OUT}/embeddings/{{shard}}.parquet",
-        options=give_score_options,
+        options=get_score_options,
     shell:
         """
         exec python -m embedders score {params.vectors:q} {output:q} \

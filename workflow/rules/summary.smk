@@ -1,15 +1,15 @@
-# All the shards -> one summary, counted from the footers of what the shards left.
+# All the shards -> one summary, computed from the footers of their outputs.
 #
 # outputs: {output_dir}/summary.json
 
 
-# It reads footers for seconds: not worth a wait in a cluster's queue, whose nodes with GPUs may refuse a job without.
+# Reads footers for seconds, not worth waiting in a cluster's queue; GPU nodes may refuse a job without a GPU.
 localrules:
     summarize,
 
 
 rule summarize:
-    """Count what the shards left."""
+    """Write the totals of the run."""
     input:
         list_embedded,
     output:
@@ -18,7 +18,7 @@ rule summarize:
         f"{OUT}/logs/summarize.log",
     conda:
         "../../envs/embed.yaml"
-    # A file, because a hundred thousand names do not fit on a command line.
+    # The path of a file, because a hundred thousand names do not fit on a command line.
     params:
         shards=f"{OUT}/run_shards.json",
     shell:
