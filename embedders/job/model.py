@@ -193,7 +193,8 @@ class Model:
         rows = {len(part) for part in parts.values() if part.ndim == 2}
         if not parts or any(part.ndim != 2 for part in parts.values()) or len(rows) > 1:
             raise EmbedderError(
-                f"{where}: the model returned {shapes or 'no vectors'}; expected (images, dimension): a vector per image"
+                f"{where}: the model returned {shapes or 'no vectors'}; expected (images, dimension): one vector "
+                "per image"
             )
         columns = {name: part.shape[1] for name, part in parts.items()}
         if self.columns and columns != self.columns:
