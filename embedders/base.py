@@ -5,7 +5,7 @@ since), kept on purpose: a subclass written for it runs here with only its impor
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -66,7 +66,7 @@ class ImageEmbedder(ABC):
         return load_batches(tar_path, self.decode, self.batch_size, self.num_threads_per_worker)
 
     @abstractmethod
-    def load_embedding_model(self, device: str) -> Callable[[Any], torch.Tensor]:
+    def load_embedding_model(self, device: str) -> Callable[[Any], torch.Tensor | Mapping[str, torch.Tensor]]:
         """Load the model.
 
         Args:
@@ -74,7 +74,7 @@ class ImageEmbedder(ABC):
 
         Returns:
             A callable that takes a batch and returns a tensor of shape (len(batch), dimension), of any float type,
-            on any device.
+            on any device; or a mapping of names to such tensors, each of which becomes a column.
         """
 
     def decode(self, encoded: bytes) -> torch.Tensor:

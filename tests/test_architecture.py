@@ -16,7 +16,7 @@ ROOMS = {
     "output": {"errors"},
     "reading": {"errors", "output"},
     "contract": {"errors", "output", "reading"},
-    "builtin": {"errors", "reading", "contract"},
+    "builtin": {"errors", "reading", "contract", "job"},
     "job": {"errors", "output", "reading", "contract"},
     "planning": {"errors", "gpu", "output", "reading", "job"},
     "checks": {"errors", "gpu", "output", "reading", "contract", "job"},
@@ -51,6 +51,9 @@ TOP = {
 ONLY_IMPORTER = {
     "pyarrow.parquet": {"output.near_copies", "output.parquet", "output.tables", "output.writer"},
     "timm": {"builtin.timm_embedder", "builtin.timm_pixels", "builtin.timm_source", "builtin.timm_weights"},
+    "open_clip": {"builtin.open_clip_embedder"},
+    "transformers": {"builtin.hugging_face_embedder"},
+    "huggingface_hub": {"builtin.hub"},
     "pynvml": {"gpu.nvml"},
     "click": {"cli", "cli_results", "copies.command", "export.command", "terminal", "job.progress"},
     "faiss": {"copies.command", "copies.search"},

@@ -7,14 +7,14 @@ from typing import Any
 
 import torch
 
-from embedders.base import ImageEmbedder
+from embedders.builtin.hub import advise_download, describe_library_error
 from embedders.builtin.light_torch import leave_out_compiler
-from embedders.builtin.timm_model import AUTOCAST_TYPES, POOLS, PaddedModel, PooledModel, TimmModel
+from embedders.builtin.pixel_model import PixelModel
+from embedders.builtin.pretrained import PretrainedImageEmbedder
+from embedders.builtin.timm_model import POOLS, PaddedModel, PooledModel
 from embedders.builtin.timm_pixels import TimmPixels
 from embedders.builtin.timm_source import (
     FOLDER,
-    advise_download,
-    describe_library_error,
     find_entry,
     find_notes,
     resolve_config,
@@ -35,7 +35,7 @@ _CONTRASTIVE = ("clip", "pe_core")
 _WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pth", ".pt")
 
 
-class TimmImageEmbedder(ImageEmbedder):
+class TimmImageEmbedder(PretrainedImageEmbedder):
     """Embeds images with a model of timm, preprocessed as timm's own evaluation of that model does.
 
     The vector is the pooled feature before the classifier; for CLIP-style entries, whose embedding is their
@@ -81,11 +81,18 @@ class TimmImageEmbedder(ImageEmbedder):
         model_args: Mapping[str, Any] | None = None,
         pool: str = "head",
     ):
-        super().__init__(model_name, image_embedding_column, classifiers)
+        super().__init__(
+            model_name,
+            batch_size,
+            num_threads_per_worker,
+            image_embedding_column,
+            normalize_embeddings,
+            classifiers,
+            autocast,
+            background,
+        )
         if checkpoint_path is not None and not Path(checkpoint_path).is_file():
             raise EmbedderError(f"checkpoint_path {checkpoint_path!r}: there is no such file; expected weights")
-        if autocast not in (True, False, *AUTOCAST_TYPES):
-            raise EmbedderError(f"autocast {autocast!r}: expected true, false, {' or '.join(AUTOCAST_TYPES)}")
         if pool not in POOLS:
             raise EmbedderError(f"pool {pool!r}: expected one of {', '.join(POOLS)}")
         if pool != "head" and keep_head:
@@ -93,14 +100,9 @@ class TimmImageEmbedder(ImageEmbedder):
         if not isinstance(model_args, Mapping | None):
             raise EmbedderError(f"model_args {model_args!r}: expected arguments by name, as {{img_size: 224}}")
         self.pretrained = pretrained
-        self.batch_size = batch_size
-        self.num_threads_per_worker = num_threads_per_worker
-        self.normalize_embeddings = normalize_embeddings
-        self.autocast = autocast
         self.use_index_files = use_index_files
         self.checkpoint_path = checkpoint_path
         self.keep_head = keep_head
-        self.background = background
         self.compile = compile
         self.model_args = dict(model_args or {})
         self.pool = pool
@@ -109,7 +111,7 @@ class TimmImageEmbedder(ImageEmbedder):
         self._pixels = TimmPixels(self._config, background)
         self.notes = find_notes(self._entry, model_name, self.model_args)
 
-    def load_embedding_model(self, device: str) -> TimmModel:
+    def load_embedding_model(self, device: str) -> PixelModel:
         """Load the model; a batch is uint8 of shape (n, channels, height, width), the vectors are float32 (n, D).
 
         Raises:
@@ -138,7 +140,10 @@ class TimmImageEmbedder(ImageEmbedder):
         model = model.eval().to(device).to(memory_format=torch.channels_last)
         if self.compile:
             model = PaddedModel(torch.compile(model, dynamic=False))
-        return TimmModel(model, self._config, device, self.normalize_embeddings, self.autocast)
+        # timm's ToTensor divides by 255 before Normalize; one subtraction and one division do both
+        mean, std = ([255 * value for value in self._config[name]] for name in ("mean", "std"))
+        # in channels_last convolutions run faster, on GPUs as on CPUs; transformers do not mind
+        return PixelModel(model, mean, std, device, self.normalize_embeddings, self.autocast, torch.channels_last)
 
     def decode(self, encoded: bytes) -> torch.Tensor:
         """Turn one encoded image into uint8 of shape (channels, height, width), resized and cropped as timm would."""
@@ -169,6 +174,6 @@ class TimmImageEmbedder(ImageEmbedder):
             advice = f"{starts}; expected weights that fit its config.json"
         else:
             name = self.model_name.partition(":")[2] or f"timm/{self._entry.architecture}.{self._entry.tag}"
-            advice = f"without a network, {advise_download(name)}; or set checkpoint_path to local weights"
+            advice = f"{advise_download(name, f'{FOLDER}FOLDER')}; or set checkpoint_path to local weights"
         arguments = f" with model_args {self.model_args}" if self.model_args else ""
         return f"timm cannot load {self.model_name!r}{arguments}: {reason}; {advice}"

@@ -1,4 +1,4 @@
-"""A model of timm as a job calls it: from a uint8 batch to float32 vectors. Owns the pooling and the precision."""
+"""What a model of timm may be wrapped in: a pooling of its own, and what makes compiling pay."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +9,6 @@ from torch import nn
 from embedders.errors import EmbedderError
 
 POOLS = ("head", "cls", "mean", "cls+mean")
-AUTOCAST_TYPES = ("bfloat16", "float16")
 
 
 class PooledModel(nn.Module):
@@ -63,31 +62,3 @@ class PaddedModel(nn.Module):
         vectors = self.model(nn.functional.pad(pixels, (0,) * 7 + (size - images,)))[:images]
         self._sizes.add(size)
         return vectors
-
-
-class TimmModel:
-    """The callable that a job feeds: uint8 batch -> float32 vectors.
-
-    The model is in channels_last, on which convolutions run faster, on GPUs as on CPUs; transformers do not mind.
-    """
-
-    def __init__(self, model: nn.Module, config: dict[str, Any], device: str, normalize: bool, autocast: bool | str):
-        self.model = model
-        self.device = torch.device(device)
-        # timm's ToTensor divides by 255 before Normalize; one multiplication and one addition do both
-        self.mean = torch.tensor(config["mean"]).view(1, -1, 1, 1).mul(255).to(self.device)
-        self.std = torch.tensor(config["std"]).view(1, -1, 1, 1).mul(255).to(self.device)
-        self.normalize = normalize
-        self.autocast = autocast in AUTOCAST_TYPES or (bool(autocast) and self.device.type == "cuda")
-        if autocast in AUTOCAST_TYPES:
-            self.dtype = getattr(torch, autocast)
-        else:
-            self.dtype = torch.bfloat16 if self.autocast and torch.cuda.is_bf16_supported() else torch.float16
-
-    def __call__(self, batch: torch.Tensor) -> torch.Tensor:
-        pixels = batch.to(self.device, non_blocking=True).float().sub_(self.mean).div_(self.std)
-        pixels = pixels.contiguous(memory_format=torch.channels_last)
-        with torch.inference_mode(), torch.autocast(self.device.type, self.dtype, enabled=self.autocast):
-            vectors = self.model(pixels)
-        vectors = vectors.float()
-        return nn.functional.normalize(vectors, dim=-1) if self.normalize else vectors

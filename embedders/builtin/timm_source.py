@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 
+from embedders.builtin.hub import advise_download, describe_library_error
 from embedders.builtin.light_torch import leave_out_compiler
-from embedders.errors import EmbedderError, make_one_line
+from embedders.errors import EmbedderError
 
 with leave_out_compiler():
     import timm
@@ -42,7 +43,7 @@ def find_entry(model_name: str) -> tuple[PretrainedCfg, dict[str, Any]]:
     except Exception as error:
         advice = "expected a folder with the config.json and the weights of a model of timm"
         if source != FOLDER[:-1]:
-            advice = f"without a network, {advise_download(place)}"
+            advice = advise_download(place, f"{FOLDER}FOLDER")
         raise EmbedderError(
             f"model_name {model_name!r}: its config.json cannot be read: {describe_library_error(error)}; {advice}"
         ) from error
@@ -103,22 +104,6 @@ def resolve_config(entry: PretrainedCfg, args: Mapping[str, Any]) -> dict[str, A
         if len(config[name]) != channels:  # as timm's own loader does it
             config[name] = (sum(config[name]) / len(config[name]),) * channels
     return config
-
-
-def advise_download(hub_id: str) -> str:
-    """Say how to get a model of the Hugging Face hub to a machine without a network."""
-    repository, _, revision = hub_id.partition("@")
-    option = f" --revision {revision}" if revision else ""
-    return (
-        f"fetch it elsewhere (hf download {repository}{option} --local-dir FOLDER), copy the folder, and set "
-        f"model_name: {FOLDER}FOLDER"
-    )
-
-
-def describe_library_error(error: Exception) -> str:
-    """Say in a line what timm, torch or the hub raised."""
-    text = make_one_line(str(error))
-    return f"{type(error).__name__}: {text if len(text) <= 300 else f'{text[:300]}...'}"
 
 
 def _find_registered(model_name: str) -> PretrainedCfg:

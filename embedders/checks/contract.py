@@ -24,7 +24,7 @@ from embedders.checks.loader_contract import (
 from embedders.checks.verify import compare_vectors
 from embedders.errors import EmbedderError, TarquetError, describe_error
 from embedders.gpu.visibility import is_cuda_running
-from embedders.job.model import Model
+from embedders.job.model import Model, describe_columns
 from embedders.job.provenance import find_modules
 from embedders.output.failed import FailureKind
 
@@ -158,7 +158,7 @@ def check_model(
         yield Finding("model", message, is_wrong=True)
         return
     norms = np.linalg.norm(vectors, axis=1)
-    shape = f"{vectors.shape[1]} dimensions, all finite, norms {norms.min():.3g} to {norms.max():.3g}"
+    shape = f"{describe_columns(model.columns)} dimensions, all finite, norms {norms.min():.3g} to {norms.max():.3g}"
     yield Finding("model", shape)
     parts = [part for module in find_modules(model.forward) for part in module.modules()]
     training = [type(part).__name__ for part in parts if part.training]
@@ -177,9 +177,14 @@ def check_model(
     yield Finding("model", "the same vectors a second time")
     last = take_last(images)
     with torch.inference_mode():
-        dtype = torch.as_tensor(model.forward(images if last is None else last)).dtype
-    if not dtype.is_floating_point:
-        yield Finding("model", f"it returns {dtype}; expected floats, the features and not classes", is_wrong=True)
+        output = model.forward(images if last is None else last)
+    dtypes = [torch.as_tensor(part).dtype for part in (output.values() if isinstance(output, Mapping) else [output])]
+    if not all(dtype.is_floating_point for dtype in dtypes):
+        yield Finding(
+            "model",
+            f"it returns {', '.join(map(str, dtypes))}; expected floats, the features and not classes",
+            is_wrong=True,
+        )
     if last is None or len(vectors) < 2:
         yield Finding("model", f"an image alone was not tried: cannot take one out of a {type(images).__name__}")
         return

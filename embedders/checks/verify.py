@@ -15,7 +15,7 @@ import numpy as np
 from embedders.base import ImageEmbedder, uses_default_loader
 from embedders.errors import GpuError, ShardError, TarquetError
 from embedders.job.locate import build_embedder
-from embedders.job.model import Model
+from embedders.job.model import Model, describe_columns, split_columns
 from embedders.job.provenance import describe_embedder, describe_shard
 from embedders.job.shard_job import ShardJob
 from embedders.job.stream import ShardReader, count_samples
@@ -40,6 +40,7 @@ class Output:
     provenance: Provenance
     keys: list[str]
     vectors: np.ndarray
+    dimensions: dict[str, int]
     failed_keys: list[str] | None
 
 
@@ -52,7 +53,8 @@ def read_output(parquet_path: str, ledger_path: str | None) -> Output:
     table, vectors, described = read_vectors(parquet_path)
     ledger_path = ledger_path or described.provenance.ledger
     failed_keys = [sample.key for sample in read_ledger(ledger_path)] if ledger_path else None
-    return Output(parquet_path, described.provenance, table[KEY].to_pylist(), vectors, failed_keys)
+    keys = table[KEY].to_pylist()
+    return Output(parquet_path, described.provenance, keys, vectors, described.dimensions, failed_keys)
 
 
 def verify_output(output: Output, tar_path: str, sample_size: int, device: str) -> Iterator[str]:
@@ -115,12 +117,21 @@ def _compare_vectors(output: Output, keys: list[str], tar_path: str, sample_size
         if key not in vectors:
             yield f"sample {key!r} can no longer be embedded (changed since: {changed})"
             continue
-        cosine, ratio = compare_vectors(output.vectors[rows[key]], vectors[key])
-        if not min(cosine, ratio) >= limit:  # not `<`, because every comparison with NaN is false
-            yield (
-                f"sample {key!r}: cosine {cosine:.5f} between its vector and a new one, ratio of their norms "
-                f"{ratio:.5f}; expected at least {limit} (changed since: {changed})"
-            )
+        if model.columns != output.dimensions:
+            then_columns, now_columns = describe_columns(output.dimensions), describe_columns(model.columns)
+            yield f"dimension {now_columns} now, {then_columns} in the file (changed since: {changed})"
+            return
+        olds, news = (
+            split_columns(vector[None], output.dimensions) for vector in (output.vectors[rows[key]], vectors[key])
+        )
+        for column in olds:
+            cosine, ratio = compare_vectors(olds[column][0], news[column][0])
+            if not min(cosine, ratio) >= limit:  # not `<`, because every comparison with NaN is false
+                which = f", {column}" if len(olds) > 1 else ""
+                yield (
+                    f"sample {key!r}{which}: cosine {cosine:.5f} between its vector and a new one, ratio of their "
+                    f"norms {ratio:.5f}; expected at least {limit} (changed since: {changed})"
+                )
 
 
 def embed_chosen(

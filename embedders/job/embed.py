@@ -178,9 +178,9 @@ def write_shard(
                 vectors = drop_bad_vectors(batch, vectors, model, ledger)
             if heads:
                 with timings.time("scoring"):
-                    vectors = add_scores(batch, vectors, heads, ledger)
+                    vectors = add_scores(batch, vectors, model, heads, ledger)
             with timings.time("writing"):
-                writer.write(batch.columns, vectors)
+                writer.write(batch.columns, vectors, model.columns)
                 ledger.settle(batch.keys)
             on_batch(job, load)
         reader.fail_unread()
@@ -205,7 +205,7 @@ def write_shard(
             null_columns=writer.null_columns,
         )
         with timings.time("writing"):
-            writer.close(model.dimension or model.probe_dimension(job.tar_path), provenance)
+            writer.close(model.columns or model.probe_columns(job.tar_path), provenance)
         if job.ledger_path is not None:
             # The ledger before the vectors, which never exist without the list of samples that they lack.
             with write_whole(job.ledger_path) as ledger_file:
@@ -230,10 +230,10 @@ def drop_bad_vectors(batch: Batch, vectors: Any, model: Model, ledger: Ledger) -
     return batch.drop_bad(vectors).astype(model.dtype, copy=False)
 
 
-def add_scores(batch: Batch, vectors: Any, heads: Sequence[Head], ledger: Ledger) -> Any:
+def add_scores(batch: Batch, vectors: Any, model: Model, heads: Sequence[Head], ledger: Ledger) -> Any:
     """Add the columns of scores, fail samples without a finite score, and return the vectors of the others."""
     for head in heads:
-        scores = head.score(vectors, ledger.shard)
+        scores = head.score(model.take(vectors, head.classifier.embedding_column), ledger.shard)
         batch.columns = batch.columns.append_column(head.field, scores)
         for row in scores.is_null().to_numpy(zero_copy_only=False).nonzero()[0]:
             batch.bad[row] = True

@@ -3,9 +3,7 @@
 import gc
 import io
 import logging
-import os
-import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from time import perf_counter
 from typing import Any
 
@@ -14,24 +12,13 @@ import torch
 from PIL import Image
 
 from embedders.base import ImageEmbedder, uses_default_loader
-from embedders.errors import EmbedderError, GpuError, GpuLostError, ShardError, TarquetError, describe_error
+from embedders.errors import EmbedderError, GpuError, ShardError, TarquetError, describe_error
 from embedders.job.batch import Batch
+from embedders.job.gpu_failures import explain_failure, is_out_of_memory
 from embedders.job.provenance import hash_weights
 from embedders.output.timings import Timings
 
 log = logging.getLogger(__name__)
-
-# Since 2.8, torch raises its own class for errors that the device reports.
-_ACCELERATOR_ERRORS = (torch.AcceleratorError,) if hasattr(torch, "AcceleratorError") else ()
-# Not every error that says "cuda": "found at least two devices, cuda:0 and cpu" is a bug in the embedder.
-_GPU_WORDS = re.compile(
-    r"CUDA (unknown )?(error|failure)|CUDA (driver|runtime|initialization)|No CUDA GPUs|\bcuda[A-Z]\w+\(\)"
-    r"|CU(DNN|BLAS)_STATUS_|NVIDIA driver|uncorrectable|\bECC\b"
-)
-# The device reports these, but they are bugs in the embedder: every GPU would report them.
-_DEFECT_WORDS = re.compile(r"device-side assert|_STATUS_(NOT_SUPPORTED|BAD_PARAM|INVALID_VALUE)")
-# Memory that torch does not manage: of the CUDA driver, cuBLAS, cuDNN, DALI
-_MEMORY_WORDS = re.compile(r"out of memory|ALLOC_FAILED|MemoryAllocation")
 
 # Vectors being copied from the device, each part with the event that marks the end of the copy. A batch has several
 # parts if the device ran out of memory.
@@ -43,7 +30,8 @@ class Model:
 
     Attributes:
         forward: What `load_embedding_model` returned.
-        dimension: Dimension of the vectors; `None` before the first batch.
+        columns: Dimension of each column of vectors by its name; empty before the first batch. A model that returns a
+            mapping has a column for each of its names, other models have one.
         weights: Fingerprint of the weights, from `provenance.hash_weights`.
         max_batch_size: Largest batch to run since the device ran out of memory; `None` if it never did.
     """
@@ -52,7 +40,7 @@ class Model:
         self.embedder = embedder
         self.device = device
         self.dtype = dtype
-        self.dimension: int | None = None
+        self.columns: dict[str, int] = {}
         self.max_batch_size: int | None = None
         self.forward, self.weights = load_model(embedder, "load_embedding_model", device)
 
@@ -71,7 +59,8 @@ class Model:
             timings: Where the time is recorded.
 
         Yields:
-            Each batch with its vectors: float32 of shape (images, dimension). A vector may contain NaN or infinity.
+            Each batch with its vectors: float32 of shape (images, dimension), several columns concatenated. A vector
+            may contain NaN or infinity.
 
         Raises:
             EmbedderError: The model returned something else; the message names the shard and the first sample.
@@ -109,13 +98,23 @@ class Model:
                 f"{where}: the model returned shape {vectors.shape}; expected ({len(keys)}, dimension): one vector "
                 "per image"
             )
-        if self.dimension not in (None, vectors.shape[1]):
-            raise EmbedderError(
-                f"{where}: the model returned dimension {vectors.shape[1]}, but {self.dimension} before; expected "
-                "the same one"
-            )
-        self.dimension = vectors.shape[1]
         return vectors
+
+    def take(self, vectors: np.ndarray, column: str) -> np.ndarray:
+        """Return the vectors of one column if the model returns several, otherwise all.
+
+        Raises:
+            EmbedderError: There is no such column.
+        """
+        if len(self.columns) < 2:
+            return vectors
+        parts = split_columns(vectors, self.columns)
+        if column not in parts:
+            raise EmbedderError(
+                f"{self.embedder.model_name} gives the columns {', '.join(parts)}; {column!r} is none of them; set "
+                "embedding_column to one"
+            )
+        return parts[column]
 
     def find_bad(self, vectors: np.ndarray) -> np.ndarray:
         """Return for each vector whether it cannot be stored, because of NaN or numbers too large for the type."""
@@ -132,8 +131,8 @@ class Model:
         hint = "; set autocast: false" if getattr(self.embedder, "autocast", False) else ""
         return f"its vector contains {reason}; expected finite numbers{hint}"
 
-    def probe_dimension(self, tar_path: str) -> int:
-        """Return the dimension of a blank image's vector, to give an empty shard the same schema as the others."""
+    def probe_columns(self, tar_path: str) -> dict[str, int]:
+        """Return the dimensions of a blank image's vectors, to give an empty shard the same schema as the others."""
         if not uses_default_loader(self.embedder):
             raise ShardError(
                 f"{tar_path}: no sample, so the dimension of the vectors is unknown; expected at least one, "
@@ -146,7 +145,8 @@ class Model:
             image = self.embedder.decode(blank.getvalue())
         except Exception as error:
             raise EmbedderError(f"{where}: preprocess raised {describe_error(error)}") from error
-        return self._wait(self._run(image.unsqueeze(0), where), where).shape[1]
+        self._wait(self._run(image.unsqueeze(0), where), where)
+        return self.columns
 
     def _describe_place(self, keys: Sequence[Any], tar_path: str) -> str:
         first = keys[0] if keys else "none"
@@ -159,7 +159,7 @@ class Model:
             return [part for images in batch.split(self.max_batch_size) for part in self._run(images, where)]
         try:
             with torch.inference_mode():
-                vectors = torch.as_tensor(self.forward(batch)).detach()
+                vectors = self._join(self.forward(batch), where)
                 # A copy, queued after the device's own work: the next call may reuse the memory.
                 copied = vectors.to("cpu", torch.float32, non_blocking=vectors.is_cuda, copy=True)
                 return [(copied, torch.cuda.current_stream().record_event() if vectors.is_cuda else None)]
@@ -181,6 +181,31 @@ class Model:
         log.warning("%s: out of memory with %d images; continuing with %d", where, size, self.max_batch_size)
         return self._run(batch, where)
 
+    def _join(self, output: Any, where: str) -> torch.Tensor:
+        """Concatenate the columns that the model returned to one tensor."""
+        if not isinstance(output, Mapping):
+            vectors = torch.as_tensor(output).detach()
+            if vectors.ndim != 2:
+                return vectors  # `_fetch` refuses it, and knows how many images there were
+            output = {self.embedder.image_embedding_column: vectors}
+        parts = {str(name): torch.as_tensor(part).detach() for name, part in output.items()}
+        shapes = ", ".join(f"{name!r} of shape {tuple(part.shape)}" for name, part in parts.items())
+        rows = {len(part) for part in parts.values() if part.ndim == 2}
+        if not parts or any(part.ndim != 2 for part in parts.values()) or len(rows) > 1:
+            raise EmbedderError(
+                f"{where}: the model returned {shapes or 'no vectors'}; expected (images, dimension): one vector "
+                "per image"
+            )
+        columns = {name: part.shape[1] for name, part in parts.items()}
+        if self.columns and columns != self.columns:
+            raise EmbedderError(
+                f"{where}: the model returned dimension {describe_columns(columns)}, but "
+                f"{describe_columns(self.columns)} before; expected one"
+            )
+        self.columns = columns
+        joined = list(parts.values())
+        return joined[0] if len(joined) == 1 else torch.cat([part.float().to(joined[0].device) for part in joined], 1)
+
     def _wait(self, started: Started, where: str) -> np.ndarray:
         try:
             for _, copied in started:
@@ -189,6 +214,19 @@ class Model:
         except Exception as error:
             raise explain_failure(error, where, self.device) from error
         return np.concatenate([vectors.numpy() for vectors, _ in started])
+
+
+def split_columns(vectors: np.ndarray, columns: Mapping[str, int]) -> dict[str, np.ndarray]:
+    """Split vectors into their columns, by the dimension of each."""
+    ends = np.cumsum(list(columns.values()))
+    return dict(zip(columns, np.split(vectors, ends[:-1], axis=1), strict=True))
+
+
+def describe_columns(columns: Mapping[str, int]) -> str:
+    """Return the dimension as text, or for several columns the dimension of each."""
+    if len(columns) == 1:
+        return str(*columns.values())
+    return ", ".join(f"{dimension} ({name})" for name, dimension in columns.items())
 
 
 def load_model(owner: Any, method: str, device: str) -> tuple[Callable[[Any], torch.Tensor], str | None]:
@@ -218,30 +256,3 @@ def load_model(owner: Any, method: str, device: str) -> tuple[Callable[[Any], to
             log.warning("%s", note)
         log.info("loaded %s on %s in %.1f s", owner.model_name, device, perf_counter() - start)
     return models[device]
-
-
-def is_out_of_memory(error: Exception, device: str) -> bool:
-    """Return whether the device is out of memory, as reported by torch or by another library."""
-    is_torchs = isinstance(error, torch.cuda.OutOfMemoryError)
-    return is_torchs or (device == "cuda" and bool(_MEMORY_WORDS.search(str(error))))
-
-
-def explain_failure(error: Exception, where: str, device: str) -> TarquetError:
-    """Return a GPU error or an error of the embedder; only after a GPU error can a retry on another GPU help."""
-    return explain_gpu_failure(error, where, device) or EmbedderError(
-        f"{where}: the model raised {describe_error(error)}"
-    )
-
-
-def explain_gpu_failure(error: Exception, where: str, device: str) -> GpuError | None:
-    """Return the GPU error that an exception means; `None` if the GPU did not cause it."""
-    reason = describe_error(error)
-    if is_out_of_memory(error, device):
-        return GpuError(
-            f"{where}: out of memory on the device: {reason}; expected enough; use a smaller model or a larger GPU"
-        )
-    is_gpus = isinstance(error, _ACCELERATOR_ERRORS) or _GPU_WORDS.search(str(error))
-    if device == "cuda" and is_gpus and not _DEFECT_WORDS.search(str(error)):
-        uuid = os.environ.get("CUDA_VISIBLE_DEVICES", "not pinned")
-        return GpuLostError(f"{where}: GPU {uuid} failed: {reason}; expected it to work; run again on another GPU")
-    return None

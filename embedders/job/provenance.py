@@ -18,6 +18,9 @@ from embedders.errors import ShardError
 from embedders.output.hashes import hash_file
 from embedders.output.provenance import ClassifierRecord, EmbedderRecord, FileRecord
 
+# Whose versions decide the vectors, where they are used at all.
+LIBRARIES = ("simplejpeg", "torchvision", "timm", "open_clip", "transformers")
+
 
 def describe_embedder(embedder: ImageEmbedder, weights: str | None, device: str) -> EmbedderRecord:
     """Return the description of an embedder whose model is loaded.
@@ -30,7 +33,7 @@ def describe_embedder(embedder: ImageEmbedder, weights: str | None, device: str)
     versions = {"tarquet": __version__, "python": platform.python_version()}
     # Pillow, because 13 resizes tall images differently from 12.
     versions |= {"torch": torch.__version__, "pillow": PIL.__version__}
-    loaded = {name: sys.modules.get(name) for name in ("simplejpeg", "torchvision", "timm")}
+    loaded = {name: sys.modules.get(name) for name in LIBRARIES}
     versions |= {name: module.__version__ for name, module in loaded.items() if module}
     return EmbedderRecord(
         **_describe_recipe(embedder),

@@ -39,17 +39,18 @@ def score_file(parquet_path: str | Path, output_path: str | Path, classifier: Im
     path = str(parquet_path)
     description = describe_file(path)
     head = Head(classifier, device)
-    column = description.vector_column
-    if classifier.embedding_column != column:
+    column = classifier.embedding_column
+    if column not in description.dimensions:
+        there = " or ".join(map(repr, description.dimensions))
         raise EmbedderError(
-            f"{path!r}: its vectors are in column {column!r}, and {classifier.model_name} expects "
-            f"{classifier.embedding_column!r}; set embedding_column to {column!r}"
+            f"{path!r}: its vectors are in column {there}, and {classifier.model_name} expects {column!r}; set "
+            f"embedding_column to {there}"
         )
     if head.field.name == KEY:
         raise EmbedderError(f"{classifier.model_name}: there would be two columns {KEY!r}; rename pred_column")
     schema = pa.schema([pa.field(KEY, pa.string()), head.field])
     groups = []
-    for keys, vectors in read_groups(path):
+    for keys, vectors in read_groups(path, column=column):
         scores = head.score(vectors, path)
         if scores.null_count:
             key = keys[scores.is_null().index(True).as_py()]

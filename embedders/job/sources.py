@@ -15,7 +15,8 @@ from embedders.errors import EmbedderError
 from embedders.job.locate import EXPECTED, add_working_folder, split_class_path
 from embedders.output.hashes import hash_file
 
-_FOLDER = "local-dir:"  # timm's prefix for the folder of a model
+_FOLDER = "local-dir:"  # prefix of timm and open_clip for the folder of a model
+_MODEL_CONFIGS = ("config.json", "open_clip_config.json")  # of timm and transformers, and of open_clip
 _PACKAGE = Path(__file__).resolve().parents[1]
 
 
@@ -29,9 +30,9 @@ def describe_recipe(
     """Return all that an output depends on besides its shard. An output with a different recipe is made again.
 
     The recipe has the class, the hashes of its file and of the local files that it imports, directly or indirectly,
-    the arguments with the hash of each file that one names or that is in a model's folder (`local-dir:`), and the
-    options. The location of a file does not count. Installed packages and Tarquet's own files, except the file of the
-    class, do not count either: an upgrade must not rerun terabytes by itself (`snakemake -F` does).
+    the arguments with the hash of each file that one names or that is in a model's folder, and the options. The
+    location of a file does not count. Installed packages and Tarquet's own files, except the file of the class, do
+    not count either: an upgrade must not rerun terabytes by itself (`snakemake -F` does).
 
     Args:
         class_path: The class.
@@ -44,14 +45,28 @@ def describe_recipe(
     return {
         "class": f"{os.path.basename(module)}:{name}",
         "args": _describe_value(args, hash_file),
-        "source": sorted(hash_file(path) for path in find_sources(class_path, kind)),
+        "source": sorted(hash_file(path) for path in _find_all_sources(class_path, args, kind)),
         **options,
     }
 
 
 def find_deciding_files(class_path: str, args: Mapping[str, Any], kind: str = "embedder") -> list[Path]:
     """Return the files that an output depends on: those of `find_sources`, and each that an argument names."""
-    return list(dict.fromkeys([*find_sources(class_path, kind), *_find_files(args)]))
+    return list(dict.fromkeys([*_find_all_sources(class_path, args, kind), *_find_files(args)]))
+
+
+def _find_all_sources(class_path: str, args: Any, kind: str) -> list[Path]:
+    """Return the sources of a class, and of the classes that arguments of `SeveralEmbedders` name."""
+    found, todo = find_sources(class_path, kind), [args]
+    while todo:
+        value = todo.pop()
+        if isinstance(value, Mapping):
+            todo += value.values()
+            if isinstance(value.get("class"), str):
+                found += find_sources(value["class"], kind)
+        elif isinstance(value, list | tuple):
+            todo += value
+    return list(dict.fromkeys(found))
 
 
 def find_sources(class_path: str, kind: str = "embedder") -> list[Path]:
@@ -140,11 +155,12 @@ def _describe_value(value: Any, hash_file: Callable[[Path], str]) -> Any:
 
 
 def _list_model_folder(value: Any) -> list[Path]:
-    """Return the files of a model's folder if an argument names one (`local-dir:`), else nothing."""
-    if not isinstance(value, str) or not value.startswith(_FOLDER):
+    """Return the files of a model's folder, if an argument names one (`local-dir:`, or it has a model's config)."""
+    if not isinstance(value, str) or not 0 < len(value) < 4096:
         return []
     folder = Path(value.removeprefix(_FOLDER))
-    return sorted(path for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []
+    is_models = value.startswith(_FOLDER) or any((folder / name).is_file() for name in _MODEL_CONFIGS)
+    return sorted(path for path in folder.iterdir() if path.is_file()) if is_models and folder.is_dir() else []
 
 
 def _is_file(value: Any) -> bool:

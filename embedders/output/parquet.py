@@ -24,9 +24,10 @@ class VectorFile:
     Attributes:
         path: The file.
         rows: Number of rows.
-        vector_column: Name of the column of vectors.
-        dimension: Dimension of the vectors.
+        vector_column: Name of the column of vectors; of several, the first.
+        dimension: Length of a vector of that column.
         vectors: Type of that column.
+        dimensions: Those of all columns of vectors, by their names.
         provenance: How the vectors were made.
     """
 
@@ -36,10 +37,18 @@ class VectorFile:
     dimension: int
     vectors: str
     provenance: Provenance
+    dimensions: dict[str, int]
 
     def as_json(self) -> dict[str, Any]:
-        """Return all of it as a dict for JSON."""
-        shape = {name: getattr(self, name) for name in ("rows", "vector_column", "dimension", "vectors")}
+        """Return all of it as a dict that is ready for JSON."""
+        names = (
+            "rows",
+            "vector_column",
+            "dimension",
+            "vectors",
+            *(("dimensions",) if len(self.dimensions) > 1 else ()),
+        )
+        shape = {name: getattr(self, name) for name in names}
         return {"file": self.path} | shape | self.provenance.as_json()
 
 
@@ -82,7 +91,8 @@ def read_vectors(path: str) -> tuple[pa.Table, np.ndarray, VectorFile]:
     """Read a whole output.
 
     Returns:
-        The table; its vectors as an array of shape (rows, dimension); its footer.
+        The table; its vectors as an array of shape (rows, dimension), of several columns one behind the other; its
+        footer.
 
     Raises:
         ShardError: The file is missing, cut short, or not an output of tarquet.
@@ -90,9 +100,8 @@ def read_vectors(path: str) -> tuple[pa.Table, np.ndarray, VectorFile]:
     description = describe_file(path)
     with _explain_reading(path):
         table = pq.read_table(path, page_checksum_verification=True)
-    vectors = table.column(table.num_columns - 1).combine_chunks().flatten()
-    shape = (description.rows, description.dimension)
-    return table, vectors.to_numpy(zero_copy_only=False).reshape(shape), description
+    parts = [_to_numpy(table, name) for name in description.dimensions]
+    return table, parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1), description
 
 
 def count_groups(path: str) -> int:
@@ -105,12 +114,15 @@ def count_groups(path: str) -> int:
         return pq.read_metadata(path).num_row_groups
 
 
-def read_groups(path: str, numbers: Sequence[int] | None = None) -> Iterator[tuple[list[str], np.ndarray]]:
-    """Read an output row group by row group, with one in memory at a time.
+def read_groups(
+    path: str, numbers: Sequence[int] | None = None, column: str | None = None
+) -> Iterator[tuple[list[str], np.ndarray]]:
+    """Read an output by its row groups, one in memory at a time.
 
     Args:
         path: The output.
         numbers: The row groups to read; `None` reads all.
+        column: The column of vectors; `None` takes the first.
 
     Yields:
         The keys of a row group, and its vectors, in their stored type and of shape (rows, dimension).
@@ -121,8 +133,7 @@ def read_groups(path: str, numbers: Sequence[int] | None = None) -> Iterator[tup
     with _explain_reading(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
         for number in range(file.num_row_groups) if numbers is None else numbers:
             table = file.read_row_group(number)
-            vectors = table.column(table.num_columns - 1).combine_chunks().flatten()
-            yield table[KEY].to_pylist(), vectors.to_numpy(zero_copy_only=False).reshape(table.num_rows, -1)
+            yield table[KEY].to_pylist(), _to_numpy(table, column or next(iter(_find_dimensions(table.schema))))
 
 
 def read_scores(path: str) -> np.ndarray:
@@ -143,8 +154,8 @@ def describe_file(path: str) -> VectorFile:
         ShardError: The file is missing, cut short, or not an output of tarquet.
     """
     rows, schema, stored = _read_footer(path)
-    vectors = schema.types[-1] if schema.types else pa.null()
-    if not isinstance(stored, dict) or not pa.types.is_fixed_size_list(vectors):
+    dimensions = _find_dimensions(schema)
+    if not isinstance(stored, dict) or not dimensions:
         raise ShardError(f"{path!r}: no provenance in its footer; expected an output of tarquet")
     if stored.get("schema_version") != SCHEMA_VERSION:
         raise ShardError(
@@ -155,7 +166,23 @@ def describe_file(path: str) -> VectorFile:
         provenance = Provenance.from_json(stored)
     except KeyError as error:
         raise ShardError(f"{path!r}: no {error} in its footer; expected an output of tarquet") from error
-    return VectorFile(str(path), rows, schema.names[-1], vectors.list_size, str(vectors), provenance)
+    first, dimension = next(iter(dimensions.items()))
+    return VectorFile(str(path), rows, first, dimension, str(schema.field(first).type), provenance, dimensions)
+
+
+def _find_dimensions(schema: pa.Schema) -> dict[str, int]:
+    """Find the columns of vectors, which come last, and are never null as metadata may be."""
+    fields: dict[str, int] = {}
+    for field in reversed(list(schema)):
+        if not pa.types.is_fixed_size_list(field.type) or field.nullable:
+            break
+        fields[field.name] = field.type.list_size
+    return dict(reversed(fields.items()))
+
+
+def _to_numpy(table: pa.Table, column: str) -> np.ndarray:
+    flat = table.column(column).combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    return flat.reshape(table.num_rows, table.schema.field(column).type.list_size)
 
 
 def _read_footer(path: str) -> tuple[int, pa.Schema, Any]:

@@ -36,12 +36,12 @@ LEDGER_SCHEMA = pa.schema(
 class EmbeddingWriter:
     """Writes rows to one Parquet file, with at most one row group in memory.
 
-    The file is complete after `close`. The first batch decides the dimension of the vectors.
+    The file is complete after `close`. The dimensions of the vectors are those of the first batch.
 
     Args:
         file: The file.
         columns: The columns next to the vectors.
-        vector_column: Name of the column of vectors.
+        vector_column: Name of the column of vectors, if there is only one.
         dtype: `float32` or `float16`.
     """
 
@@ -49,8 +49,7 @@ class EmbeddingWriter:
         if dtype not in DTYPES:
             raise ConfigError(f"embedding_dtype: {dtype!r}; expected {' or '.join(DTYPES)}")
         self._columns = columns
-        if vector_column in columns.names:
-            raise ConfigError(f"column {vector_column!r} would be there twice; rename image_embedding_column")
+        _refuse_twice([vector_column], columns)
         for name in columns.names:
             if columns.names.count(name) > 1:
                 raise ConfigError(f"column {name!r} would be there twice; rename pred_column")
@@ -76,45 +75,54 @@ class EmbeddingWriter:
         """The columns that are null in every row so far; empty if there are no rows."""
         return [name for name in self._columns.names if name in self._null_columns] if self._has_rows else []
 
-    def write(self, rows: pa.RecordBatch, vectors: np.ndarray) -> None:
+    def write(self, rows: pa.RecordBatch, vectors: np.ndarray, dimensions: Mapping[str, int] | None = None) -> None:
         """Append rows.
 
         Args:
             rows: The columns next to the vectors.
             vectors: float32 or the stored type, of shape (rows, dimension).
+            dimensions: Dimension of each column of vectors by its name, if `vectors` has several concatenated.
         """
-        writer = self._open(vectors.shape[1])
+        dimensions = dimensions or {self._vector_column: vectors.shape[1]}
+        writer = self._open(dimensions)
         if not len(vectors):
             return
         self._has_rows = True
         self._null_columns -= {name for name in self._null_columns if rows.column(name).null_count < len(vectors)}
         schema = writer.schema
-        flat = pa.array(vectors.astype(self._numpy_type, copy=False).reshape(-1))
-        stored = pa.FixedSizeListArray.from_arrays(flat, type=schema.field(self._vector_column).type)
-        self._batches.append(pa.RecordBatch.from_arrays([*rows.columns, stored], schema=schema))
+        vectors = vectors.astype(self._numpy_type, copy=False)
+        stored, start = [], 0
+        for name, dimension in dimensions.items():
+            flat = pa.array(vectors[:, start : start + dimension].reshape(-1))
+            stored.append(pa.FixedSizeListArray.from_arrays(flat, type=schema.field(name).type))
+            start += dimension
+        self._batches.append(pa.RecordBatch.from_arrays([*rows.columns, *stored], schema=schema))
         self._bytes += self._batches[-1].nbytes
         if self._bytes >= BYTES_PER_GROUP:
             self._flush()
 
-    def close(self, dimension: int, provenance: Provenance) -> None:
-        """Write the remaining rows and the footer; `dimension` is used for a shard without rows."""
-        writer = self._open(dimension)
+    def close(self, dimensions: int | Mapping[str, int], provenance: Provenance) -> None:
+        """Write the remaining rows and the footer; `dimensions`, as in `write`, are used for a shard without rows."""
+        writer = self._open({self._vector_column: dimensions} if isinstance(dimensions, int) else dimensions)
         self._flush()
         writer.add_key_value_metadata({PROVENANCE: json.dumps(provenance.as_json())})
         writer.close()
 
-    def _open(self, dimension: int) -> pq.ParquetWriter:
+    def _open(self, dimensions: Mapping[str, int]) -> pq.ParquetWriter:
         if self._writer is not None:
             return self._writer
-        vector = pa.list_(pa.field("element", self._arrow_type, nullable=False), dimension)
-        schema = self._columns.append(pa.field(self._vector_column, vector, nullable=False))
+        _refuse_twice(list(dimensions), self._columns)
+        schema = self._columns
+        for name, dimension in dimensions.items():
+            vector = pa.list_(pa.field("element", self._arrow_type, nullable=False), dimension)
+            schema = schema.append(pa.field(name, vector, nullable=False))
         names = self._columns.names
-        leaf = f"{self._vector_column}.list.element"
+        leaves = [f"{name}.list.element" for name in dimensions]
         self._writer = pq.ParquetWriter(
             self._file,
             schema,
             use_dictionary=names,
-            compression={**dict.fromkeys(names, "zstd"), leaf: "none"},
+            compression={**dict.fromkeys(names, "zstd"), **dict.fromkeys(leaves, "none")},
             write_statistics=names,
             write_page_checksum=True,
             write_page_index=True,
@@ -125,6 +133,12 @@ class EmbeddingWriter:
         if self._writer is not None and self._batches:
             self._writer.write_table(pa.Table.from_batches(self._batches))
         self._batches, self._bytes = [], 0
+
+
+def _refuse_twice(vector_columns: Sequence[str], others: pa.Schema) -> None:
+    for name in vector_columns:
+        if name in others.names:
+            raise ConfigError(f"column {name!r} would be there twice; rename image_embedding_column")
 
 
 def write_ledger(

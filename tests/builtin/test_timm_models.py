@@ -22,9 +22,8 @@ from embedders.errors import EmbedderError
 from embedders.job.sources import describe_recipe, find_deciding_files
 from embedders.output.parquet import describe_file, read_vectors
 
-EXAMPLES = [
-    yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/models.md").read_text(), re.S)
-]
+BLOCKS = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/models.md").read_text(), re.S)
+EXAMPLES = [yaml.safe_load(block) for block in BLOCKS if "TimmImageEmbedder" in block]
 TINY_VIT = {"embed_dim": 48, "depth": 2, "num_heads": 4}
 
 

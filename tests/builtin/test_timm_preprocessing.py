@@ -14,10 +14,10 @@ from support.tools import encode
 from timm.data import create_transform, resolve_data_config
 
 from embedders import TimmImageEmbedder
-from embedders.builtin.timm_model import TimmModel
+from embedders.builtin.pixel_model import PixelModel
 
 # The least that must take the fast path, of 112 and 1,826 with timm 1.0.31: else this file would prove nothing.
-MIN_FAST_CONFIGS, MIN_FAST_MODELS = 85, 1650
+MIN_FAST_CONFIGS, MIN_FAST_MODELS = 108, 1817
 
 
 def resolve(name: str) -> dict:
@@ -68,7 +68,7 @@ def test_every_configuration_of_timm_gives_timms_own_pixels(photographs):
     for geometry, names in groups.items():
         embedder = TimmImageEmbedder(names[0])
         transform = create_transform(**resolve(names[0]), is_training=False, use_prefetcher=True)
-        is_fast = embedder._pixels.short_side is not None
+        is_fast = embedder._pixels.resize is not None
         fast_configs += is_fast
         kind = geometry[3] if geometry[2] <= 1 else f"{geometry[3]} with a border"
         (fast if is_fast else exact)[kind] += len(names)
@@ -93,7 +93,8 @@ def test_every_mean_and_deviation_of_timm_is_applied_as_timm_does(photographs):
         image = photographs["tiny"]
         theirs = create_transform(**config, is_training=False)(image)
         pixels = create_transform(**config, is_training=False, use_prefetcher=True)(image)
-        ours = TimmModel(torch.nn.Identity(), config, "cpu", normalize=False, autocast=False)(pixels[None])[0]
+        scales = [[255 * value for value in values] for values in (mean, std)]
+        ours = PixelModel(torch.nn.Identity(), *scales, "cpu", normalize=False, autocast=False)(pixels[None])[0]
         assert torch.allclose(ours, theirs, atol=1e-5), f"{mean}, {std} ({names[0]})"
 
 

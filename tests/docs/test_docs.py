@@ -9,6 +9,7 @@ import shlex
 import subprocess
 import sys
 import tarfile
+import tomllib
 
 import click
 import numpy as np
@@ -22,7 +23,7 @@ from support.tools import clean_environment
 from support.workflow import list_snakemake_options
 from torchvision.models import resnet18
 
-from embedders import embed_shard
+from embedders import _MODULES, embed_shard
 from embedders.cli import main
 from embedders.errors import ConfigError
 from embedders.job.locate import build_embedder
@@ -67,7 +68,7 @@ def test_the_table_of_keys_is_the_schema():
 
 
 def test_the_shipped_configurations_keep_to_the_schema():
-    for path in (ROOT / "config.yaml", ROOT / "examples/demo/config.yaml"):
+    for path in (ROOT / "config.yaml", ROOT / "examples/demo/config.yaml", *ROOT.glob("examples/*.yaml")):
         check_config(yaml.safe_load(path.read_text()), SCHEMA_PATH)
 
 
@@ -89,6 +90,14 @@ def test_the_kinds_of_failure_and_their_fixes_are_those_of_the_code():
     )
     assert dict(rows) == {str(kind): kind.fix for kind in FailureKind}
     assert [kind for kind, _ in rows] == [str(kind) for kind in FailureKind]
+
+
+def test_the_readme_lists_the_classes_that_are_built_in():
+    part = TEXTS["README.md"].partition("## What is built in")[2].partition("\n## ")[0]
+    listed = re.findall(r"`embedders:(\w+)`", part)
+    assert sorted(listed) == sorted(name for name, module in _MODULES.items() if ".builtin." in module)
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert set(re.findall(r"pip install 'tarquet\[([\w-]+)\]'", "".join(TEXTS.values()))) <= set(extras)
 
 
 # Commands

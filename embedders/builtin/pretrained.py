@@ -1,0 +1,73 @@
+"""What the embedders share whose model and preprocessing come from a library: their options.
+
+It stands on nothing that a user's own subclass could not use.
+"""
+
+from collections.abc import Sequence
+from types import ModuleType
+
+from PIL import ImageColor
+
+from embedders.base import ImageEmbedder
+from embedders.builtin.pixel_model import AUTOCAST_TYPES
+from embedders.errors import EmbedderError
+
+
+class PretrainedImageEmbedder(ImageEmbedder):
+    """Holds the options that these embedders have in common.
+
+    Args:
+        model_name: As the library names the model.
+        batch_size: Images in a batch.
+        num_threads_per_worker: Decoding threads; `None` takes what the job was given.
+        image_embedding_column: Name of the column of vectors.
+        normalize_embeddings: Whether to scale every vector to norm 1.
+        classifiers: As in `ImageEmbedder`.
+        autocast: Whether a GPU computes in bfloat16 (float16 before Ampere), while a CPU keeps to float32; or
+            `"bfloat16"` or `"float16"`, for any device.
+        background: What transparency is laid on, any colour that Pillow knows by name or `#rrggbb`.
+
+    Raises:
+        EmbedderError: An option is not of these.
+    """
+
+    def __init__(
+        self,
+        model_name: str,
+        batch_size: int = 64,
+        num_threads_per_worker: int | None = None,
+        image_embedding_column: str = "image_embedding",
+        normalize_embeddings: bool = True,
+        classifiers: Sequence = (),
+        autocast: bool | str = True,
+        background: str = "white",
+    ):
+        super().__init__(model_name, image_embedding_column, classifiers)
+        try:
+            ImageColor.getrgb(background)
+        except ValueError as error:
+            raise EmbedderError(f"background {background!r}: expected a colour, as 'white' or '#rrggbb'") from error
+        if autocast not in (True, False, *AUTOCAST_TYPES):
+            raise EmbedderError(f"autocast {autocast!r}: expected true, false, {' or '.join(AUTOCAST_TYPES)}")
+        self.batch_size = batch_size
+        self.num_threads_per_worker = num_threads_per_worker
+        self.normalize_embeddings = normalize_embeddings
+        self.autocast = autocast
+        self.background = background
+
+
+def require_library(library: ModuleType | ImportError, name: str, extra: str) -> None:
+    """Refuse to go on without a library that is an extra of this package.
+
+    Args:
+        library: The library; or why it cannot be imported.
+        name: Its name.
+        extra: The extra's.
+
+    Raises:
+        EmbedderError: It cannot be imported.
+    """
+    if isinstance(library, ImportError):
+        raise EmbedderError(
+            f"{name} cannot be imported: {library}; it is an extra: pip install 'tarquet[{extra}]'"
+        ) from library
