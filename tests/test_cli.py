@@ -230,6 +230,6 @@ def test_the_package_offers_its_names_without_loading_torch():
     )
     output, errors = start_python(code).communicate(timeout=30)
     assert json.loads(output.replace("'", '"')) == [
-        *("AestheticClassifier", "ImageClassifier", "ImageEmbedder", "NsfwClassifier", "TarSamples"),
-        *("TimmImageEmbedder", "embed_shard"),
+        *("AestheticClassifier", "HuggingFaceImageEmbedder", "ImageClassifier", "ImageEmbedder", "NsfwClassifier"),
+        *("OpenClipImageEmbedder", "SeveralEmbedders", "TarSamples", "TimmImageEmbedder", "embed_shard"),
     ], errors

@@ -200,7 +200,7 @@ class Model:
         if self.columns and columns != self.columns:
             raise EmbedderError(
                 f"{where}: the model returned dimension {describe_columns(columns)}, but "
-                f"{describe_columns(self.columns)} before; expected one"
+                f"{describe_columns(self.columns)} before; expected the same one"
             )
         self.columns = columns
         joined = list(parts.values())

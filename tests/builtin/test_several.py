@@ -126,7 +126,7 @@ def give(**dimensions):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda batch: {}, "the model gave no vectors; expected"),
+        (lambda batch: {}, "the model returned no vectors; expected"),
         (lambda batch: {"a": torch.ones(5, 2), "b": torch.ones(4, 2)}, r"\(5, 2\), 'b' of shape \(4, 2\); expected"),
         (lambda batch: {"a": torch.ones(5)}, r"'a' of shape \(5,\); expected \(images, dimension\)"),
         (lambda batch: give(a=len(batch), b=2)(batch), r"dimension 2 \(a\), 2 \(b\), but 5 \(a\), 2 \(b\) before"),
