@@ -150,3 +150,17 @@ EMBED_COMMAND = """
         --threads {threads} \
         > {log:q} 2>&1
 """
+
+
+# The intermediate files of near copies. The folder has a different name for each cosine and list of shards, so that
+# files of two searches do not mix.
+COPIES = f"{OUT}/.near_copies/{name_search(config['near_copies']['cosine'], SHARDS)}"
+COPY_PARTS = range(count_parts(len(SHARDS)))
+
+
+def find_pairs(wildcards):
+    """Return the files of pairs; force a new list if the present one was made with other settings or shards."""
+    path = f"{OUT}/near_copies.parquet"
+    if is_stale(path, config["near_copies"], SHARDS):
+        snakemake_insides.force(workflow, [path])
+    return expand(f"{COPIES}/{{part}}.pairs.npz", part=COPY_PARTS)

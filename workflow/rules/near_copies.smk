@@ -4,18 +4,6 @@
 #
 # outputs: {output_dir}/near_copies.parquet; {output_dir}/.near_copies/ has the intermediate files of its jobs
 
-# The folder has a different name for each cosine and list of shards, so that intermediate files do not mix.
-COPIES = f"{OUT}/.near_copies/{name_search(config['near_copies']['cosine'], SHARDS)}"
-COPY_PARTS = range(count_parts(len(SHARDS)))
-
-
-def find_pairs(wildcards):
-    """Return the files of pairs; force a new list if the present one was made with other settings or shards."""
-    path = f"{OUT}/near_copies.parquet"
-    if is_stale(path, config["near_copies"], SHARDS):
-        snakemake_insides.force(workflow, [path])
-    return expand(f"{COPIES}/{{part}}.pairs.npz", part=COPY_PARTS)
-
 
 # Only reads the keys of copies, so, like `summarize`, it is not worth waiting in a cluster's queue.
 localrules:
@@ -39,7 +27,7 @@ rule plan_near_copies:
         mem_mb=grow(config["mem_mb"]),
         runtime=grow(config["runtime"]),
     params:
-        folder=OUT,
+        folder=subpath(output[0], ancestor=3),
     shell:
         """
         exec python -m embedders near-copies plan {params.folder:q} {output:q} \
@@ -68,7 +56,7 @@ rule assign_near_copies:
         mem_mb=grow(config["mem_mb"]),
         runtime=grow(config["runtime"]),
     params:
-        folder=OUT,
+        folder=subpath(input.plan, ancestor=3),
         parts=len(COPY_PARTS),
         cosine=config["near_copies"]["cosine"],
     shell:
@@ -105,7 +93,7 @@ rule compare_near_copies:
         mem_mb=grow(config["mem_mb"]),
         runtime=grow(config["runtime"]),
     params:
-        folder=COPIES,
+        folder=subpath(output[0], parent=True),
         parts=len(COPY_PARTS),
         cosine=config["near_copies"]["cosine"],
     shell:
@@ -131,7 +119,7 @@ rule list_near_copies:
     conda:
         "../../envs/near_copies.yaml"
     params:
-        folder=OUT,
+        folder=subpath(output[0], parent=True),
         cosine=config["near_copies"]["cosine"],
         keep=config["near_copies"]["keep"],
     shell:
