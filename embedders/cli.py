@@ -18,6 +18,7 @@ from embedders.copies.command import near_copies
 from embedders.errors import ConfigError, EmbedderError
 from embedders.export.command import export
 from embedders.gpu.device import pin_device
+from embedders.gpu.watch import GpuWatch
 from embedders.output.record import Addition
 from embedders.terminal import JsonValue, device_options, echo_marked, errors_alone, one_line_errors
 
@@ -74,13 +75,16 @@ def embed(
     Example: python -m embedders embed 00000.tar 00000.parquet --embedder my_embedder.py:MyEmbedder
     """
     with one_line_errors():
+        from embedders.job.meter import Meter
         from embedders.job.run import run_job
         from embedders.job.shard_job import ShardJob
 
         jobs = [ShardJob(shard, output, ledger, address), *(ShardJob(*paths) for paths in also)]
         addition = Addition(record, recipe, part) if record is not None else None
         work = shard + (f" and {len(also)} more" if also else "")
-        run_job(jobs, embedder, embedder_args, pin_device(work, device, terms), addition=addition, **options)
+        watch = GpuWatch()
+        options["meter"] = Meter(watch)
+        run_job(jobs, embedder, embedder_args, pin_device(work, device, terms, watch), addition=addition, **options)
 
 
 @main.command(short_help="Show the GPUs of this machine and the jobs that use them.")

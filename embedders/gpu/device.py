@@ -7,11 +7,12 @@ import ctypes
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 
-from embedders.gpu.lease import lease_gpu
+from embedders.gpu.lease import count_slots, lease_gpu
 from embedders.gpu.nvml import has_driver
 from embedders.gpu.terms import Terms
+from embedders.gpu.watch import GpuWatch
 
 log = logging.getLogger(__name__)
 
@@ -20,13 +21,14 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
 @contextmanager
-def pin_device(work: str, device: str, terms: Terms) -> Iterator[str]:
+def pin_device(work: str, device: str, terms: Terms, watch: GpuWatch | None = None) -> Iterator[str]:
     """Choose a device, and lease it while the block runs.
 
     Args:
         work: What the job works on, for the list of leases.
         device: `"auto"` (a GPU where there is a driver, otherwise the CPU), `"gpu"` or `"cpu"`.
         terms: What counts as a free GPU, and how long to wait for one.
+        watch: Follows the GPU while it is leased.
 
     Yields:
         `"cuda"`, with `CUDA_VISIBLE_DEVICES` set to the one GPU that is leased; or `"cpu"`.
@@ -41,7 +43,7 @@ def pin_device(work: str, device: str, terms: Terms) -> Iterator[str]:
         keep_freed_memory()
         yield "cpu"
         return
-    with lease_gpu(work, terms):
+    with lease_gpu(work, terms) as gpu, watch.follow(gpu, count_slots(gpu, terms)) if watch else nullcontext():
         yield "cuda"
 
 

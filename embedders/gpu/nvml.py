@@ -140,6 +140,25 @@ def read_gpus() -> list[Gpu]:
     return gpus
 
 
+@contextmanager
+def open_gpu(uuid: str) -> Iterator[Callable[[], Gpu]]:
+    """Yield a function that reads the memory and the utilisation of a device, and nothing else of it.
+
+    Raises:
+        GpuError: The driver does not work or does not know the device; the function raises it too.
+    """
+    with connect():
+        handle = _call(pynvml.nvmlDeviceGetHandleByUUID, uuid)
+        yield lambda: Gpu(uuid=uuid, **_call(_read_load, handle))
+
+
+def _call(question: Callable, *args: Any) -> Any:
+    try:
+        return question(*args)
+    except pynvml.NVMLError as error:
+        raise GpuError(f"NVML does not answer ({error}); see what nvidia-smi says") from error
+
+
 def _read_card(place: int, index: int) -> list[Gpu]:
     try:
         handle = pynvml.nvmlDeviceGetHandleByIndex(place)
@@ -185,14 +204,7 @@ def _read_device(handle: Any, **known: Any) -> Gpu:
     try:
         fields["uuid"] = _text(_ask(pynvml.nvmlDeviceGetUUID, handle)) or ""
         fields["name"] = _text(_ask(pynvml.nvmlDeviceGetName, handle))
-        # In the second version, `used` does not include what the driver reserves for itself: about 600 MB on a large
-        # card.
-        memory = _ask(pynvml.nvmlDeviceGetMemoryInfo, handle, pynvml.nvmlMemory_v2)
-        memory = memory or _ask(pynvml.nvmlDeviceGetMemoryInfo, handle)
-        if memory:
-            fields |= {"total_bytes": memory.total, "free_bytes": memory.free, "used_bytes": memory.used}
-        if utilization := _ask(pynvml.nvmlDeviceGetUtilizationRates, handle):
-            fields["utilization_percent"] = utilization.gpu
+        fields |= _read_load(handle)
         # By its versioned name: the plain one raises an error of another class if the driver lacks the function.
         processes = _ask(pynvml.nvmlDeviceGetComputeRunningProcesses_v3, handle)
         if processes is not None:
@@ -207,6 +219,18 @@ def _read_device(handle: Any, **known: Any) -> Gpu:
     if gpu.problem is None and gpu.compute_mode == "prohibited":
         return replace(gpu, problem="compute mode 'prohibited' (nvidia-smi --compute-mode=0 allows compute)")
     return gpu
+
+
+def _read_load(handle: Any) -> dict[str, int]:
+    fields: dict[str, int] = {}
+    # In the second version, `used` does not include what the driver reserves for itself, 600 MB on a large card.
+    memory = _ask(pynvml.nvmlDeviceGetMemoryInfo, handle, pynvml.nvmlMemory_v2)
+    memory = memory or _ask(pynvml.nvmlDeviceGetMemoryInfo, handle)
+    if memory:
+        fields |= {"total_bytes": memory.total, "free_bytes": memory.free, "used_bytes": memory.used}
+    if utilization := _ask(pynvml.nvmlDeviceGetUtilizationRates, handle):
+        fields["utilization_percent"] = utilization.gpu
+    return fields
 
 
 def _ask(question: Callable, *args: Any) -> Any:

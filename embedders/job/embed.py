@@ -18,6 +18,7 @@ from embedders.base import ImageEmbedder, uses_default_loader
 from embedders.errors import EmbedderError, GpuLostError, TarquetError
 from embedders.job.batch import Batch
 from embedders.job.head import Head
+from embedders.job.meter import Meter
 from embedders.job.model import Model
 from embedders.job.provenance import describe_embedder, describe_shard
 from embedders.job.shard_job import ShardJob
@@ -82,6 +83,7 @@ def embed_shards(
     only: Collection[str] | None = None,
     device: str | None = None,
     startup: Timings | None = None,
+    meter: Meter | None = None,
     on_batch: Callable[[ShardJob, ShardLoad], None] = lambda job, load: None,
     on_error: Callable[[ShardJob, TarquetError], None] | None = None,
 ) -> Iterator[tuple[ShardJob, Ledger]]:
@@ -99,6 +101,7 @@ def embed_shards(
         only: Keys of the samples to embed, for example those that failed before; `None` embeds all.
         device: `"cuda"` or `"cpu"`; `None` uses CUDA if torch sees a GPU.
         startup: Time that the process has already spent; it is added to the first shard's.
+        meter: Measures what the shards use; what was used since it was made is added to the first shard's.
         on_batch: Called after each batch, to show progress.
         on_error: Called with a failed shard and its error; the other shards go on. `None` raises the error.
 
@@ -111,6 +114,7 @@ def embed_shards(
         TarquetError: A shard failed, and there is no `on_error`.
     """
     check_embedder(embedder, only, image_suffix)
+    meter = meter or Meter()
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     columns = Columns(id_col, metadata_columns)
     timings = [startup or Timings(), *(Timings() for _ in jobs[1:])]
@@ -126,8 +130,9 @@ def embed_shards(
     with closing(prefetch([reader.read() for reader in readers], depth=2)) as streams:
         for reader, batches in zip(readers, streams, strict=True):
             try:
-                write_shard(reader, batches, model, heads, max_failed_fraction, on_batch)
+                write_shard(reader, batches, model, heads, max_failed_fraction, meter, on_batch)
             except TarquetError as error:
+                meter.take()  # what a failed shard used is not the next one's
                 if on_error is None or isinstance(error, GpuLostError):
                     raise
                 on_error(reader.job, error)
@@ -158,6 +163,7 @@ def write_shard(
     model: Model,
     heads: Sequence[Head],
     max_failed_fraction: float,
+    meter: Meter,
     on_batch: Callable[[ShardJob, ShardLoad], None],
 ) -> None:
     """Embed the batches of a shard, record the result of every sample, and write the vectors and the ledger."""
@@ -206,10 +212,11 @@ def write_shard(
         )
         with timings.time("writing"):
             writer.close(model.columns or model.probe_columns(job.tar_path), provenance)
+        usage = meter.take()
         if job.ledger_path is not None:
             # The ledger before the vectors, which never exist without the list of samples that they lack.
             with write_whole(job.ledger_path) as ledger_file:
-                write_ledger(ledger_file, ledger.failed, provenance, timings.round())
+                write_ledger(ledger_file, ledger.failed, provenance, timings.round(), usage)
     if provenance.null_columns:
         names = ", ".join(map(repr, provenance.null_columns))
         log.warning("%s: null in every row: %s; check the names in metadata_columns", job.tar_path, names)
@@ -218,7 +225,7 @@ def write_shard(
         f"{job.tar_path}: {ledger.seen} samples, {ledger.embedded} embedded, {len(ledger.failed)} failed"
         f"{''.join(f', {count} {kind}' for kind, count in sorted(ledger.remarks.items()))} "
         f"in {total_s:.1f} s ({ledger.embedded / total_s:.0f} images/s) on {model.device}: "
-        f"{describe_seconds(timings.seconds)}"
+        f"{describe_seconds(timings.seconds)}; {usage.describe()}"
     )
 
 

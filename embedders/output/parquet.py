@@ -14,6 +14,7 @@ from embedders.errors import ShardError
 from embedders.output.columns import KEY
 from embedders.output.failed import FailedSample
 from embedders.output.provenance import SCHEMA_VERSION, Provenance, ScoreProvenance
+from embedders.output.usage import Usage
 from embedders.output.writer import LEDGER_SCHEMA, PROVENANCE
 
 
@@ -70,11 +71,12 @@ def read_ledger(path: str) -> list[FailedSample]:
     return read_account(path)[0]
 
 
-def read_account(path: str) -> tuple[list[FailedSample], dict[str, float]]:
+def read_account(path: str) -> tuple[list[FailedSample], dict[str, float], Usage | None]:
     """Read a whole ledger.
 
     Returns:
-        The samples that were not embedded; and the seconds spent on each activity of `timings`.
+        The samples that were not embedded; the seconds spent on each activity of `timings`; and what the shard used,
+        which is `None` in a ledger from before this was measured.
 
     Raises:
         ShardError: The file is missing, cut short, or not a ledger.
@@ -84,7 +86,8 @@ def read_account(path: str) -> tuple[list[FailedSample], dict[str, float]]:
         footer = json.loads((table.schema.metadata or {}).get(PROVENANCE, "{}"))
     if not table.schema.equals(LEDGER_SCHEMA):
         raise ShardError(f"{path!r}: its columns are {', '.join(table.column_names)}; expected a ledger of tarquet")
-    return [FailedSample(**row) for row in table.to_pylist()], footer.get("seconds", {})
+    usage = Usage.from_json(footer["usage"]) if "usage" in footer else None
+    return [FailedSample(**row) for row in table.to_pylist()], footer.get("seconds", {}), usage
 
 
 def read_vectors(path: str) -> tuple[pa.Table, np.ndarray, VectorFile]:
@@ -192,7 +195,7 @@ def _read_footer(path: str) -> tuple[int, pa.Schema, Any]:
 
 
 def inspect_file(path: str) -> dict[str, Any]:
-    """Return the footer of an output as values for JSON, with the times from its ledger if that can be read.
+    """Return the footer of an output as values for JSON, with the times and the usage from its ledger if it is there.
 
     For a file of scores, return the number of rows and how they were made.
 
@@ -203,8 +206,9 @@ def inspect_file(path: str) -> dict[str, Any]:
     if isinstance(stored, dict) and "classifier" in stored:
         return {"file": str(path), "rows": rows} | ScoreProvenance.from_json(stored).as_json()
     described = describe_file(path)
-    seconds = {}
+    account: dict[str, Any] = {}
     if described.provenance.ledger:
         with suppress(ShardError):
-            seconds = {"seconds": read_account(described.provenance.ledger)[1]}
-    return described.as_json() | seconds
+            _, seconds, usage = read_account(described.provenance.ledger)
+            account = {"seconds": seconds, "usage": usage and usage.as_json()}
+    return described.as_json() | account

@@ -15,6 +15,7 @@ from embedders.output.parquet import VectorFile, describe_file, read_account, re
 from embedders.output.provenance import EmbedderRecord
 from embedders.output.strays import describe_strays
 from embedders.output.timings import describe_seconds, find_bottleneck
+from embedders.output.usage import Usage, UsageTotals
 
 # Enough to see what is wrong; the ledgers hold all the names.
 NAMES_PER_KIND = 5
@@ -29,12 +30,14 @@ class Account:
         output: The footer of its vectors.
         failed: The samples that were not embedded.
         seconds: Seconds spent on each activity of `timings`.
+        usage: What the shard used; `None` in a ledger from before this was measured.
     """
 
     shard: str
     output: VectorFile
     failed: list[FailedSample]
     seconds: dict[str, float]
+    usage: Usage | None
 
 
 @dataclass
@@ -52,6 +55,7 @@ class Summary:
         null_columns: Number of shards in which a column is null in every row, by column.
         vectors: Type of the vectors' column, the same in every shard.
         seconds: Seconds spent on each activity of `timings`, summed over the shards.
+        usage: What the shards used.
         strays: Files in the folder that belong to none of these shards, by path, with the reason; not counted.
         made_from: Digest of what the vectors were made from, according to the record of the folder.
     """
@@ -66,6 +70,7 @@ class Summary:
     null_columns: dict[str, int] = field(default_factory=dict)
     vectors: str = ""
     seconds: dict[str, float] = field(default_factory=dict)
+    usage: UsageTotals = field(default_factory=UsageTotals)
     strays: dict[str, str] = field(default_factory=dict)
     made_from: str = ""
 
@@ -79,6 +84,7 @@ class Summary:
         self.remarks = dict(Counter(self.remarks) + Counter(account.output.provenance.remarks))
         for name, spent in account.seconds.items():
             self.seconds[name] = round(self.seconds.get(name, 0.0) + spent, 3)
+        self.usage.add(account.usage, account.output.rows)
         self.null_columns = dict(Counter(self.null_columns) + Counter(account.output.provenance.null_columns))
         kinds = Counter(self.failures)
         for sample in account.failed:
@@ -100,6 +106,8 @@ class Summary:
             lines.append(f"  {self.describe_null_columns()}")
         if self.seconds:
             lines.append(f"time: {describe_seconds(self.seconds)}; {find_bottleneck(self.seconds)}")
+        if self.shards:
+            lines.append(f"use: {self.usage.describe()}")
         if self.strays:
             lines.append(describe_strays(self.strays))
         return "\n".join(lines)
@@ -178,7 +186,7 @@ def read_accounts(folder: str | Path, shards: Iterable[str]) -> Iterator[Account
         embeddings_path, ledger_path = f"{folder}/embeddings/{shard}.parquet", f"{folder}/ledger/{shard}.parquet"
         output = describe_file(embeddings_path)
         rows, samples, vectors = output.rows, output.provenance.samples, output.vectors
-        failed, seconds = read_account(ledger_path)
+        failed, seconds, usage = read_account(ledger_path)
         if samples != rows + len(failed):
             raise ShardError(
                 f"{embeddings_path!r}: {samples} samples, but {rows} rows and {len(failed)} failed in "
@@ -190,13 +198,14 @@ def read_accounts(folder: str | Path, shards: Iterable[str]) -> Iterator[Account
                 f"{embeddings_path!r}: its vectors are {vectors}, but {type_of_all} in other shards; expected "
                 "one type; remove it and run again"
             )
-        yield Account(shard, output, failed, seconds)
+        yield Account(shard, output, failed, seconds, usage)
 
 
 def write_summary(summary: Summary, path: str | Path) -> None:
     """Write a summary as JSON; the file is either complete or not there."""
     with write_whole(path) as file:
-        file.write(json.dumps(asdict(summary), indent=2).encode() + b"\n")
+        totals = asdict(summary) | {"usage": summary.usage.as_json()}
+        file.write(json.dumps(totals, indent=2).encode() + b"\n")
 
 
 def find_failed_shards(ledger_folder: str, shards: Iterable[str]) -> list[str]:

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from embedders.errors import ConfigError
 from embedders.output.failed import FailedSample
 from embedders.output.provenance import Provenance, ScoreProvenance
+from embedders.output.usage import Usage
 
 DTYPES = {"float32": (pa.float32(), np.float32), "float16": (pa.float16(), np.float16)}
 PROVENANCE = b"tarquet"
@@ -142,15 +143,20 @@ def _refuse_twice(vector_columns: Sequence[str], others: pa.Schema) -> None:
 
 
 def write_ledger(
-    file: BinaryIO, failed: Sequence[FailedSample], provenance: Provenance, seconds: Mapping[str, float]
+    file: BinaryIO,
+    failed: Sequence[FailedSample],
+    provenance: Provenance,
+    seconds: Mapping[str, float],
+    usage: Usage | None = None,
 ) -> None:
-    """Write the samples that were not embedded, one row each, and the times.
+    """Write the samples that were not embedded, one row each, the times, and what the shard used if it is known.
 
-    The times are here and not in the footer of the vectors, so that the same run twice gives the same vector files.
+    These are here and not in the footer of the vectors, so that the same run twice gives the same vector files.
     """
     rows = [{name: getattr(sample, name) for name in LEDGER_SCHEMA.names} for sample in failed]
     table = pa.Table.from_pylist(rows, schema=LEDGER_SCHEMA)
-    _write_table(file, table, provenance.as_json() | {"seconds": dict(seconds)})
+    used = {} if usage is None else {"usage": usage.as_json()}
+    _write_table(file, table, provenance.as_json() | {"seconds": dict(seconds)} | used)
 
 
 def write_scores(file: BinaryIO, table: pa.Table, provenance: ScoreProvenance) -> None:

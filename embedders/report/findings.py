@@ -112,6 +112,8 @@ def judge_run(summary: Summary, unfinished: int) -> list[Finding]:
         findings.append(Finding("look", f"{describe_strays(summary.strays)}.", "totals"))
     if summary.seconds:
         findings.append(Finding("note", f"Speed: {find_bottleneck(summary.seconds)}.", "speed"))
+    if summary.usage.gpu_seconds:
+        findings.append(Finding("note", f"GPUs: {summary.usage.describe_gpus()}.", "speed"))
     return findings
 
 

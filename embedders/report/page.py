@@ -19,6 +19,7 @@ from embedders.output.files import write_whole
 from embedders.output.parquet import VectorFile, read_scores
 from embedders.output.run import read_shards
 from embedders.output.timings import describe_seconds, split_seconds
+from embedders.output.usage import describe_bytes, describe_hours
 from embedders.report.charts import draw_bars, draw_histogram, draw_points, read_script
 from embedders.report.copies import CopyGroups, gather_copies
 from embedders.report.findings import (
@@ -149,6 +150,8 @@ def describe_run(folder: Path, run: Run, first: VectorFile, tar_paths: Mapping[s
         "charts": charts,
         "scores": list(scores),
         "time": describe_time(run.summary.seconds),
+        "describe_bytes": describe_bytes,
+        "describe_hours": describe_hours,
         "slowest": sorted(timed, key=lambda shard: shard["speed"])[:SLOWEST],
     }
 

@@ -109,8 +109,9 @@ def test_inspect_shows_all_that_made_the_vectors(folder):
     job = run_cli("inspect", embed(folder))
     assert job.returncode == 0, job.stderr
     said = json.loads(job.stdout)
-    made, seconds = said.pop("embedder"), said.pop("seconds")
+    made, seconds, usage = said.pop("embedder"), said.pop("seconds"), said.pop("usage")
     assert {"waiting_for_images", "model", "writing", "reading", "decoding"} <= set(seconds)
+    assert usage["cpu_seconds"] > 0 and usage["peak_memory_bytes"] > 100 << 20 and usage["gpu_seconds"] == 0
     content = (folder / "s.tar").read_bytes()
     assert said == {
         "file": f"{folder}/s.parquet", "rows": 3, "dimension": 5, "vectors": said["vectors"], "schema_version": 1,

@@ -3,7 +3,7 @@ from support.fake_nvml.world import describe
 
 from embedders.errors import GpuError, NoDriverError
 from embedders.gpu import nvml
-from embedders.gpu.nvml import connect, has_driver, read_gpus
+from embedders.gpu.nvml import connect, has_driver, open_gpu, read_gpus
 
 MIB = 1 << 20
 NOT_SUPPORTED, NO_PERMISSION, LOST, MISMATCH, UNKNOWN = 3, 4, 15, 18, 999
@@ -173,3 +173,23 @@ def test_bytes_of_other_releases_are_decoded(node, monkeypatch):
     decode = pynvml.nvmlDeviceGetUUID
     monkeypatch.setattr(pynvml, "nvmlDeviceGetUUID", lambda handle: decode(handle).encode())
     assert read_gpus()[0].uuid == "GPU-0"
+
+
+def test_one_device_is_read_again_and_again_by_its_uuid(node):
+    mig = {"util": None, "mig": None}
+    node.write(describe("GPU-a", util=10), describe("GPU-ab", mig=1), describe("MIG-b", "mig", used=9, **mig))
+    with open_gpu("GPU-a") as read, open_gpu("MIG-b") as read_instance:
+        assert (read().utilization_percent, read_instance().utilization_percent) == (10, None)
+        assert read_instance().used_bytes == 9 * MIB
+        node.write(describe("GPU-a", util=90, used=5))
+        assert (read().utilization_percent, read().used_bytes) == (90, 5 * MIB)
+
+
+def test_a_device_that_cannot_be_read_is_an_error(node):
+    node.write(describe("GPU-a"))
+    with pytest.raises(GpuError, match="does not answer"), open_gpu("GPU-b"):
+        pass
+    with open_gpu("GPU-a") as read:
+        node.write(describe("GPU-a"), f"fail nvmlDeviceGetUtilizationRates * {LOST}")
+        with pytest.raises(GpuError, match="GPU is lost"):
+            read()

@@ -246,7 +246,7 @@ def test_a_ledger_reads_back_as_it_was_written_an_empty_one_too(tmp_path):
     for rows in (failed, []):
         with (tmp_path / "l.parquet").open("wb") as file:
             write_ledger(file, rows, PROVENANCE, {"model": 1.5})
-        assert read_account(str(tmp_path / "l.parquet")) == (rows, {"model": 1.5})
+        assert read_account(str(tmp_path / "l.parquet")) == (rows, {"model": 1.5}, None)
         assert pq.read_schema(tmp_path / "l.parquet").names == ["key", "kind", "message", "member", "offset"]
 
 

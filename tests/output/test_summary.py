@@ -23,7 +23,7 @@ def test_totals_a_histogram_and_the_first_names(tmp_path):
     lines = summary.describe().splitlines()
     assert lines[0] == "3 shards: 18 samples, 7 embedded, 11 failed"
     assert summary.seconds == {"waiting_for_images": 4.5, "model": 6.75}
-    assert lines[-1].startswith("time: 4.5 s waiting for images, 6.8 s in the model; the model is the limit")
+    assert lines[-2].startswith("time: 4.5 s waiting for images, 6.8 s in the model; the model is the limit")
     write_summary(summary, tmp_path / "summary.json")
     assert json.loads((tmp_path / "summary.json").read_text())["embedded"] == 7
 

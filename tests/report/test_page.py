@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from brightness import Brightness
 from support.browser import find_point, list_errors, list_requests, open_browser, read_hint, read_page, set_width
-from support.results import make_provenance, write_vectors
+from support.results import make_provenance, write_shard, write_vectors
 from support.tools import MEAN_COLOR, make_image, make_shard, make_tar, run_cli
 from support.workflow import run_well
 
@@ -21,6 +21,7 @@ from embedders.job.locate import build_embedder
 from embedders.job.score import score_file
 from embedders.output.near_copies import CopyCounts, write_near_copies
 from embedders.output.parquet import describe_file
+from embedders.output.usage import Usage
 from embedders.output.writer import write_ledger
 from embedders.report.page import write_report
 
@@ -141,6 +142,23 @@ def test_scores_are_drawn(run, tmp_path):
         score_file(*arguments, Brightness(), "cpu")
     write_report(scored, tmp_path / "report.html")
     assert 'data-chart="score bright"' in (tmp_path / "report.html").read_text()
+
+
+def test_what_the_shards_used_is_shown_and_what_is_unknown_too(tmp_path):
+    used = {"a": Usage(30.0, 2 * 10**9, 1800.0, 450.0, 5 * 10**9), "b": Usage(5.0, 10**9, 1800.0), "c": None}
+    for name, usage in used.items():
+        write_shard(tmp_path, name, 2, [], usage=usage)
+    (tmp_path / "run_shards.json").write_text(json.dumps({name: f"{name}.tar" for name in used}))
+    write_report(tmp_path, tmp_path / "report.html")
+    text = " ".join(re.sub(r"<[^>]+>", " ", (tmp_path / "report.html").read_text().partition("<script>")[0]).split())
+    for expected in (
+        "GPUs: 1 GPU-hours leased, 4 images per GPU-hour; the GPUs were idle for 75% of the time",
+        "Images per GPU-hour 4",
+        "GPUs idle 75 % of the time, in which no kernel ran; the driver did not say it for 1 shards",
+        "Peak memory of a GPU 5.0 GB CPU time 35 s Peak memory of a job 2.0 GB",
+        "Unknown for 1 of 3 shards, whose ledgers do not have it",
+    ):
+        assert expected in text
 
 
 # In a run

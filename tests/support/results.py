@@ -37,7 +37,7 @@ def write_vectors(path, samples, vectors, columns=None, name="v", provenance=Non
         writer.close(vectors.shape[1], provenance or make_provenance(len(samples)))
 
 
-def write_shard(folder, name, rows, failed, dimension=2, samples=None, seconds=None, **known):
+def write_shard(folder, name, rows, failed, dimension=2, samples=None, seconds=None, usage=None, **known):
     provenance = make_provenance(rows + len(failed) if samples is None else samples, **known)
     keys = [{"__key__": str(n)} for n in range(rows)]
     vectors = np.zeros((rows, dimension), np.float32)
@@ -46,7 +46,7 @@ def write_shard(folder, name, rows, failed, dimension=2, samples=None, seconds=N
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as file:
         failed = [FailedSample(key, kind, f"{key} is bad") for key, kind in failed]
-        write_ledger(file, failed, provenance, seconds or {"waiting_for_images": 1.5, "model": 2.25})
+        write_ledger(file, failed, provenance, seconds or {"waiting_for_images": 1.5, "model": 2.25}, usage)
 
 
 def make_run(folder, rows, dimension=5, dtype="float32", vectors=None, columns=(), fields=None, name="v", **made):

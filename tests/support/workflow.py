@@ -152,13 +152,13 @@ def read_results(project) -> dict:
 
 
 def read_untimed(path) -> tuple:
-    """A ledger, without the times in its footer."""
+    """A ledger, without the times and the usage in its footer."""
     table = pq.read_table(path)
     account = json.loads(table.schema.metadata[PROVENANCE])
-    assert account.pop("seconds")
+    assert account.pop("seconds") and account.pop("usage")
     return table.to_pylist(), account
 
 
 def read_summary(path) -> dict:
-    """A file of JSON, without the times of the summary."""
-    return {key: value for key, value in json.loads(path.read_text()).items() if key != "seconds"}
+    """A file of JSON, without the times and the usage of the summary."""
+    return {key: value for key, value in json.loads(path.read_text()).items() if key not in ("seconds", "usage")}

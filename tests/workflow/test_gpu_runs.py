@@ -213,6 +213,61 @@ def test_after_a_gpu_failed_the_retry_lands_on_another_one(world, project):
     assert pq.read_table(project / "results/embeddings/00000.parquet").num_rows == 1
 
 
+# What the jobs used
+
+
+def read_usage(project):
+    return json.loads((project / "results/summary.json").read_text())["usage"]
+
+
+def test_a_run_says_how_long_its_gpus_were_leased_and_how_busy_they_were(world, project):
+    world.write(describe("GPU-0", util=40), describe("GPU-1", util=40))
+    configure(project, 2)
+    code, printed = run_snakemake(world, project, "--cores", "2", "--resources", "gpu=2")
+    assert code == 0, printed
+    usage = read_usage(project)
+    assert (usage["shards"], usage["gpu_images"], usage["gpu_unmeasured_shards"]) == (2, 2, 0)
+    assert usage["gpu_seconds"] >= 2 and usage["cpu_seconds"] > 1, "each waits for a second in its model"
+    assert usage["gpu_idle_share"] == pytest.approx(0.6, abs=0.01)
+    assert usage["images_per_gpu_hour"] == pytest.approx(2 / usage["gpu_seconds"] * 3600, rel=1e-4)
+    assert re.search(r"^use: 0\.\d+ GPU-hours leased, .* idle for 60% of the time; ", printed, re.MULTILINE)
+    assert "GPU utilisation 40%" in (project / "results/logs/embed/00000.log").read_text()
+    (project / "results/embeddings/00001.parquet").unlink()
+    code, printed = run_snakemake(world, project, "--config", "device=cpu")
+    assert code == 0, printed
+    mixed = read_usage(project)
+    assert (mixed["shards"], mixed["gpu_images"]) == (2, 1), "the other one was embedded on a CPU"
+    assert mixed["gpu_seconds"] < usage["gpu_seconds"]
+
+
+def test_jobs_that_share_a_gpu_lease_a_half_each_and_a_mig_instance_is_not_measured(world, project):
+    world.write(describe("GPU-0", mig=1), describe("MIG-0", "mig", total=20000, util=None, mig=None))
+    configure(project, 1, jobs_per_gpu=2)
+    code, printed = run_snakemake(world, project)
+    assert code == 0, printed
+    usage = read_usage(project)
+    log = (project / "results/logs/embed/00000.log").read_text()
+    seconds = sum(map(float, re.findall(r"([0-9.]+) s (?:starting|waiting for images|in the model)", log)))
+    assert usage["gpu_seconds"] == pytest.approx(seconds / 2, rel=0.2)
+    assert (usage["gpu_idle_share"], usage["gpu_unmeasured_shards"]) == (None, 1)
+    assert "GPU 0 MIG-0: its utilisation is unknown: it is a MIG instance" in log
+    assert "how busy the GPUs were is unknown" in printed
+
+
+def test_a_job_whose_driver_hangs_ends_when_it_is_told_to(world, project):
+    world.write_gpus(1)
+    job = start_embed(world, project, embedder="Endless")
+    wait_for(lambda: read_events(project) and leftovers(project / "out"), job)
+    world.write(describe("GPU-0", slow=60))
+    time.sleep(2)
+    start_s = time.monotonic()
+    job.send_signal(signal.SIGTERM)
+    assert_one_error(job.communicate(timeout=30)[0], "stopped by SIGTERM")
+    assert time.monotonic() - start_s < 10
+    world.write_gpus(1)
+    assert '"take"' in world.run(world.repository / JOBS, "once", str(os.getuid()), "1")
+
+
 # On what a job computes
 
 

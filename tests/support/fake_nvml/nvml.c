@@ -7,12 +7,14 @@
  *   fail nvmlDeviceGetUUID 2 15                             that call fails on the third gpu (*: on all) with code 15
  *
  * Sizes are in MiB; `open` is the code with which opening fails; `procs=0,0,1` answers the first question of a
- * connection, the second, and any later one. Without a file there is no driver. Compiled with -DOLD, the library
- * lacks the functions that came after release 450.
+ * connection, the second, and any later one; `slow=60` makes
+ * the question of the utilisation hang for so many seconds. Without a file there is no driver. Compiled with -DOLD, the library
+ * lacks the functions that came after release 450, and the utilisation.
  */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 enum { OK = 0, INVALID = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6, INSUFFICIENT = 7, NOT_LOADED = 9, MOST = 64 };
 #define RESERVED_MIB 600 /* what a driver keeps for itself; version 1 of the memory call counts it as used */
@@ -126,6 +128,18 @@ int nvmlDeviceGetHandleByIndex_v2(unsigned index, void **out) {
     return number(device, "open");
 }
 
+int nvmlDeviceGetHandleByUUID(const char *uuid, void **out) {
+    long handle = 1; /* a failure of this call is that of the first gpu, or of all */
+    LOOK;
+    for (int i = 0; i < devices; i++) {
+        const char *known = field(&world[i], "uuid");
+        if (!known || strncmp(known, uuid, strlen(uuid)) || known[strlen(uuid)] != ' ') continue;
+        *out = (void *)(100L * world[i].gpu + world[i].place + 2);
+        return OK;
+    }
+    return NOT_FOUND;
+}
+
 int nvmlDeviceGetUUID(void *handle, char *out, unsigned size) {
     LOOK;
     return text(device, "uuid", out, size);
@@ -145,13 +159,6 @@ int nvmlDeviceGetMemoryInfo(void *handle, Memory *memory) {
     return OK;
 }
 
-int nvmlDeviceGetUtilizationRates(void *handle, unsigned *gpu_and_memory) {
-    LOOK;
-    if (!field(device, "util")) return NOT_SUPPORTED;
-    gpu_and_memory[0] = gpu_and_memory[1] = number(device, "util");
-    return OK;
-}
-
 int nvmlDeviceGetComputeMode(void *handle, unsigned *mode) {
     LOOK;
     if (device->place >= 0) return NOT_SUPPORTED;
@@ -160,6 +167,14 @@ int nvmlDeviceGetComputeMode(void *handle, unsigned *mode) {
 }
 
 #ifndef OLD
+int nvmlDeviceGetUtilizationRates(void *handle, unsigned *gpu_and_memory) {
+    LOOK;
+    if (!field(device, "util")) return NOT_SUPPORTED;
+    sleep(number(device, "slow"));
+    gpu_and_memory[0] = gpu_and_memory[1] = number(device, "util");
+    return OK;
+}
+
 typedef struct { unsigned version; unsigned long long total, reserved, free, used; } Memory2;
 int nvmlDeviceGetMemoryInfo_v2(void *handle, Memory2 *memory) {
     LOOK;
