@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from embedders.errors import ShardError
-from embedders.output.columns import KEY
+from embedders.output.columns import KEY, SHARD
 from embedders.output.failed import FailedSample
 from embedders.output.provenance import SCHEMA_VERSION, Provenance, ScoreProvenance
 from embedders.output.writer import LEDGER_SCHEMA, PROVENANCE
@@ -84,7 +84,7 @@ def read_account(path: str) -> tuple[list[FailedSample], dict[str, float]]:
         footer = json.loads((table.schema.metadata or {}).get(PROVENANCE, "{}"))
     if not table.schema.equals(LEDGER_SCHEMA):
         raise ShardError(f"{path!r}: its columns are {', '.join(table.column_names)}; expected a ledger of tarquet")
-    return [FailedSample(**row) for row in table.to_pylist()], footer.get("seconds", {})
+    return [FailedSample(**row) for row in table.drop_columns(SHARD).to_pylist()], footer.get("seconds", {})
 
 
 def read_vectors(path: str) -> tuple[pa.Table, np.ndarray, VectorFile]:
