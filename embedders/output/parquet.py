@@ -104,6 +104,19 @@ def read_vectors(path: str) -> tuple[pa.Table, np.ndarray, VectorFile]:
     return table, parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1), description
 
 
+def read_ids(path: str, column: str) -> pa.ChunkedArray:
+    """Read one column of an output as text.
+
+    Raises:
+        ShardError: The file is missing or cut short, or has no such column.
+    """
+    with _explain_reading(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
+        table = file.read(columns=[column])
+        if table.column_names != [column]:
+            raise ShardError(f"{path!r}: it has no column {column!r} (id_col); remove it and run again")
+        return table[column].cast(pa.string())
+
+
 def count_groups(path: str) -> int:
     """Count the row groups of an output.
 

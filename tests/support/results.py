@@ -39,11 +39,11 @@ def write_vectors(path, samples, vectors, columns=None, name="v", provenance=Non
         writer.close(vectors.shape[1], provenance)
 
 
-def write_shard(folder, name, rows, failed, dimension=2, samples=None, seconds=None, **known):
+def write_shard(folder, name, rows, failed, dimension=2, samples=None, seconds=None, fields=None, **known):
     provenance = make_provenance(rows + len(failed) if samples is None else samples, shard=name, **known)
-    keys = [{"__key__": str(n)} for n in range(rows)]
-    vectors = np.zeros((rows, dimension), np.float32)
-    write_vectors(folder / f"embeddings/{name}.parquet", keys, vectors, provenance=provenance)
+    keys = fields or [{"__key__": str(n), "key": str(n)} for n in range(rows)]
+    vectors, columns = np.zeros((rows, dimension), np.float32), Columns(provenance.id_col)
+    write_vectors(folder / f"embeddings/{name}.parquet", keys, vectors, columns, provenance=provenance)
     path = folder / f"ledger/{name}.parquet"
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as file:
@@ -51,14 +51,25 @@ def write_shard(folder, name, rows, failed, dimension=2, samples=None, seconds=N
         write_ledger(file, failed, provenance, seconds or {"waiting_for_images": 1.5, "model": 2.25})
 
 
-def make_run(folder, rows, dimension=5, dtype="float32", vectors=None, columns=(), fields=None, name="v", **made):
+def make_run(
+    folder,
+    rows,
+    dimension=5,
+    dtype="float32",
+    vectors=None,
+    columns=(),
+    fields=None,
+    name="v",
+    id_col="__key__",
+    **made,
+):
     """Write a finished run of random vectors, or of these ones; `fields` gives the metadata of a row by its key."""
     chance = np.random.default_rng(sum(map(ord, "".join(rows))))
     embedder = replace(make_provenance().embedder, **made)
     for shard, count in rows.items():
         values = chance.standard_normal((count, dimension)) if vectors is None else vectors[shard]
         samples = [{"__key__": f"{n:05d}"} | (fields(shard, n) if fields else {}) for n in range(count)]
-        provenance = make_provenance(count, embedder, shard)
+        provenance = make_provenance(count, embedder, shard, id_col=id_col)
         path = folder / f"embeddings/{shard}.parquet"
-        write_vectors(path, samples, values.astype(dtype), Columns("__key__", columns), name, provenance)
+        write_vectors(path, samples, values.astype(dtype), Columns(id_col, columns), name, provenance)
     (folder / "run_shards.json").write_text(json.dumps({shard: f"{shard}.tar" for shard in rows}))
