@@ -30,7 +30,7 @@ from embedders.copies.search import find_nearest
 from embedders.copies.settings import count_parts
 from embedders.output.near_copies import read_near_copies
 from embedders.output.parquet import read_vectors
-from embedders.output.provenance import EmbedderRecord, FileRecord, Provenance
+from embedders.output.provenance import EmbedderRecord, Provenance, ShardRecord
 from embedders.output.run import open_run
 from embedders.output.writer import EmbeddingWriter
 
@@ -131,10 +131,11 @@ def write_run(folder: Path, batches: Iterable[np.ndarray]) -> None:
             path = folder / f"embeddings/{name}.parquet"
             path.parent.mkdir(parents=True, exist_ok=True)
             columns = pa.schema([pa.field("key", pa.string(), nullable=False)])
-            with path.open("wb") as file, EmbeddingWriter(file, columns, "image_embedding", "float32") as writer:
+            shape = (columns, "image_embedding", "float32")
+            with path.open("wb") as file, EmbeddingWriter(file, name, *shape) as writer:
                 keys = pa.array([f"{row:06d}" for row in range(len(vectors))])
                 writer.write(pa.RecordBatch.from_arrays([keys], schema=columns), vectors)
-                shard = FileRecord(f"{name}.tar", "0")
+                shard = ShardRecord(f"{name}.tar", "0", name=name)
                 counts = (len(vectors), len(vectors), {})
                 writer.close(vectors.shape[1], Provenance(made, shard, "float32", "__key__", *counts))
     (folder / "run_shards.json").write_text(json.dumps(shards))

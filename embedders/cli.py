@@ -161,7 +161,7 @@ def check(embedder, shards, embedder_args, id_col, metadata_columns, image_suffi
 @click.option("--threads", type=click.IntRange(1), default=None, help="CPU threads to compute with.")
 @device_options
 def score(embeddings, output, classifier, classifier_args, record, recipe, threads, device, terms) -> None:
-    """Score the vectors of EMBEDDINGS, an output of `embed`. OUTPUT is a Parquet file of keys and scores.
+    """Score the vectors of EMBEDDINGS, an output of `embed`. OUTPUT is a Parquet file of shard, key and score.
 
     Example: python -m embedders score results/embeddings/00000.parquet scores.parquet --classifier my.py:MyClassifier
     """
@@ -183,9 +183,11 @@ def score(embeddings, output, classifier, classifier_args, record, recipe, threa
 
             if threads is not None:
                 torch.set_num_threads(threads)
-            score_file(embeddings, output, build_classifier(classifier, classifier_args), torch_device)
-        if record is not None:
-            Addition(record, recipe).add(output)
+            addition = Addition(record, recipe) if record is not None else None
+            made_by = build_classifier(classifier, classifier_args)
+            score_file(embeddings, output, made_by, torch_device, addition.recipe if addition else None)
+        if addition is not None:
+            addition.add(output)
 
 
 for command in (inspect, verify, summarize, report, prune):

@@ -52,14 +52,14 @@ def test_a_shard_is_embedded_by_a_process_and_the_log_says_on_what(tmp_path, sha
     assert "computing on the CPU (as asked)" in job.stderr
     assert "3 samples, 3 embedded, 0 failed" in job.stderr
     table = pq.read_table(tmp_path / "o.parquet")
-    assert table.column_names == ["key", "id", "number", "image_embedding"]
+    assert table.column_names == ["shard", "key", "id", "number", "image_embedding"]
     assert read_ledger(str(tmp_path / "l.parquet")) == []
 
 
 def test_the_options_reach_the_job(tmp_path, shard):
     result = embed(shard, tmp_path / "o.parquet", "--metadata-columns", '"all"', "--threads", 2)
     assert result.exit_code == 0, result.output
-    assert pq.read_schema(tmp_path / "o.parquet").names == ["key", "metadata", "image_embedding"]
+    assert pq.read_schema(tmp_path / "o.parquet").names == ["shard", "key", "metadata", "image_embedding"]
     broken = make_tar(tmp_path / "b.tar", {"1.jpg": make_image(), "2.jpg": b"broken"})
     assert embed(broken, tmp_path / "b.parquet").exit_code == 1
     assert embed(broken, tmp_path / "b.parquet", "--max-failed-fraction", 0.5).exit_code == 0

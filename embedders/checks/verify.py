@@ -19,7 +19,7 @@ from embedders.job.model import Model, describe_columns, split_columns
 from embedders.job.provenance import describe_embedder, describe_shard
 from embedders.job.shard_job import ShardJob
 from embedders.job.stream import ShardReader, count_samples
-from embedders.output.columns import KEY, Columns
+from embedders.output.columns import KEY, SHARD, Columns
 from embedders.output.ledger import Ledger
 from embedders.output.parquet import read_ledger, read_vectors
 from embedders.output.provenance import Provenance
@@ -38,6 +38,7 @@ class Output:
 
     path: str
     provenance: Provenance
+    shards: set[str]
     keys: list[str]
     vectors: np.ndarray
     dimensions: dict[str, int]
@@ -54,7 +55,8 @@ def read_output(parquet_path: str, ledger_path: str | None) -> Output:
     ledger_path = ledger_path or described.provenance.ledger
     failed_keys = [sample.key for sample in read_ledger(ledger_path)] if ledger_path else None
     keys = table[KEY].to_pylist()
-    return Output(parquet_path, described.provenance, keys, vectors, described.dimensions, failed_keys)
+    shards = set(table[SHARD].unique().to_pylist())
+    return Output(parquet_path, described.provenance, shards, keys, vectors, described.dimensions, failed_keys)
 
 
 def verify_output(output: Output, tar_path: str, sample_size: int, device: str) -> Iterator[str]:
@@ -72,6 +74,8 @@ def verify_output(output: Output, tar_path: str, sample_size: int, device: str) 
     said = output.provenance
     if len(output.keys) != said.embedded:
         yield f"{len(output.keys)} rows, but its footer says {said.embedded}"
+    if foreign := output.shards - {said.shard.name}:
+        yield f"its column {SHARD!r} has {foreign.pop()!r}, but its footer says {said.shard.name!r}"
     if output.failed_keys is not None and len(output.failed_keys) != sum(said.failed.values()):
         yield f"{len(output.failed_keys)} samples in its ledger, but its footer says {sum(said.failed.values())}"
     shard = describe_shard(tar_path)

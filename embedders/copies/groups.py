@@ -85,7 +85,7 @@ def read_names(run: Run, plan: Plan, images: np.ndarray, columns: list[str]) -> 
             here = wanted[(wanted >= first) & (wanted < first + len(table))] - first
             parts.append(table.take(here))
             first += len(table)
-    return pa.concat_tables(parts).unify_dictionaries().combine_chunks()
+    return pa.concat_tables(parts).combine_chunks()
 
 
 def measure_pixels(named: pa.Table) -> np.ndarray:

@@ -9,7 +9,7 @@ import pyarrow as pa
 from embedders.errors import TarquetError
 from embedders.export.target import Part, Target
 from embedders.output.run import Run
-from embedders.output.tables import SHARD, read_schema
+from embedders.output.tables import read_schema
 
 TABLE = "embeddings"
 
@@ -19,8 +19,7 @@ class LanceTarget(Target):
 
     def __init__(self, run: Run, parts: list[Part], folder: Path):
         super().__init__(run, parts, folder)
-        columns = read_schema(run)
-        self._schema = columns.set(columns.get_field_index(SHARD), pa.field(SHARD, pa.string(), nullable=False))
+        self._schema = read_schema(run)
         database, exists = lancedb.connect(folder), (folder / f"{TABLE}.lance").exists()
         self._table = database.open_table(TABLE) if exists else database.create_table(TABLE, schema=self._schema)
 

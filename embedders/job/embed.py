@@ -27,7 +27,7 @@ from embedders.output.columns import Columns
 from embedders.output.failed import FailedSample, FailureKind
 from embedders.output.files import check_writable, write_whole
 from embedders.output.ledger import Ledger
-from embedders.output.provenance import FileRecord, Provenance
+from embedders.output.provenance import Provenance, ShardRecord
 from embedders.output.timings import Timings, describe_seconds
 from embedders.output.writer import EmbeddingWriter, write_ledger
 from embedders.reading.loader import ShardLoad
@@ -43,6 +43,7 @@ def embed_shard(
     parquet_path: str | Path,
     *,
     ledger_path: str | Path | None = None,
+    shard_name: str = "",
     **options: Any,
 ) -> Ledger:
     """Embed one shard.
@@ -52,6 +53,7 @@ def embed_shard(
         tar_path: As in `ShardJob`.
         parquet_path: As in `ShardJob`.
         ledger_path: As in `ShardJob`.
+        shard_name: `name` in `ShardJob`.
         options: Those of `embed_shards`.
 
     Returns:
@@ -65,7 +67,7 @@ def embed_shard(
     """
     check_exists(str(tar_path))
     check_writable(Path(parquet_path))
-    job = ShardJob(str(tar_path), str(parquet_path), str(ledger_path) if ledger_path else None)
+    job = ShardJob(str(tar_path), str(parquet_path), str(ledger_path) if ledger_path else None, name=shard_name)
     ((_, ledger),) = embed_shards(embedder, [job], **options)
     return ledger
 
@@ -173,7 +175,7 @@ def write_shard(
     schema = pa.schema([*reader.columns.schema, *(head.field for head in heads)])
     with (
         write_whole(job.parquet_path) as file,
-        EmbeddingWriter(file, schema, embedder.image_embedding_column, model.dtype) as writer,
+        EmbeddingWriter(file, job.name, schema, embedder.image_embedding_column, model.dtype) as writer,
         ThreadPoolExecutor(1, thread_name_prefix="hash") as hashing,
     ):
         # In parallel with the reader, so that the shard is read from storage once and then comes from the page cache.
@@ -201,9 +203,11 @@ def write_shard(
             embedding_dtype=model.dtype,
             id_col=reader.columns.id_col,
             image_suffix=load.image_suffix,
-            shard=FileRecord(job.address or job.tar_path, shard.sha256, shard.bytes),
+            shard=ShardRecord(job.address or job.tar_path, shard.sha256, shard.bytes, name=job.name),
             ledger=job.ledger_path,
             is_retry=load.only is not None,
+            retried_sha256=job.retried_sha256,
+            recipe=job.recipe,
             samples=ledger.seen,
             embedded=ledger.embedded,
             failed=ledger.count_kinds(),

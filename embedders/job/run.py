@@ -7,6 +7,7 @@ pinned.
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,9 +57,9 @@ def run_job(
         log.info("%d of %d shards were finished before", len(jobs) - len(todo), len(jobs))
     if not todo:
         return
-    # Before the shards are read; the hash of the content tells whether one changes later.
-    times = {job: None if job.address else find_time(job.tar_path) for job in todo}
     if addition is not None:
+        named = {job: addition.name_shard(job.parquet_path) for job in todo}
+        todo = [replace(job, name=named[job], recipe=addition.recipe) for job in todo]
         # As Snakemake does with the outputs that it knows: if the job fails, old results must not pass for new ones.
         for path in (path for job in todo for path in job.outputs):
             Path(path).unlink(missing_ok=True)
@@ -91,13 +92,16 @@ def run_job(
             # A file without a suffix has no key; its name may be the key of a sample that was embedded.
             options["only"] = {sample.key for sample in read_ledger(only) if sample.kind != FailureKind.BAD_NAME}
             options["max_failed_fraction"] = 1.0  # all of them failed before, so any number may fail again
+            todo = [replace(job, retried_sha256=hash_file(only)) for job in todo]
         options["on_batch"] = stack.enter_context(show_progress(todo))
         options["on_error"] = go_on if len(jobs) > 1 else None
+        # Before the shards are read; the hash of the content tells whether one changes later.
+        times = {job: None if job.address else find_time(job.tar_path) for job in todo}
         for job, _ in embed_shards(embedder, todo, device=torch_device, startup=startup, **options):
             if addition is not None:
                 shard = describe_file(job.parquet_path).provenance.shard
                 made_from = {"bytes": shard.bytes, "sha256": shard.sha256, "mtime_ns": times[job]}
-                addition.add(job.parquet_path, **made_from, ledger=only and hash_file(only))
+                addition.add(job.parquet_path, **made_from, ledger=job.retried_sha256)
     if failed:
         raise ShardError(f"{len(failed)} of {len(jobs)} shards failed; see the line above for each")
 

@@ -2,13 +2,14 @@
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
 from embedders.classifier import ImageClassifier
 from embedders.errors import EmbedderError
 from embedders.job.head import Head
-from embedders.output.columns import KEY
+from embedders.output.columns import KEY, SHARD, SHARD_FIELD
 from embedders.output.files import write_whole
 from embedders.output.hashes import hash_file
 from embedders.output.parquet import describe_file, read_groups
@@ -18,14 +19,21 @@ from embedders.output.writer import write_scores
 log = logging.getLogger(__name__)
 
 
-def score_file(parquet_path: str | Path, output_path: str | Path, classifier: ImageClassifier, device: str) -> int:
+def score_file(
+    parquet_path: str | Path,
+    output_path: str | Path,
+    classifier: ImageClassifier,
+    device: str,
+    recipe: dict[str, Any] | None = None,
+) -> int:
     """Score the vectors of one output.
 
     Args:
         parquet_path: An output of `embed`; it is read row group by row group.
-        output_path: The Parquet file to write: `key` and the score, in the order of the rows of `parquet_path`.
+        output_path: The Parquet file to write: `shard`, `key` and the score, in the order of its rows.
         classifier: The classifier.
         device: `"cuda"` or `"cpu"`.
+        recipe: What decides the scores beside the vectors, for the footer.
 
     Returns:
         The number of rows.
@@ -46,9 +54,10 @@ def score_file(parquet_path: str | Path, output_path: str | Path, classifier: Im
             f"{path!r}: its vectors are in column {there}, and {classifier.model_name} expects {column!r}; set "
             f"embedding_column to {there}"
         )
-    if head.field.name == KEY:
-        raise EmbedderError(f"{classifier.model_name}: there would be two columns {KEY!r}; rename pred_column")
-    schema = pa.schema([pa.field(KEY, pa.string()), head.field])
+    if (name := head.field.name) in (SHARD, KEY):
+        raise EmbedderError(f"{classifier.model_name}: there would be two columns {name!r}; rename pred_column")
+    schema = pa.schema([SHARD_FIELD, pa.field(KEY, pa.string()), head.field])
+    shard = description.provenance.shard.name
     groups = []
     for keys, vectors in read_groups(path, column=column):
         scores = head.score(vectors, path)
@@ -58,9 +67,11 @@ def score_file(parquet_path: str | Path, output_path: str | Path, classifier: Im
                 f"{path!r}: {classifier.model_name} returned a score that is NaN or infinite for {key!r}; expected a "
                 "finite number; check its weights and this vector"
             )
-        groups.append(pa.RecordBatch.from_arrays([pa.array(keys, pa.string()), scores], schema=schema))
+        names = pa.repeat(pa.scalar(shard, pa.string()), len(keys))
+        groups.append(pa.RecordBatch.from_arrays([names, pa.array(keys, pa.string()), scores], schema=schema))
     table = pa.Table.from_batches(groups, schema)
-    provenance = ScoreProvenance(head.describe(), FileRecord(path, hash_file(path), Path(path).stat().st_size))
+    scored = FileRecord(path, hash_file(path), Path(path).stat().st_size)
+    provenance = ScoreProvenance(head.describe(), scored, shard, recipe)
     with write_whole(output_path) as file:
         write_scores(file, table, provenance)
     log.info("%s: %d vectors scored by %s on %s", path, len(table), classifier.model_name, device)

@@ -1,6 +1,7 @@
 """The columns next to the vectors: their names and types, and how metadata is converted into their values.
 
-They depend only on the configuration, never on the content of a shard.
+They depend only on the configuration, never on the content of a shard. The first is the name of the shard, which
+the writers add: shard and key together name a row of a run.
 """
 
 import json
@@ -14,14 +15,16 @@ import pyarrow as pa
 
 from embedders.errors import ConfigError
 
-KEY = "key"
+SHARD, KEY = "shard", "key"
+# A plain string, which every reader knows. Parquet stores the name once for each row group.
+SHARD_FIELD = pa.field(SHARD, pa.string(), nullable=False)
 ALL_METADATA = "metadata"
 METADATA_TYPES = {"string": pa.string(), "int64": pa.int64(), "float64": pa.float64(), "bool": pa.bool_()}
 _PYTHON_TYPES = {"string": str, "int64": int, "float64": float, "bool": bool}
 
 
 class Columns:
-    """The columns next to the vectors.
+    """The columns between the name of the shard and the vectors.
 
     Args:
         id_col: The metadata field that identifies a sample; with `__key__` it is the column `key` itself.
@@ -51,6 +54,12 @@ class Columns:
             if type_name not in METADATA_TYPES:
                 raise ConfigError(
                     f"metadata_columns: {name!r} has the type {type_name!r}; expected {', '.join(METADATA_TYPES)}"
+                )
+        for option, names in (("id_col", [id_col]), ("metadata_columns", metadata_columns)):
+            if SHARD in names:
+                raise ConfigError(
+                    f"{option}: {SHARD!r} is the column of the names of shards; expected another field; rename this "
+                    f"one in the shards{'' if option == 'id_col' else ', or store it with metadata_columns: all'}"
                 )
         ids = {} if id_col in ("__key__", KEY) else {id_col: "string"}
         self.types = {KEY: "string"} | ids | dict(metadata_columns)

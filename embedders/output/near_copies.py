@@ -11,8 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from embedders.errors import ShardError
+from embedders.output.columns import SHARD_FIELD
 from embedders.output.files import write_whole
-from embedders.output.tables import SHARD_FIELD, open_writer
+from embedders.output.tables import open_writer
 
 FOOTER = b"tarquet_near_copies"
 SCHEMA = pa.schema(

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from embedders.errors import ShardError
-from embedders.output.columns import KEY
+from embedders.output.columns import KEY, SHARD
 from embedders.output.failed import FailedSample
 from embedders.output.provenance import SCHEMA_VERSION, Provenance, ScoreProvenance
 from embedders.output.usage import Usage
@@ -87,7 +87,7 @@ def read_account(path: str) -> tuple[list[FailedSample], dict[str, float], Usage
     if not table.schema.equals(LEDGER_SCHEMA):
         raise ShardError(f"{path!r}: its columns are {', '.join(table.column_names)}; expected a ledger of tarquet")
     usage = Usage.from_json(footer["usage"]) if "usage" in footer else None
-    return [FailedSample(**row) for row in table.to_pylist()], footer.get("seconds", {}), usage
+    return [FailedSample(**row) for row in table.drop_columns(SHARD).to_pylist()], footer.get("seconds", {}), usage
 
 
 def read_vectors(path: str) -> tuple[pa.Table, np.ndarray, VectorFile]:
@@ -105,6 +105,19 @@ def read_vectors(path: str) -> tuple[pa.Table, np.ndarray, VectorFile]:
         table = pq.read_table(path, page_checksum_verification=True)
     parts = [_to_numpy(table, name) for name in description.dimensions]
     return table, parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1), description
+
+
+def read_ids(path: str, column: str) -> pa.ChunkedArray:
+    """Read one column of an output as text.
+
+    Raises:
+        ShardError: The file is missing or cut short, or has no such column.
+    """
+    with _explain_reading(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
+        table = file.read(columns=[column])
+        if table.column_names != [column]:
+            raise ShardError(f"{path!r}: it has no column {column!r} (id_col); remove it and run again")
+        return table[column].cast(pa.string())
 
 
 def count_groups(path: str) -> int:

@@ -6,7 +6,8 @@ The footer of vectors holds no times and no host name, so that the same run twic
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, Self
 
-SCHEMA_VERSION = 1
+# 2: the column `shard`, its name and the recipe in the footers
+SCHEMA_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ class ClassifierRecord(_Record):
 
 @dataclass(frozen=True)
 class FileRecord(_Record):
-    """The file that an output was made from.
+    """A file that an output was made from.
 
     Attributes:
         path: Its path or address.
@@ -92,6 +93,17 @@ class FileRecord(_Record):
     path: str
     sha256: str
     bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class ShardRecord(FileRecord):
+    """A shard that an output was made from.
+
+    Attributes:
+        name: Its name in the run, which the column `shard` repeats.
+    """
+
+    name: str = field(kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -108,6 +120,8 @@ class Provenance(_Record):
         ledger: Path of the ledger, if there is one.
         image_suffix: The suffix of the images, if one was chosen.
         is_retry: Whether only samples that had failed were embedded.
+        retried_sha256: SHA-256 of the ledger that named these samples.
+        recipe: What decides the content of the file beside its shard, if a run made it.
         samples: Number of samples in the tar; equals `embedded` plus the sum of `failed`.
         embedded: Number of rows in the file.
         failed: Number of samples that were not embedded, by kind.
@@ -117,7 +131,7 @@ class Provenance(_Record):
     """
 
     embedder: EmbedderRecord = field(metadata={"read": EmbedderRecord.from_json})
-    shard: FileRecord = field(metadata={"read": FileRecord.from_json})
+    shard: ShardRecord = field(metadata={"read": ShardRecord.from_json})
     embedding_dtype: str
     id_col: str
     samples: int
@@ -130,6 +144,8 @@ class Provenance(_Record):
     ledger: str | None = None
     image_suffix: str = ""
     is_retry: bool = False
+    retried_sha256: str | None = None
+    recipe: dict[str, Any] | None = None
     remarks: dict[str, int] = field(default_factory=dict)
     null_columns: list[str] = field(default_factory=list)
     schema_version: int = SCHEMA_VERSION
@@ -142,9 +158,13 @@ class ScoreProvenance(_Record):
     Attributes:
         classifier: The classifier that made them.
         embeddings: The file of vectors that were scored.
+        shard: Name of the shard, which the column `shard` repeats.
+        recipe: What decides the scores beside the vectors, if a run made them.
         schema_version: Version of this record.
     """
 
     classifier: ClassifierRecord = field(metadata={"read": ClassifierRecord.from_json})
     embeddings: FileRecord = field(metadata={"read": FileRecord.from_json})
+    shard: str
+    recipe: dict[str, Any] | None = None
     schema_version: int = SCHEMA_VERSION

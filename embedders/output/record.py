@@ -7,6 +7,7 @@ own, so that no two processes write to the same file; the process that plans a r
 import hashlib
 import json
 import os
+import re
 import secrets
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -47,15 +48,23 @@ class Addition:
         folder: The output folder.
         recipe: What decides the content of an output beside its shard.
         name: Its own name, where the process may have had one before it that was stopped half-way.
+
+    Attributes:
+        recipe: What decides the content of an output beside its shard.
     """
 
-    def __init__(self, folder: str | Path, recipe: Mapping[str, Any], name: str | None = None):
+    def __init__(self, folder: str | Path, recipe: dict[str, Any], name: str | None = None):
         self._folder = Path(folder)
         self._path = self._folder / RECORD / ADDITIONS / f"{name or secrets.token_hex(8)}.json"
-        self._recipe = recipe
+        self.recipe = recipe
         self._origins: dict[str, dict[str, Any]] = {}
         with suppress(FileNotFoundError):
             self._origins = json.loads(self._path.read_bytes())["outputs"]
+
+    def name_shard(self, output: str | Path) -> str:
+        """Return the name of an output's shard in the run; empty if the output lies elsewhere."""
+        match = re.match("(retried/)?embeddings/(.+)", self._name(output))
+        return match[2] if match else ""
 
     def has(self, output: str | Path) -> bool:
         """Return whether an output was added."""
@@ -63,9 +72,9 @@ class Addition:
 
     def add(self, output: str | Path, **origin: Any) -> None:
         """Add an output, with the attributes of its `Origin`."""
-        self._origins[self._name(output)] = asdict(Origin(digest(self._recipe), **origin))
+        self._origins[self._name(output)] = asdict(Origin(digest(self.recipe), **origin))
         with write_whole(self._path) as file:
-            recipes = {digest(self._recipe): self._recipe}
+            recipes = {digest(self.recipe): self.recipe}
             file.write(json.dumps({"at_ns": time_ns(), "recipes": recipes, "outputs": self._origins}).encode())
 
     def _name(self, output: str | Path) -> str:

@@ -13,6 +13,7 @@ from embedders.output.failed import FailedSample
 from embedders.output.files import write_whole
 from embedders.output.parquet import VectorFile, describe_file, read_account, read_ledger
 from embedders.output.provenance import EmbedderRecord
+from embedders.output.repeated_ids import RepeatedIds, find_repeated_ids
 from embedders.output.strays import describe_strays
 from embedders.output.timings import describe_seconds, find_bottleneck
 from embedders.output.usage import Usage, UsageTotals
@@ -58,6 +59,7 @@ class Summary:
         usage: What the shards used.
         strays: Files in the folder that belong to none of these shards, by path, with the reason; not counted.
         made_from: Digest of what the vectors were made from, according to the record of the folder.
+        repeated_ids: The ids that are in several rows of the run.
     """
 
     shards: int = 0
@@ -73,6 +75,7 @@ class Summary:
     usage: UsageTotals = field(default_factory=UsageTotals)
     strays: dict[str, str] = field(default_factory=dict)
     made_from: str = ""
+    repeated_ids: RepeatedIds = field(default_factory=RepeatedIds)
 
     def add(self, account: Account, ledger_path: str) -> None:
         """Add the counts of a shard."""
@@ -104,6 +107,8 @@ class Summary:
             lines.append(f"  {self.describe_remarks()}")
         if self.null_columns:
             lines.append(f"  {self.describe_null_columns()}")
+        if self.repeated_ids.ids:
+            lines.append(f"  {'warning: ' * self.repeated_ids.is_wrong}{self.repeated_ids.describe()}")
         if self.seconds:
             lines.append(f"time: {describe_seconds(self.seconds)}; {find_bottleneck(self.seconds)}")
         if self.shards:
@@ -126,7 +131,7 @@ class Summary:
 
 
 def summarize_run(folder: str | Path, shards: Sequence[str]) -> Summary:
-    """Count the rows and the failed samples of a run.
+    """Count the rows, the failed samples and the repeated ids of a run.
 
     Args:
         folder: The run's output folder.
@@ -138,11 +143,14 @@ def summarize_run(folder: str | Path, shards: Sequence[str]) -> Summary:
     """
     summary = Summary()
     models: dict[str, list[str]] = {}
+    rows, id_col = {}, "__key__"
     for account in read_accounts(folder, shards):
+        rows[account.shard], id_col = account.output.rows, account.output.provenance.id_col
         summary.add(account, f"{folder}/ledger/{account.shard}.parquet")
         models.setdefault(_describe_model(account.output.provenance.embedder), []).append(account.shard)
     if len(models) > 1:
         raise ShardError(f"{str(folder)!r}: {_describe_difference(models)}")
+    summary.repeated_ids = find_repeated_ids(folder, rows, id_col)
     return summary
 
 

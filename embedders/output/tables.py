@@ -10,16 +10,12 @@ import pyarrow.parquet as pq
 from embedders.errors import ShardError
 from embedders.output.run import Run
 
-SHARD = "shard"
-# Every row of a shard repeats its name: a dictionary stores each name once.
-SHARD_FIELD = pa.field(SHARD, pa.dictionary(pa.int32(), pa.string()), nullable=False)
-
 
 def read_schema(run: Run, with_vectors: bool = True) -> pa.Schema:
     """Return the columns of a run's rows: the shard's name first, the vectors last."""
     with _explain(path := run.find_file(next(iter(run.rows)))):
-        fields = [field for field in pq.read_schema(path) if field.name != SHARD]
-    return pa.schema([SHARD_FIELD, *(fields if with_vectors else fields[:-1])])
+        fields = list(pq.read_schema(path))
+    return pa.schema(fields if with_vectors else fields[:-1])
 
 
 def read_rows(run: Run, shard: str, schema: pa.Schema) -> Iterator[pa.Table]:
@@ -28,15 +24,12 @@ def read_rows(run: Run, shard: str, schema: pa.Schema) -> Iterator[pa.Table]:
     Raises:
         ShardError: The file is missing or incomplete, or has other columns than the first shard.
     """
-    columns = [name for name in schema.names if name != SHARD]
     with (
         _explain(path := run.find_file(shard)),
         pq.ParquetFile(path, page_checksum_verification=True) as file,
     ):
         for number in range(file.num_row_groups):
-            table = file.read_row_group(number, columns).select(columns)
-            names = pa.DictionaryArray.from_arrays(pa.repeat(pa.scalar(0, pa.int32()), len(table)), [shard])
-            yield table.add_column(0, SHARD_FIELD, names).cast(schema)
+            yield file.read_row_group(number, schema.names).select(schema.names).cast(schema)
 
 
 def regroup(tables: Iterable[pa.Table], max_bytes: int) -> Iterator[pa.Table]:
@@ -46,10 +39,10 @@ def regroup(tables: Iterable[pa.Table], max_bytes: int) -> Iterator[pa.Table]:
         waiting.append(table)
         size += table.nbytes
         if size >= max_bytes:
-            yield pa.concat_tables(waiting).unify_dictionaries()
+            yield pa.concat_tables(waiting)
             waiting, size = [], 0
     if waiting:
-        yield pa.concat_tables(waiting).unify_dictionaries()
+        yield pa.concat_tables(waiting)
 
 
 @contextmanager

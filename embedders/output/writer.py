@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from embedders.errors import ConfigError
+from embedders.output.columns import SHARD_FIELD
 from embedders.output.failed import FailedSample
 from embedders.output.provenance import Provenance, ScoreProvenance
 from embedders.output.usage import Usage
@@ -25,6 +26,7 @@ BYTES_PER_GROUP = 8 << 20
 
 LEDGER_SCHEMA = pa.schema(
     [
+        SHARD_FIELD,
         pa.field("key", pa.string(), nullable=False),
         pa.field("kind", pa.string(), nullable=False),
         pa.field("message", pa.string(), nullable=False),
@@ -41,18 +43,20 @@ class EmbeddingWriter:
 
     Args:
         file: The file.
-        columns: The columns next to the vectors.
+        shard: Name of the shard, for the first column.
+        columns: The columns between it and the vectors.
         vector_column: Name of the column of vectors, if there is only one.
         dtype: `float32` or `float16`.
     """
 
-    def __init__(self, file: BinaryIO, columns: pa.Schema, vector_column: str, dtype: str):
+    def __init__(self, file: BinaryIO, shard: str, columns: pa.Schema, vector_column: str, dtype: str):
         if dtype not in DTYPES:
             raise ConfigError(f"embedding_dtype: {dtype!r}; expected {' or '.join(DTYPES)}")
-        self._columns = columns
-        _refuse_twice([vector_column], columns)
-        for name in columns.names:
-            if columns.names.count(name) > 1:
+        self._shard = pa.scalar(shard, pa.string())
+        self._columns = pa.schema([SHARD_FIELD, *columns])
+        _refuse_twice([vector_column], self._columns)
+        for name in self._columns.names:
+            if self._columns.names.count(name) > 1:
                 raise ConfigError(f"column {name!r} would be there twice; rename pred_column")
         self._file = file
         self._vector_column = vector_column
@@ -80,7 +84,7 @@ class EmbeddingWriter:
         """Append rows.
 
         Args:
-            rows: The columns next to the vectors.
+            rows: The columns between the name of the shard and the vectors.
             vectors: float32 or the stored type, of shape (rows, dimension).
             dimensions: Dimension of each column of vectors by its name, if `vectors` has several concatenated.
         """
@@ -89,7 +93,7 @@ class EmbeddingWriter:
         if not len(vectors):
             return
         self._has_rows = True
-        self._null_columns -= {name for name in self._null_columns if rows.column(name).null_count < len(vectors)}
+        self._null_columns -= {name for name in rows.schema.names if rows.column(name).null_count < len(vectors)}
         schema = writer.schema
         vectors = vectors.astype(self._numpy_type, copy=False)
         stored, start = [], 0
@@ -97,7 +101,8 @@ class EmbeddingWriter:
             flat = pa.array(vectors[:, start : start + dimension].reshape(-1))
             stored.append(pa.FixedSizeListArray.from_arrays(flat, type=schema.field(name).type))
             start += dimension
-        self._batches.append(pa.RecordBatch.from_arrays([*rows.columns, *stored], schema=schema))
+        shard = pa.repeat(self._shard, len(vectors))
+        self._batches.append(pa.RecordBatch.from_arrays([shard, *rows.columns, *stored], schema=schema))
         self._bytes += self._batches[-1].nbytes
         if self._bytes >= BYTES_PER_GROUP:
             self._flush()
@@ -153,14 +158,15 @@ def write_ledger(
 
     These are here and not in the footer of the vectors, so that the same run twice gives the same vector files.
     """
-    rows = [{name: getattr(sample, name) for name in LEDGER_SCHEMA.names} for sample in failed]
+    shard = {SHARD_FIELD.name: provenance.shard.name}
+    rows = [shard | {name: getattr(sample, name) for name in LEDGER_SCHEMA.names[1:]} for sample in failed]
     table = pa.Table.from_pylist(rows, schema=LEDGER_SCHEMA)
     used = {} if usage is None else {"usage": usage.as_json()}
     _write_table(file, table, provenance.as_json() | {"seconds": dict(seconds)} | used)
 
 
 def write_scores(file: BinaryIO, table: pa.Table, provenance: ScoreProvenance) -> None:
-    """Write keys and scores."""
+    """Write the names of shards, the keys and the scores."""
     _write_table(file, table, provenance.as_json())
 
 

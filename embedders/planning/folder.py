@@ -159,6 +159,8 @@ def _compare_recipes(record: Record, names: Iterable[str], recipe: Mapping[str, 
 
 def _describe_change(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     changed = [key for key in {**old, **new} if old.get(key) != new.get(key)]
+    if "schema_version" in changed:
+        return "made by a version of tarquet whose files have other columns"
     return f"changed since: {', '.join(changed)}"
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from embedders.job.sources import describe_recipe, find_deciding_files
+from embedders.output.provenance import SCHEMA_VERSION
 from embedders.planning.config import name_scores
 
 # The keys that change the output, besides the class and its arguments. The others only change how jobs run, or
@@ -24,7 +25,8 @@ def describe_recipes(config: Mapping[str, Any], hash_file: Callable[[Path], str]
     recipes = {"embeddings": describe_recipe(embedder["class"], embedder["args"], hash_file=hash_file, **options)}
     for name, score in name_scores(config["scores"]).items():
         recipes[f"scores/{name}"] = describe_recipe(score["class"], score["args"], "classifier", hash_file)
-    return recipes
+    # The version stands for the columns that the configuration does not choose.
+    return {kind: recipe | {"schema_version": SCHEMA_VERSION} for kind, recipe in recipes.items()}
 
 
 def find_files(config: Mapping[str, Any]) -> list[Path]:

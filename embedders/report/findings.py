@@ -108,6 +108,10 @@ def judge_run(summary: Summary, unfinished: int) -> list[Finding]:
     if summary.null_columns:
         text = summary.describe_null_columns()
         findings.append(Finding("look", f"Columns {text}.", "totals"))
+    if summary.repeated_ids.ids:
+        level = "look" if summary.repeated_ids.is_wrong else "note"
+        text = summary.repeated_ids.describe()
+        findings.append(Finding(level, f"{text[0].upper()}{text[1:]}.", "totals"))
     if summary.strays:
         findings.append(Finding("look", f"{describe_strays(summary.strays)}.", "totals"))
     if summary.seconds:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from embedders.output.failed import FailedSample
 from embedders.output.parquet import VectorFile
+from embedders.output.repeated_ids import RepeatedIds
 from embedders.output.summary import Summary, read_accounts
 from embedders.output.timings import sum_seconds
 
@@ -40,7 +41,9 @@ def read_run(folder: Path, shards: list[str]) -> Run:
     finished = [shard for shard in shards if (folder / f"embeddings/{shard}.parquet").is_file()]
     run = Run(unfinished=sorted(set(shards) - set(finished)))
     with suppress(FileNotFoundError):
-        run.summary.strays = json.loads((folder / "summary.json").read_text()).get("strays", {})
+        stored = json.loads((folder / "summary.json").read_text())
+        run.summary.strays = stored.get("strays", {})
+        run.summary.repeated_ids = RepeatedIds(**stored.get("repeated_ids", {}))
     for account in read_accounts(folder, finished):
         run.first = run.first or account.output
         run.devices[account.output.provenance.embedder.device] += 1

@@ -113,13 +113,15 @@ def test_inspect_shows_all_that_made_the_vectors(folder):
     assert {"waiting_for_images", "model", "writing", "reading", "decoding"} <= set(seconds)
     assert usage["cpu_seconds"] > 0 and usage["peak_memory_bytes"] > 100 << 20 and usage["gpu_seconds"] == 0
     content = (folder / "s.tar").read_bytes()
+    assert said.pop("shard") == {
+        "name": "s", "path": f"{folder}/s.tar", "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest(),
+    }  # fmt: skip
     assert said == {
-        "file": f"{folder}/s.parquet", "rows": 3, "dimension": 5, "vectors": said["vectors"], "schema_version": 1,
+        "file": f"{folder}/s.parquet", "rows": 3, "dimension": 5, "vectors": said["vectors"], "schema_version": 2,
         "vector_column": "image_embedding", "classifiers": [],
         "max_batch_size": None, "embedding_dtype": "float32", "id_col": "__key__", "image_suffix": "",
         "ledger": f"{folder}/s.ledger",
-        "shard": {"path": f"{folder}/s.tar", "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()},
-        "null_columns": [], "remarks": {},
+        "null_columns": [], "remarks": {}, "recipe": None, "retried_sha256": None,
         "is_retry": False, "samples": 5, "embedded": 3, "failed": {"undecodable": 1, "bad_name": 1},
     }  # fmt: skip
     source = hashlib.sha256((folder / "linear.py").read_bytes()).hexdigest()
@@ -244,7 +246,7 @@ def put(row, value):
 
 def rename_key(table):
     keys = table["key"].to_pylist()
-    return table.set_column(0, table.schema.field("key"), pa.array(["other", *keys[1:]]))
+    return table.set_column(1, table.schema.field("key"), pa.array(["other", *keys[1:]]))
 
 
 def swap_shard(folder):
@@ -294,6 +296,12 @@ ALTERED = {
     "a row renamed": (
         lambda folder: rewrite(folder / "s.parquet", rename_key),
         "1 samples are not in the tar, or appear twice, for example 'other'",
+    ),
+    "a row of another shard": (
+        lambda folder: rewrite(
+            folder / "s.parquet", lambda table: table.set_column(0, table.schema.field("shard"), [["s", "t", "s"]])
+        ),
+        "its column 'shard' has 't', but its footer says 's'",
     ),
     "vectors in another order": (
         lambda folder: rewrite(folder / "s.parquet", change_vectors(lambda vectors: vectors[::-1])),

@@ -84,8 +84,8 @@ def test_one_row_per_image_in_tar_order_and_a_ledger_that_adds_up(tmp_path, capl
 
 def test_two_runs_give_equal_bytes(tmp_path, shard):
     for name in "ab":
-        embed_shard(MeanColor(), shard, tmp_path / name, device="cpu", metadata_columns="all")
-    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+        embed_shard(MeanColor(), shard, tmp_path / name / "o.parquet", device="cpu", metadata_columns="all")
+    assert (tmp_path / "a/o.parquet").read_bytes() == (tmp_path / "b/o.parquet").read_bytes()
 
 
 def test_the_ledger_says_where_the_time_went(tmp_path, shard):
@@ -132,7 +132,7 @@ def test_what_decoders_say_of_embedded_images_is_counted_and_named(tmp_path, cap
 def test_metadata_and_id_come_beside_the_vectors(tmp_path, shard):
     embed(MeanColor(), shard, tmp_path, id_col="id", metadata_columns={"number": "int64", "none": "bool"})
     table = pq.read_table(tmp_path / "out" / "s.parquet")
-    assert table.column_names == ["key", "id", "number", "none", "image_embedding"]
+    assert table.column_names == ["shard", "key", "id", "number", "none", "image_embedding"]
     assert table["id"].to_pylist() == [f"img-{n}" for n in range(7)]
     assert table["number"].to_pylist() == list(range(7))
     assert table["none"].null_count == 7

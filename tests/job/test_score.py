@@ -86,7 +86,7 @@ def test_scores_stand_before_the_vectors_and_are_theirs(tmp_path, shard, dtype):
     path = embed(Small(classifiers=[Brightness(), NemoStyle()]), shard, tmp_path, embedding_dtype=dtype)
     table, vectors, described = read_vectors(path)
     classifiers = described.provenance.classifiers
-    assert table.column_names == ["key", "brightness", "nemo", "image_embedding"]
+    assert table.column_names == ["shard", "key", "brightness", "nemo", "image_embedding"]
     assert table.schema.field("brightness") == pa.field("brightness", pa.float32(), nullable=False)
     assert np.allclose(table["brightness"].to_numpy(), vectors.astype(np.float32).mean(axis=1), atol=1e-6)
     assert np.allclose(table["nemo"].to_numpy(), vectors.astype(np.float32).sum(axis=1) * 2 + 1, atol=1e-5)
@@ -97,7 +97,7 @@ def test_scores_stand_before_the_vectors_and_are_theirs(tmp_path, shard, dtype):
 
 def test_an_empty_shard_has_the_columns_too(tmp_path):
     path = embed(MeanColor(classifiers=[Brightness()]), make_tar(tmp_path / "s.tar", {}), tmp_path)
-    assert pq.read_schema(path).names == ["key", "brightness", "image_embedding"]
+    assert pq.read_schema(path).names == ["shard", "key", "brightness", "image_embedding"]
     assert describe_file(path).rows == 0
 
 
@@ -111,10 +111,10 @@ def test_an_embedder_of_config_yaml_brings_its_classifiers_itself(tmp_path, shar
         "embed", shard, tmp_path / "o.parquet", "--embedder", f"{tmp_path}/both.py:Both", "--device", "cpu"
     )
     assert done.returncode == 0, done.stderr
-    assert pq.read_schema(tmp_path / "o.parquet").names == ["key", "brightness", "image_embedding"]
+    assert pq.read_schema(tmp_path / "o.parquet").names == ["shard", "key", "brightness", "image_embedding"]
 
 
-@pytest.mark.parametrize("taken", ["key", "number", "image_embedding", "brightness"])
+@pytest.mark.parametrize("taken", ["shard", "key", "number", "image_embedding", "brightness"])
 def test_a_column_that_is_taken_is_refused(tmp_path, shard, taken):
     classifiers = [Brightness(), Brightness(pred_column=taken)]
     with pytest.raises(ConfigError, match=f"column '{taken}' would be there twice; rename"):
@@ -276,7 +276,7 @@ def test_laions_heads_run_with_a_model_of_768_numbers(tmp_path, shard):
 
     path = embed(Wide(classifiers=[AestheticClassifier(model_path=tmp_path / "weights.pth")]), shard, tmp_path)
     table = pq.read_table(path)
-    assert table.column_names == ["key", "aesthetic_score", "image_embedding"]
+    assert table.column_names == ["shard", "key", "aesthetic_score", "image_embedding"]
     assert len(set(table["aesthetic_score"].to_pylist())) == 7
 
 
@@ -312,7 +312,7 @@ def test_a_score_with_the_embedder_is_the_score_over_its_file(tmp_path, shard, d
     assert pq.read_metadata(path).num_row_groups > 1
     assert score_file(path, tmp_path / "scores.parquet", Brightness(), "cpu") == 7
     scores = pq.read_table(tmp_path / "scores.parquet")
-    assert scores.equals(pq.read_table(path, columns=["key", "brightness"]).cast(scores.schema))
+    assert scores.equals(pq.read_table(path, columns=["shard", "key", "brightness"]).cast(scores.schema))
 
 
 @pytest.mark.slow
@@ -344,6 +344,7 @@ def test_what_cannot_be_scored_is_one_clear_line(tmp_path, shard):
             "in column 'color', and brightness expects 'image_embedding'; set embedding_column to 'color'",
         ),
         (NemoStyle("color", pred_column="key"), "there would be two columns 'key'; rename pred_column"),
+        (NemoStyle("color", pred_column="shard"), "there would be two columns 'shard'; rename pred_column"),
     ]:
         with pytest.raises(EmbedderError, match=message):
             score_file(path, tmp_path / "scores.parquet", classifier, "cpu")

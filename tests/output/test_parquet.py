@@ -24,7 +24,7 @@ def write_file(path, rows=5, dimension=4, dtype="float32", columns=None, batch=2
     columns = columns or Columns()
     vectors = np.arange(rows * dimension, dtype=np.float32).reshape(rows, dimension) / 8
     with path.open("wb") as file:
-        writer = EmbeddingWriter(file, columns.schema, "image_embedding", dtype)
+        writer = EmbeddingWriter(file, "a", columns.schema, "image_embedding", dtype)
         for start in range(0, rows, batch):
             part = vectors[start : start + batch]
             metadata = [{"__key__": f"k{start + n}", "id": start + n, "caption": "c"} for n in range(len(part))]
@@ -96,7 +96,7 @@ def test_the_pages_are_indexed_so_that_a_reader_can_fetch_a_few_rows(tmp_path):
 
 
 def test_rows_are_flushed_in_groups(tmp_path, monkeypatch):
-    monkeypatch.setattr("embedders.output.writer.BYTES_PER_GROUP", 6 * (4 * 4 + len("k0")))
+    monkeypatch.setattr("embedders.output.writer.BYTES_PER_GROUP", 6 * (4 * 4 + len("k0") + len("a")))
     vectors = write_file(tmp_path / "e.parquet", rows=20, batch=4)
     metadata = pq.read_metadata(tmp_path / "e.parquet")
     assert [metadata.row_group(n).num_rows for n in range(metadata.num_row_groups)] == [8, 8, 4]
@@ -209,7 +209,7 @@ def test_half_a_surrogate_pair_can_be_stored(tmp_path):
     row = read_row(columns, id="\udfff", caption="half \ud83d of a pair")
     assert row == {"key": "k", "id": "?", "caption": "half ? of a pair"}
     with (tmp_path / "e.parquet").open("wb") as file:
-        writer = EmbeddingWriter(file, columns.schema, "v", "float32")
+        writer = EmbeddingWriter(file, "a", columns.schema, "v", "float32")
         writer.write(make_rows(columns, [{"__key__": "k"} | row]), np.zeros((1, 2), np.float32))
         writer.close(2, PROVENANCE)
 
@@ -233,9 +233,9 @@ def test_columns_that_cannot_be_are_refused(columns, reason):
 
 def test_a_vector_column_named_like_another_and_an_unknown_type_are_refused():
     with pytest.raises(ConfigError, match="'caption' would be there twice"):
-        EmbeddingWriter(io.BytesIO(), Columns("id", ["caption"]).schema, "caption", "float32")
+        EmbeddingWriter(io.BytesIO(), "a", Columns("id", ["caption"]).schema, "caption", "float32")
     with pytest.raises(ConfigError, match="'float64'; expected float32 or float16"):
-        EmbeddingWriter(io.BytesIO(), Columns().schema, "v", "float64")
+        EmbeddingWriter(io.BytesIO(), "a", Columns().schema, "v", "float64")
 
 
 # The ledger's file.
@@ -247,7 +247,7 @@ def test_a_ledger_reads_back_as_it_was_written_an_empty_one_too(tmp_path):
         with (tmp_path / "l.parquet").open("wb") as file:
             write_ledger(file, rows, PROVENANCE, {"model": 1.5})
         assert read_account(str(tmp_path / "l.parquet")) == (rows, {"model": 1.5}, None)
-        assert pq.read_schema(tmp_path / "l.parquet").names == ["key", "kind", "message", "member", "offset"]
+        assert pq.read_schema(tmp_path / "l.parquet").names == ["shard", "key", "kind", "message", "member", "offset"]
 
 
 def test_files_that_are_missing_cut_or_not_ours_are_named(tmp_path):

@@ -12,7 +12,7 @@ from embedders.report.subset import sample_vectors
 def write_groups(path, groups, first=0):
     """Write row groups of these sizes; a vector is the number of its row."""
     with path.open("wb") as file:
-        writer = EmbeddingWriter(file, Columns().schema, "v", "float32")
+        writer = EmbeddingWriter(file, "a", Columns().schema, "v", "float32")
         for rows in groups:
             numbers = np.arange(first, first + rows, dtype=np.float32)
             writer.write(make_rows(Columns(), [{"__key__": f"{number:.0f}"} for number in numbers]), numbers[:, None])

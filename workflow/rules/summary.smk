@@ -1,9 +1,9 @@
-# All the shards -> one summary, computed from the footers of their outputs.
+# All the shards -> one summary, computed from the footers of their outputs, their ledgers and their ids.
 #
 # outputs: {output_dir}/summary.json
 
 
-# Reads footers for seconds, not worth waiting in a cluster's queue; GPU nodes may refuse a job without a GPU.
+# Reads footers and ids for a short time, not worth waiting in a cluster's queue; GPU nodes may refuse a job without a GPU.
 localrules:
     summarize,
 

@@ -1,0 +1,102 @@
+"""Ids that are in several rows of a run: each is counted, in bounded memory, and the first ones are named."""
+
+import json
+import random
+import string
+from collections import Counter
+from dataclasses import asdict
+
+import pytest
+from support.results import make_run, write_shard
+from support.tools import run_cli
+
+from embedders.errors import ShardError
+from embedders.output import repeated_ids
+from embedders.output.repeated_ids import find_repeated_ids
+from embedders.output.summary import summarize_run
+from embedders.report.findings import judge_run
+
+
+def expect(ids):
+    """What should be found among these ids of each shard, counted without any of the code."""
+    counts = Counter(one for of_shard in ids.values() for one in of_shard)
+    repeated = dict.fromkeys(one for of_shard in ids.values() for one in of_shard if counts[one] > 1)
+    shards = {one: [shard for shard, of_shard in ids.items() if one in of_shard] for one in list(repeated)[:5]}
+    first = {one: [where[0], where[-1]] for one, where in shards.items()}
+    return {"ids": len(repeated), "rows": sum(counts[one] for one in repeated), "first": first}
+
+
+def make_ids(folder, ids, **options):
+    make_run(
+        folder, {shard: len(of_shard) for shard, of_shard in ids.items()}, 2,
+        fields=lambda shard, row: {"id": ids[shard][row]}, id_col="id", **options,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("held_bytes", [32 << 20, 5000, 300])
+def test_every_repeated_id_is_counted_however_little_is_held(tmp_path, monkeypatch, held_bytes):
+    chance = random.Random(held_bytes)
+    words = ["".join(chance.choices(string.printable + "äß\U0001f600", k=chance.randint(0, 30))) for _ in range(900)]
+    ids = {f"s{n}": chance.choices(words, k=chance.choice([0, 1, 200])) for n in range(9)}
+    make_ids(tmp_path, ids)
+    monkeypatch.setattr(repeated_ids, "HELD_BYTES", held_bytes)
+    found = asdict(find_repeated_ids(tmp_path, {shard: len(rows) for shard, rows in ids.items()}, "id"))
+    assert found == expect(ids) | {"id_col": "id"}
+    assert found["ids"] > 100
+    assert not [path for path in tmp_path.iterdir() if path.name not in ("embeddings", "run_shards.json")]
+
+
+def test_equal_hashes_of_different_ids_are_no_repeated_ids(tmp_path, monkeypatch):
+    ids = {"a": ["1", "2", "3"], "b": ["4", "5", "2"]}
+    make_ids(tmp_path, ids)
+    monkeypatch.setattr(repeated_ids, "hash", lambda text: 7, raising=False)
+    found = asdict(find_repeated_ids(tmp_path, {"a": 3, "b": 3}, "id"))
+    assert found == {"id_col": "id", "ids": 1, "rows": 2, "first": {"2": ["a", "b"]}}
+
+
+def test_numbers_are_ids_too(tmp_path):
+    make_ids(tmp_path, {"a": [1, 2], "b": [2, 3]}, columns={"id": "int64"})
+    assert summarize_ids(tmp_path, "ab").first == {"2": ["a", "b"]}
+    with pytest.raises(ShardError, match=r"a\.parquet': it has no column 'other' \(id_col\)"):
+        find_repeated_ids(tmp_path, {"a": 2}, "other")
+
+
+def summarize_ids(folder, shards):
+    return find_repeated_ids(folder, dict.fromkeys(shards, 2), "id")
+
+
+def test_repeated_keys_are_a_plain_sentence_and_repeated_ids_a_warning_in_summary_and_report(tmp_path):
+    for name, id_col in (("keys", "__key__"), ("ids", "key")):
+        for shard in "abc":
+            write_shard(tmp_path / name, shard, 2 if shard != "c" else 0, [], id_col=id_col)
+    summary = summarize_run(tmp_path / "keys", ["a", "b", "c"])
+    line = "eys that are in several shards: 2, 4 rows in all: '0' (shards 'a' and 'b'), '1' (shards 'a' and 'b'); shard and "
+    assert f"\n  k{line}key together name a row, so this does no harm" in summary.describe()
+    assert ("note", "Keys that are in sev") in [(f.level, f.text[:20]) for f in judge_run(summary, 0)]
+    summary = summarize_run(tmp_path / "ids", ["a", "b", "c"])
+    assert (
+        "\n  warning: values of 'key' (id_col) that are in several rows: 2, 4 rows in all: '0'" in summary.describe()
+    )
+    assert ("look", "Values of 'key' (id_") in [(f.level, f.text[:20]) for f in judge_run(summary, 0)]
+    alone = summarize_run(tmp_path / "ids", ["a", "c"])
+    assert (alone.repeated_ids.ids, alone.repeated_ids.first) == (0, {})
+    assert "several" not in alone.describe()
+
+
+def test_a_run_of_a_thousand_shards_names_its_repeated_ids(tmp_path):
+    shards = [f"{number:05d}" for number in range(1000)]
+    for number, shard in enumerate(shards):
+        known = [{"__key__": f"{number}-{row}", "id": f"{number % 999}-{row}"} for row in range(3)]
+        write_shard(tmp_path, shard, 3, [], id_col="id", fields=known)
+    (tmp_path / "run_shards.json").write_text(json.dumps({shard: f"{shard}.tar" for shard in shards}))
+    done = run_cli("summarize", tmp_path / "run_shards.json", tmp_path / "summary.json")
+    assert done.returncode == 0, done.stderr
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["repeated_ids"] == {
+        **{"id_col": "id", "ids": 3, "rows": 6},
+        "first": {f"0-{row}": ["00000", "00999"] for row in range(3)},
+    }
+    assert (
+        "warning: values of 'id' (id_col) that are in several rows: 3, 6 rows in all: '0-0' (shards '00000' and"
+        in (done.stdout)
+    )
