@@ -28,6 +28,7 @@ from embedders.output.files import check_writable, write_whole
 from embedders.output.ledger import Ledger
 from embedders.output.provenance import FileRecord, Provenance
 from embedders.output.timings import Timings, describe_seconds
+from embedders.output.vectors import round_vectors
 from embedders.output.writer import EmbeddingWriter, write_ledger
 from embedders.reading.loader import ShardLoad
 from embedders.reading.prefetch import prefetch
@@ -93,7 +94,7 @@ def embed_shards(
         id_col: The metadata field that identifies a sample.
         metadata_columns: As in `columns.Columns`.
         image_suffix: Suffix of the images, for example `jpg`, if a sample has several; without it each has one.
-        embedding_dtype: `float32` or `float16`.
+        embedding_dtype: `float32`, `float16` or `int8`.
         max_failed_fraction: A shard fails if a larger share of its samples fails.
         accept_damaged_shards: Whether to embed the intact samples of a damaged tar and list the damage in the ledger.
         only: Keys of the samples to embed, for example those that failed before; `None` embeds all.
@@ -180,7 +181,7 @@ def write_shard(
                 with timings.time("scoring"):
                     vectors = add_scores(batch, vectors, model, heads, ledger)
             with timings.time("writing"):
-                writer.write(batch.columns, vectors, model.columns)
+                writer.write(batch.columns, vectors, model.shapes)
                 ledger.settle(batch.keys)
             on_batch(job, load)
         reader.fail_unread()
@@ -205,7 +206,7 @@ def write_shard(
             null_columns=writer.null_columns,
         )
         with timings.time("writing"):
-            writer.close(model.columns or model.probe_columns(job.tar_path), provenance)
+            writer.close(model.shapes or model.probe_shapes(job.tar_path), provenance)
         if job.ledger_path is not None:
             # The ledger before the vectors, which never exist without the list of samples that they lack.
             with write_whole(job.ledger_path) as ledger_file:
@@ -227,13 +228,14 @@ def drop_bad_vectors(batch: Batch, vectors: Any, model: Model, ledger: Ledger) -
     for row in (model.find_bad(vectors) & ~batch.bad).nonzero()[0]:
         batch.bad[row] = True
         ledger.fail(FailedSample(batch.keys[row], FailureKind.BAD_VECTOR, model.explain_bad(vectors[row])))
-    return batch.drop_bad(vectors).astype(model.dtype, copy=False)
+    return batch.drop_bad(vectors)
 
 
 def add_scores(batch: Batch, vectors: Any, model: Model, heads: Sequence[Head], ledger: Ledger) -> Any:
     """Add the columns of scores, fail samples without a finite score, and return the vectors of the others."""
     for head in heads:
-        scores = head.score(model.take(vectors, head.classifier.embedding_column), ledger.shard)
+        taken = round_vectors(model.take(vectors, head.classifier.embedding_column), model.dtype)
+        scores = head.score(taken, ledger.shard)
         batch.columns = batch.columns.append_column(head.field, scores)
         for row in scores.is_null().to_numpy(zero_copy_only=False).nonzero()[0]:
             batch.bad[row] = True

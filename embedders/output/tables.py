@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 
 from embedders.errors import ShardError
 from embedders.output.run import Run
+from embedders.output.vectors import find_columns
 
 SHARD = "shard"
 # Every row of a shard repeats its name: a dictionary stores each name once.
@@ -16,10 +17,16 @@ SHARD_FIELD = pa.field(SHARD, pa.dictionary(pa.int32(), pa.string()), nullable=F
 
 
 def read_schema(run: Run, with_vectors: bool = True) -> pa.Schema:
-    """Return the columns of a run's rows: the shard's name first, the vectors last."""
+    """Return the columns of a run's rows: the shard's name first, then the others, the vectors of `run.columns` last.
+
+    Vectors of int8 are float32 here, without their scales.
+    """
     with _explain(path := run.find_file(next(iter(run.rows)))):
-        fields = [field for field in pq.read_schema(path) if field.name != SHARD]
-    return pa.schema([SHARD_FIELD, *(fields if with_vectors else fields[:-1])])
+        schema = pq.read_schema(path)
+    stored = [field.name for column in find_columns(schema).values() for field in column.fields]
+    others = [field for field in schema if field.name not in (SHARD, *stored)]
+    vectors = [field for column in run.columns.values() for field in column.as_read().fields]
+    return pa.schema([SHARD_FIELD, *others, *(vectors if with_vectors else [])])
 
 
 def read_rows(run: Run, shard: str, schema: pa.Schema) -> Iterator[pa.Table]:
@@ -33,8 +40,16 @@ def read_rows(run: Run, shard: str, schema: pa.Schema) -> Iterator[pa.Table]:
         _explain(path := run.find_file(shard)),
         pq.ParquetFile(path, page_checksum_verification=True) as file,
     ):
+        vectors = find_columns(file.schema_arrow)
+        scales = [column.scale for name in columns if (column := vectors.get(name)) and column.scale]
         for number in range(file.num_row_groups):
-            table = file.read_row_group(number, columns).select(columns)
+            read = file.read_row_group(number, [*columns, *scales])
+            table = read.select(columns)
+            for name in columns:
+                if name in vectors and vectors[name].scale:
+                    restored = vectors[name].as_read()
+                    (array,) = restored.store(vectors[name].load(read))
+                    table = table.set_column(columns.index(name), restored.fields[0], array)
             names = pa.DictionaryArray.from_arrays(pa.repeat(pa.scalar(0, pa.int32()), len(table)), [shard])
             yield table.add_column(0, SHARD_FIELD, names).cast(schema)
 
