@@ -60,8 +60,8 @@ class TimmImageEmbedder(PretrainedImageEmbedder):
         model_args: Further arguments of `timm.create_model`; layers by the name of their class. `img_size` and
             `in_chans` also decide the pixels.
         pool: How the vector is made: `head` as described above, `cls` from the class token of the model's features,
-            `mean` from the mean of their patches, `cls+mean` from both, concatenated. `tokens` keeps all the tokens of
-            the features, a vector for each; of a convolutional network, one for each position of its last map.
+            `mean` from the mean of their patches, `cls+mean` from both, concatenated. `tokens` keeps all the tokens,
+            a vector for each; of a convolutional network, one for each position of its last map.
     """
 
     def __init__(

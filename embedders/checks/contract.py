@@ -95,7 +95,7 @@ def check_embedder(
     yield from (Finding("model", note) for note in embedder.notes)
     try:
         batches, failed = load_batches(embedder, tar_path, id_col, device, IMAGES[device], image_suffix)
-        findings = list(check_batches(batches, failed, id_col))
+        findings = list(check_batches(batches, failed, id_col, embedder.metadata_fields))
         if not uses_default_loader(embedder) and not any(finding.is_wrong for finding in findings):
             findings += check_ids(batches, id_col, tar_path)
         yield from findings

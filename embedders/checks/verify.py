@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from embedders.base import ImageEmbedder, uses_default_loader
+from embedders.base import ImageEmbedder
 from embedders.errors import GpuError, ShardError, TarquetError
 from embedders.job.locate import build_embedder
 from embedders.job.model import Model
 from embedders.job.provenance import describe_embedder, describe_shard
 from embedders.job.shard_job import ShardJob
-from embedders.job.stream import ShardReader, count_samples
+from embedders.job.stream import ShardReader, count_samples, find_fields
 from embedders.output.columns import KEY, Columns
 from embedders.output.ledger import Ledger
 from embedders.output.parquet import describe_file, read_ledger, read_tables
@@ -173,9 +173,8 @@ def embed_chosen(
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Yield key and new vector of the samples with these keys; a custom loader reads the whole shard for it."""
     columns = Columns(provenance.id_col)
-    fields = columns.needed if uses_default_loader(embedder) else None
     chosen = set(keys)
-    load = ShardLoad(Ledger(tar_path), True, chosen, fields, provenance.image_suffix)
+    load = ShardLoad(Ledger(tar_path), True, chosen, find_fields(embedder, columns), provenance.image_suffix)
     for batch in ShardReader(embedder, ShardJob(tar_path, ""), columns, load, model.device).read():
         for key, vector in zip(batch.keys, model.embed(batch.images, batch.keys, tar_path), strict=True):
             if key in chosen:

@@ -17,7 +17,7 @@ BYTES_PER_GROUP = 8 << 20
 
 
 class NpyTarget(Target):
-    """Writes `vectors.npy`, or `COLUMN.npy` for each of several columns, and `keys.parquet`, all in one order of rows.
+    """Writes `vectors.npy`, or `COLUMN.npy` for each of several columns, and `keys.parquet`, in one order of rows.
 
     Raises:
         ConfigError: The name of a column cannot be that of a file.

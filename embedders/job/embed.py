@@ -21,7 +21,7 @@ from embedders.job.head import Head
 from embedders.job.model import Model
 from embedders.job.provenance import describe_embedder, describe_shard
 from embedders.job.shard_job import ShardJob
-from embedders.job.stream import ShardReader
+from embedders.job.stream import ShardReader, find_fields
 from embedders.output.columns import Columns
 from embedders.output.failed import FailedSample, FailureKind
 from embedders.output.files import check_writable, write_whole
@@ -118,9 +118,7 @@ def embed_shards(
     with timings[0].time("starting"):
         model = Model(embedder, device, embedding_dtype)
         heads = [Head(classifier, device) for classifier in embedder.classifiers or ()]
-    # A custom loader that calls the default one may use any field.
-    fields = columns.needed if uses_default_loader(embedder) else None
-    asked = (accept_damaged_shards, only, fields, check_suffix(image_suffix))
+    asked = (accept_damaged_shards, only, find_fields(embedder, columns), check_suffix(image_suffix))
     loads = [ShardLoad(Ledger(job.tar_path), *asked, timings=timed) for job, timed in zip(jobs, timings, strict=True)]
     readers = [ShardReader(embedder, job, columns, load, device) for job, load in zip(jobs, loads, strict=True)]
     torch.get_num_threads()  # fixes this thread's number, before the loader's threads lower the default for new ones

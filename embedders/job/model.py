@@ -1,7 +1,6 @@
 """An embedder's model on its device: loads it, runs it, and checks what it returns."""
 
 import gc
-import io
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from time import perf_counter
@@ -9,9 +8,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
-from embedders.base import ImageEmbedder, uses_default_loader
+from embedders.base import ImageEmbedder, decode_blank, uses_default_loader
 from embedders.errors import EmbedderError, GpuError, ShardError, TarquetError, describe_error
 from embedders.job.batch import Batch
 from embedders.job.gpu_failures import explain_failure, is_out_of_memory
@@ -145,10 +143,8 @@ class Model:
                 "because this embedder has its own loader; leave empty shards out"
             )
         where = f"{tar_path}: no sample, so the dimension is taken from a blank image"
-        blank = io.BytesIO()
-        Image.new("RGB", (64, 64)).save(blank, "PNG")
         try:
-            image = self.embedder.decode(blank.getvalue())
+            image = decode_blank(self.embedder)
         except Exception as error:
             raise EmbedderError(f"{where}: preprocess raised {describe_error(error)}") from error
         self._wait(self._run(image.unsqueeze(0), where), where)
