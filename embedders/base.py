@@ -4,6 +4,7 @@ The two methods are those of `nemo_curator.image.embedders.ImageEmbedder` (NVIDI
 since), kept on purpose: a subclass written for it runs here with only its import line changed.
 """
 
+import io
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -29,6 +30,8 @@ class ImageEmbedder(ABC):
         batch_size: Images in a batch of the default loader; the last batch of a shard may be smaller.
         num_threads_per_worker: Decoding threads of the default loader; `None` uses all the threads of the job.
         background: Colour behind transparent images: a name that Pillow knows, or `#rrggbb`.
+        metadata_fields: Names of metadata fields that `decode` needs, such as `caption`. With any, the default loader
+            calls `decode(encoded, metadata)`, where `metadata` is a dict with `__key__` and the fields of the sample.
         notes: What a user should know about this model. The log and `check` show it, and the Parquet footer keeps it.
         recipe: Class path and arguments, if the embedder was built from these; kept in the Parquet footer.
     """
@@ -36,6 +39,7 @@ class ImageEmbedder(ABC):
     batch_size: int = 64
     num_threads_per_worker: int | None = None
     background: str = "white"
+    metadata_fields: Sequence[str] = ()
     notes: Sequence[str] = ()
     recipe: dict | None = None
 
@@ -63,7 +67,9 @@ class ImageEmbedder(ABC):
             Pairs of a batch, which is passed to the model unchanged, and a list with one dict per image, in the
             same order. Each dict holds the id column of the dataset (and `__key__` if it is known).
         """
-        return load_batches(tar_path, self.decode, self.batch_size, self.num_threads_per_worker)
+        return load_batches(
+            tar_path, self.decode, self.batch_size, self.num_threads_per_worker, bool(self.metadata_fields)
+        )
 
     @abstractmethod
     def load_embedding_model(self, device: str) -> Callable[[Any], torch.Tensor | Mapping[str, torch.Tensor]]:
@@ -73,8 +79,9 @@ class ImageEmbedder(ABC):
             device: `"cuda"` for the GPU that the job has leased, or `"cpu"`.
 
         Returns:
-            A callable that takes a batch and returns a tensor of shape (len(batch), dimension), of any float type,
-            on any device; or a mapping of names to such tensors, each of which becomes a column.
+            A callable that takes a batch and returns a tensor of shape (len(batch), dimension), or for several
+            vectors per image (len(batch), parts, dimension), of any float type, on any device; or a mapping of names
+            to such tensors, each of which becomes a column.
         """
 
     def decode(self, encoded: bytes) -> torch.Tensor:
@@ -103,3 +110,12 @@ class ImageEmbedder(ABC):
 def uses_default_loader(embedder: ImageEmbedder) -> bool:
     """Return whether shards are read by `embedders.reading.loader`, which keeps the ledger itself."""
     return type(embedder).load_dataset_shard is ImageEmbedder.load_dataset_shard
+
+
+def decode_blank(embedder: ImageEmbedder) -> torch.Tensor:
+    """Return what the default loader makes of a blank image, with a word in each of `metadata_fields`."""
+    blank = io.BytesIO()
+    Image.new("RGB", (64, 64)).save(blank, "PNG")
+    decode: Callable[..., torch.Tensor] = embedder.decode
+    fields = dict.fromkeys(embedder.metadata_fields, "blank")
+    return decode(blank.getvalue(), fields) if fields else decode(blank.getvalue())

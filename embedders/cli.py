@@ -55,7 +55,7 @@ def main() -> None:
 )
 @click.option("--image-suffix", default="", help="Suffix of the image to use if a sample has several, such as jpg.")
 @click.option(
-    "--embedding-dtype", type=click.Choice(["float32", "float16"]), default="float32", help="Type to store."
+    "--embedding-dtype", type=click.Choice(["float32", "float16", "int8"]), default="float32", help="Type to store."
 )
 @click.option(
     "--max-failed-fraction",

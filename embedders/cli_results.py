@@ -111,7 +111,8 @@ def prune(folder, move) -> None:
 @click.command(short_help="Write the HTML report of a run.")
 @click.argument("folder")
 @click.option("--output", default=None, help="File to write; report.html in FOLDER if left out.")
-def report(folder, output) -> None:
+@click.option("--column", default="", help="Column of vectors to show; by default the first with one per image.")
+def report(folder, output, column) -> None:
     """Write the HTML report of the run in FOLDER, an output_dir: failures, speed, a map, neighbours.
 
     Example: python -m embedders report results
@@ -123,5 +124,5 @@ def report(folder, output) -> None:
         from embedders.report.page import write_report
 
         path = output or str(Path(folder, "report.html"))
-        write_report(folder, path)
+        write_report(folder, path, column)
         click.echo(f"{path}: {Path(path).stat().st_size / 1e6:.1f} MB, opens in any browser")

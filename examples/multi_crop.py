@@ -1,4 +1,4 @@
-"""A model with custom preprocessing: the vector of an image is the mean of the vectors of three crops.
+"""A model with custom preprocessing: the mean of the vectors of three crops or, with `each_crop: true`, all three.
 
 embedder:
   class: "examples/multi_crop.py:MultiCropEmbedder"
@@ -19,9 +19,9 @@ MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 class MultiCropEmbedder(ImageEmbedder):
     """Embeds with 512 dimensions and norm 1; the crops are squares at both ends and in the middle."""
 
-    def __init__(self, weights_path, batch_size=32):
+    def __init__(self, weights_path, batch_size=32, each_crop=False):
         super().__init__("resnet18, three crops")
-        self.weights_path, self.batch_size = weights_path, batch_size
+        self.weights_path, self.batch_size, self.each_crop = weights_path, batch_size, each_crop
 
     def preprocess(self, image):
         crops = [ImageOps.fit(image, (224, 224), Image.BICUBIC, centering=(at, at)) for at in (0, 0.5, 1)]
@@ -34,7 +34,7 @@ class MultiCropEmbedder(ImageEmbedder):
         model.eval().to(device)
 
         def embed(batch):  # of shape (images, 3 crops, 3, 224, 224)
-            vectors = normalize(model(batch.to(device).flatten(0, 1)), dim=-1)
-            return normalize(vectors.unflatten(0, batch.shape[:2]).mean(dim=1), dim=-1)
+            vectors = normalize(model(batch.to(device).flatten(0, 1)), dim=-1).unflatten(0, batch.shape[:2])
+            return vectors if self.each_crop else normalize(vectors.mean(dim=1), dim=-1)
 
         return embed

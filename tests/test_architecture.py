@@ -51,7 +51,7 @@ TOP = {
 ONLY_IMPORTER = {
     "pyarrow.parquet": {"output.near_copies", "output.parquet", "output.tables", "output.writer"},
     "timm": {"builtin.timm_embedder", "builtin.timm_pixels", "builtin.timm_source", "builtin.timm_weights"},
-    "open_clip": {"builtin.open_clip_embedder"},
+    "open_clip": {"builtin.open_clip_source"},
     "transformers": {"builtin.hugging_face_embedder"},
     "huggingface_hub": {"builtin.hub"},
     "pynvml": {"gpu.nvml"},

@@ -22,7 +22,7 @@ try:
 except ImportError as error:
     transformers = error
 
-POOLS = ("head", "cls", "mean", "cls+mean")
+POOLS = ("head", "cls", "mean", "cls+mean", "tokens")
 # By Pillow's numbers, in which a processor's configuration gives them.
 _INTERPOLATIONS = {2: "bilinear", 3: "bicubic"}
 # Height and width of the images on which the fast way is tried.
@@ -36,7 +36,7 @@ class HuggingFaceImageEmbedder(PretrainedImageEmbedder):
         model_name: A name on the Hugging Face hub, `organisation/name`, or the path of a folder.
         pool: What becomes the vector. `head`: what the model itself makes of an image, the vector in the space shared
             with texts (CLIP, SigLIP) or the pooled output; `cls`: the class token; `mean`: the mean of the patches;
-            `cls+mean`: one behind the other.
+            `cls+mean`: one behind the other; `tokens`: all the tokens, a vector for each.
         options: As in `PretrainedImageEmbedder`.
 
     Raises:
@@ -57,7 +57,7 @@ class HuggingFaceImageEmbedder(PretrainedImageEmbedder):
         self._resize = self._find_fast_way()
 
     def load_embedding_model(self, device: str) -> PixelModel:
-        """Load the model; the vectors are float32 (n, D).
+        """Load the model; the vectors are float32 (n, D), or (n, tokens, D).
 
         Raises:
             EmbedderError: The weights cannot be had or do not fit, or there is no `pool`.
@@ -175,6 +175,8 @@ class PooledModel(torch.nn.Module):
             patch = self.model.config.patch_size
             # The class token, and registers, of which no image shows anything: both stand before the patches.
             prefix = features.shape[1] - (pixels.shape[2] // patch) * (pixels.shape[3] // patch)
+        if self.pool == "tokens":
+            return features
         if "cls" in self.pool and prefix == 0:
             raise EmbedderError(f"pool {self.pool!r}: {self._name!r} has no class token; expected 'head' or 'mean'")
         parts = {"cls": features[:, 0], "mean": features[:, prefix:].mean(1)}

@@ -1,32 +1,19 @@
-"""`OpenClipImageEmbedder`: any model of open_clip as an embedder. The only importer of open_clip."""
+"""`OpenClipImageEmbedder`: any model of open_clip as an embedder, for images and, if asked, their captions."""
 
-import difflib
-import json
-from dataclasses import asdict
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 
-from embedders.builtin.hub import describe_library_error, fetch_file
-from embedders.builtin.light_torch import leave_out_compiler
+from embedders.builtin.captions import CaptionedModel, Captions
+from embedders.builtin.hub import describe_library_error
+from embedders.builtin.open_clip_source import find_config, find_resize, find_tokenizer, find_weights, open_clip
 from embedders.builtin.pixel_model import PixelModel
 from embedders.builtin.pretrained import PretrainedImageEmbedder, require_library
-from embedders.builtin.resize import Resize, check_growth, resize_jpeg
+from embedders.builtin.resize import check_growth, resize_jpeg
 from embedders.errors import EmbedderError
 from embedders.reading.pixels import decode_image
-
-try:
-    with leave_out_compiler():
-        import open_clip
-        from open_clip.transform import PreprocessCfg, image_transform_v2
-except ImportError as error:
-    open_clip = error
-
-HUB, FOLDER = "hf-hub:", "local-dir:"
-_CONFIG = ("open_clip_config.json",)
-_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 
 
 class OpenClipImageEmbedder(PretrainedImageEmbedder):
@@ -38,28 +25,48 @@ class OpenClipImageEmbedder(PretrainedImageEmbedder):
         model_name: A name that open_clip knows, `hf-hub:organisation/name`, or `local-dir:FOLDER` with
             open_clip_config.json and the weights.
         pretrained: The weights of a name that open_clip knows: one of its tags, or a file. The others bring theirs.
+        with_text: Whether the vector of each image's caption becomes a second column.
+        text_field: The metadata field of the caption; `caption` is the sample's `.txt` or that field of its `.json`.
+        text_embedding_column: Name of the column of the captions' vectors.
         options: As in `PretrainedImageEmbedder`.
 
     Raises:
-        EmbedderError: open_clip is not installed, or there is no such model.
+        EmbedderError: open_clip is not installed, there is no such model, or its tokenizer cannot be had.
     """
 
-    def __init__(self, model_name: str, pretrained: str | None = None, **options: Any):
+    def __init__(
+        self,
+        model_name: str,
+        pretrained: str | None = None,
+        with_text: bool = False,
+        text_field: str = "caption",
+        text_embedding_column: str = "text_embedding",
+        **options: Any,
+    ):
         require_library(open_clip, "open_clip", "open-clip")
         super().__init__(model_name, **options)
         self.pretrained = pretrained
-        self._config = _find_config(model_name, pretrained)
-        self._resize = _find_resize(self._config)
+        self._config = find_config(model_name, pretrained)
+        self._resize = find_resize(self._config)
+        self.text_embedding_column = text_embedding_column
+        if with_text and text_embedding_column == self.image_embedding_column:
+            raise EmbedderError(
+                f"text_embedding_column {text_embedding_column!r}: that is the column of the images; expected another"
+            )
+        self._captions = Captions(text_field, find_tokenizer(model_name)) if with_text else None
+        self.metadata_fields = (text_field,) if with_text else ()
         # Without the last two, ToTensor and Normalize: the device does both.
-        self._transforms = image_transform_v2(PreprocessCfg(**self._config), is_train=False).transforms[:-2]
+        self._transforms = _list_transforms(self._config)[:-2]
 
-    def load_embedding_model(self, device: str) -> PixelModel:
+    def load_embedding_model(self, device: str) -> PixelModel | CaptionedModel:
         """Load the model; a batch is uint8 of shape (n, 3, height, width), the vectors are float32 (n, D).
+
+        With captions, a batch is uint8 of shape (n, bytes), and the vectors are those of images and of captions.
 
         Raises:
             EmbedderError: The weights cannot be had or do not fit.
         """
-        name, weights = _find_weights(self.model_name, self.pretrained)
+        name, weights = find_weights(self.model_name, self.pretrained)
         try:
             model = open_clip.create_model(name, pretrained=weights, require_pretrained=True)
         except Exception as error:
@@ -68,16 +75,29 @@ class OpenClipImageEmbedder(PretrainedImageEmbedder):
                 f"{describe_library_error(error)}; expected weights that fit the model"
             ) from error
         mean, std = ([255 * value for value in self._config[name]] for name in ("mean", "std"))
-        return PixelModel(
-            ImageHalf(model).eval().to(device), mean, std, device, self.normalize_embeddings, self.autocast
-        )
+        if self._captions:
+            model = model.eval().to(device)
+        half = ImageHalf(model).eval().to(device)
+        images = PixelModel(half, mean, std, device, self.normalize_embeddings, self.autocast)
+        if not self._captions:
+            return images
+        shape, columns = (3, *self._config["size"]), (self.image_embedding_column, self.text_embedding_column)
+        return CaptionedModel(images, model, model.encode_text, shape, columns)
 
-    def decode(self, encoded: bytes) -> torch.Tensor:
+    def decode(self, encoded: bytes, metadata: Mapping[str, Any] | None = None) -> torch.Tensor:
         """Turn one encoded image into uint8 of shape (3, height, width), resized and cropped as open_clip would.
+
+        With captions, the pixels and the tokens of the caption become one row of bytes.
 
         The common JPEG takes a third of the time of open_clip's own transform, and differs from it by 2 of 255 at
         most. Everything else is left to open_clip's own.
         """
+        if self._captions:
+            tokens = self._captions.read(metadata or {})
+            return torch.cat([self._decode_image(encoded).flatten(), tokens])
+        return self._decode_image(encoded)
+
+    def _decode_image(self, encoded: bytes) -> torch.Tensor:
         resized = resize_jpeg(encoded, self._resize) if self._resize else None
         if resized is not None:
             return resized
@@ -112,100 +132,7 @@ class ImageHalf(torch.nn.Module):
         return self._encode(pixels)
 
 
-def _find_resize(config: dict[str, Any]) -> Resize | None:
-    """Find the resize of open_clip's transform; `None` where it adds borders, or its size is no square."""
-    height, width = config["size"]
-    interpolation = "bilinear" if config["interpolation"] == "bilinear" else "bicubic"
-    if config["resize_mode"] == "squash":
-        return Resize((height, width), (height, width), interpolation)
-    return (
-        Resize(height, (height, width), interpolation)
-        if (config["resize_mode"], height) == ("shortest", width)
-        else None
-    )
-
-
-def _find_config(model_name: str, pretrained: str | None) -> dict[str, Any]:
-    """Find how a model wants its images, without loading it."""
-    if model_name.startswith((HUB, FOLDER)):
-        if pretrained is not None:
-            raise EmbedderError(f"pretrained {pretrained!r}: {model_name!r} brings its weights; leave pretrained out")
-        path = _find_folder(model_name) / _CONFIG[0]
-        try:
-            settings = json.loads(path.read_text(encoding="utf-8"))
-            model, preprocessing = settings["model_cfg"], settings.get("preprocess_cfg", {})
-        except (OSError, ValueError, KeyError, AttributeError) as error:
-            raise EmbedderError(
-                f"model_name {model_name!r}: {str(path)!r} cannot be used: {describe_library_error(error)}; expected "
-                "the file of that name that open_clip saves with a model, with a 'model_cfg'"
-            ) from error
-    else:
-        model = _find_known(model_name, pretrained)
-        preprocessing = open_clip.get_pretrained_cfg(model_name, pretrained)
-    size = model["vision_cfg"].get("image_size", 224)
-    preprocessing = {
-        name: value
-        for name, value in preprocessing.items()
-        if name in PreprocessCfg.__dataclass_fields__ and value is not None
-    }
-    config = asdict(PreprocessCfg(**preprocessing | {"size": size}))
-    for name in ("size", "mean", "std"):
-        value = config[name]
-        config[name] = tuple(value) if isinstance(value, list | tuple) else (value,) * (2 if name == "size" else 3)
-    return config
-
-
-def _find_known(model_name: str, pretrained: str | None) -> dict[str, Any]:
-    """Find the configuration of a model that open_clip knows, and see that the weights are for it."""
-    model = open_clip.get_model_config(model_name)
-    if model is None:
-        near = ", ".join(difflib.get_close_matches(model_name, open_clip.list_models(), 3)) or "none"
-        raise EmbedderError(
-            f"open_clip has no model {model_name!r}; near names: {near}; of the hub: {HUB}organisation/name; a "
-            f"folder: {FOLDER}FOLDER"
-        )
-    tags = open_clip.list_pretrained_tags_by_model(model_name)
-    if pretrained is None or not (pretrained in tags or Path(pretrained).is_file()):
-        raise EmbedderError(
-            f"pretrained {pretrained!r}: {model_name!r} needs weights; expected a file, or one of open_clip's tags: "
-            f"{', '.join(tags) or 'none'}"
-        )
-    is_quick = bool(model.get("quick_gelu"))
-    was_quick = bool(open_clip.get_pretrained_cfg(model_name, pretrained).get("quick_gelu", is_quick))
-    other = f"{model_name}-quickgelu" if was_quick else model_name.removesuffix("-quickgelu")
-    if was_quick != is_quick and other in open_clip.list_models():
-        raise EmbedderError(
-            f"pretrained {pretrained!r} was trained {'with' if was_quick else 'without'} QuickGELU, and the vectors "
-            f"of {model_name!r} would be wrong; set model_name: {other}"
-        )
-    return model
-
-
-def _find_folder(model_name: str) -> Path:
-    """Find the folder of a model: that of its configuration in the hub's cache, or the one that is named."""
-    source, _, place = model_name.partition(":")
-    if source == FOLDER[:-1]:
-        return Path(place)
-    return fetch_file(place, _CONFIG, f"{FOLDER}FOLDER").parent
-
-
-def _find_weights(model_name: str, pretrained: str | None) -> tuple[str, str | None]:
-    """Find the weights; return what `open_clip.create_model` is to take for the model and for its weights."""
-    if model_name.startswith(FOLDER):
-        return model_name, None
-    if model_name.startswith(HUB):
-        place = model_name.removeprefix(HUB)
-        return f"{FOLDER}{fetch_file(place, _WEIGHTS, f'{FOLDER}FOLDER').parent}", None
-    entry = open_clip.get_pretrained_cfg(model_name, pretrained)
-    if not entry:
-        return model_name, pretrained
-    repository, _, file = entry.get("hf_hub", "").rpartition("/")
-    if repository:
-        return model_name, str(fetch_file(repository, (file,) if file else _WEIGHTS, f"{FOLDER}FOLDER"))
-    try:
-        return model_name, open_clip.download_pretrained(entry)
-    except Exception as error:
-        raise EmbedderError(
-            f"pretrained {pretrained!r}: {entry['url']} cannot be fetched: {describe_library_error(error)}; fetch it "
-            "elsewhere, and set pretrained to the file"
-        ) from error
+def _list_transforms(config: Mapping[str, Any]) -> list[Any]:
+    """Return the steps of open_clip's own preprocessing."""
+    preprocessing = open_clip.transform.PreprocessCfg(**config)
+    return open_clip.transform.image_transform_v2(preprocessing, is_train=False).transforms

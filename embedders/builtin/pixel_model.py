@@ -1,6 +1,6 @@
 """A model as a job calls it: from a batch of pixels to float32 vectors. Owns normalisation and precision."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
@@ -45,7 +45,11 @@ class PixelModel:
     def __call__(self, batch: torch.Tensor) -> torch.Tensor:
         pixels = batch.to(self.device, non_blocking=True).float().sub(self.mean).div_(self.std)
         pixels = pixels.contiguous(memory_format=self.memory_format)
+        return self.compute(self.model, pixels)
+
+    def compute(self, model: Callable[[torch.Tensor], torch.Tensor], inputs: torch.Tensor) -> torch.Tensor:
+        """Return what a model makes of a batch, in this precision and scaled as the vectors of images are."""
         with torch.inference_mode(), torch.autocast(self.device.type, self.dtype, enabled=self.autocast):
-            vectors = self.model(pixels)
+            vectors = model(inputs)
         vectors = vectors.float()
         return nn.functional.normalize(vectors, dim=-1) if self.normalize else vectors

@@ -1,14 +1,12 @@
 """`SeveralEmbedders`: several models over one reading of the images. Owns how pixels and vectors travel together."""
 
-import io
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from PIL import Image
 
-from embedders.base import ImageEmbedder, uses_default_loader
+from embedders.base import ImageEmbedder, decode_blank, uses_default_loader
 from embedders.builtin.resize import share_pixels
 from embedders.errors import EmbedderError
 from embedders.job.locate import build_embedder
@@ -53,12 +51,19 @@ class SeveralEmbedders(ImageEmbedder):
                     "name classifiers under scores"
                 )
         super().__init__(" + ".join(embedder.model_name for embedder in self.embedders), columns[0])
+        self.metadata_fields = tuple(
+            dict.fromkeys(field for embedder in self.embedders for field in embedder.metadata_fields)
+        )
         self.notes = [note for embedder in self.embedders for note in embedder.notes]
 
-    def decode(self, encoded: bytes) -> torch.Tensor:
+    def decode(self, encoded: bytes, metadata: Mapping[str, Any] | None = None) -> torch.Tensor:
         """Turn one encoded image into the pixels of each embedder, one behind the other as bytes."""
+        images = []
         with share_pixels():
-            images = [embedder.decode(encoded).contiguous() for embedder in self.embedders]
+            for embedder in self.embedders:
+                decode: Callable[..., torch.Tensor] = embedder.decode
+                image = decode(encoded, metadata) if embedder.metadata_fields else decode(encoded)
+                images.append(image.contiguous())
         layout = [(image.shape, image.dtype) for image in images]
         self._layout = self._layout or layout
         if layout != self._layout:
@@ -68,9 +73,7 @@ class SeveralEmbedders(ImageEmbedder):
     def load_embedding_model(self, device: str) -> "SeveralModels":
         """Load all the models; the callable returns the vectors of each by the name of its column."""
         if self._layout is None:  # what a batch holds is known before the first one comes
-            blank = io.BytesIO()
-            Image.new("RGB", (64, 64)).save(blank, "PNG")
-            self.decode(blank.getvalue())
+            decode_blank(self)
         models = [load_model(embedder, "load_embedding_model", device)[0] for embedder in self.embedders]
         columns = [embedder.image_embedding_column for embedder in self.embedders]
         return SeveralModels(dict(zip(columns, models, strict=True)), self._split)
@@ -108,8 +111,18 @@ class SeveralModels:
         self.parts.training = False  # the list's own; each model keeps its mode, which `check` looks at
 
     def __call__(self, batch: torch.Tensor) -> dict[str, torch.Tensor]:
-        parts = zip(self.models.items(), self.split(batch), strict=True)
-        return {column: torch.as_tensor(model(pixels)) for (column, model), pixels in parts}
+        columns: dict[str, torch.Tensor] = {}
+        for (column, model), pixels in zip(self.models.items(), self.split(batch), strict=True):
+            output = model(pixels)
+            named = output if isinstance(output, Mapping) else {column: output}
+            for name, vectors in named.items():
+                if name in columns:
+                    raise EmbedderError(
+                        f"embedders: two of them write the column {name!r}; set image_embedding_column, or "
+                        "text_embedding_column, in the args of each to a name of its own"
+                    )
+                columns[name] = torch.as_tensor(vectors)
+        return columns
 
 
 def _is_described(entry: Any) -> bool:

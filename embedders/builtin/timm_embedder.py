@@ -60,7 +60,8 @@ class TimmImageEmbedder(PretrainedImageEmbedder):
         model_args: Further arguments of `timm.create_model`; layers by the name of their class. `img_size` and
             `in_chans` also decide the pixels.
         pool: How the vector is made: `head` as described above, `cls` from the class token of the model's features,
-            `mean` from the mean of their patches, `cls+mean` from both, concatenated.
+            `mean` from the mean of their patches, `cls+mean` from both, concatenated. `tokens` keeps all the tokens,
+            a vector for each; of a convolutional network, one for each position of its last map.
     """
 
     def __init__(
@@ -112,7 +113,8 @@ class TimmImageEmbedder(PretrainedImageEmbedder):
         self.notes = find_notes(self._entry, model_name, self.model_args)
 
     def load_embedding_model(self, device: str) -> PixelModel:
-        """Load the model; a batch is uint8 of shape (n, channels, height, width), the vectors are float32 (n, D).
+        """Load the model; a batch is uint8 of shape (n, channels, height, width), the vectors are float32 (n, D), or
+        (n, tokens, D).
 
         Raises:
             EmbedderError: The weights cannot be had or do not fit, timm refuses `model_args`, or there is no `pool`.
@@ -133,7 +135,7 @@ class TimmImageEmbedder(PretrainedImageEmbedder):
         elif not self.pretrained:
             log.warning("%s has random weights; set pretrained: true or checkpoint_path", self.model_name)
         if self.pool == "head" and getattr(model, "global_pool", None) == "":
-            others = "'cls', 'mean' or 'cls+mean'"
+            others = "'cls', 'mean', 'cls+mean' or 'tokens'"
             raise EmbedderError(f"pool 'head': {self.model_name!r} gives its tokens; expected {others}")
         if self.pool != "head":
             model = PooledModel(model, self.pool, self.model_name)

@@ -8,11 +8,11 @@ from torch import nn
 
 from embedders.errors import EmbedderError
 
-POOLS = ("head", "cls", "mean", "cls+mean")
+POOLS = ("head", "cls", "mean", "cls+mean", "tokens")
 
 
 class PooledModel(nn.Module):
-    """A model whose vectors are made of its features: the class token, the mean of the patches, or both.
+    """A model whose vectors are made of its features: the class token, the mean of the patches, both, or each token.
 
     Args:
         model: A model of timm.
@@ -38,10 +38,15 @@ class PooledModel(nn.Module):
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         """Embed a normalised batch."""
         features = self.model.forward_features(pixels)
-        if isinstance(features, torch.Tensor) and features.ndim == 4 and self.pool == "mean":
-            return features.mean(self._sides)
+        if isinstance(features, torch.Tensor) and features.ndim == 4 and self.pool in ("mean", "tokens"):
+            if self.pool == "mean":
+                return features.mean(self._sides)
+            places = features.flatten(*self._sides)  # each position of the last feature map
+            return places if self._sides == (1, 2) else places.transpose(1, 2)
         if not isinstance(features, torch.Tensor) or features.ndim != 3 or self._prefix_tokens is None:
             raise EmbedderError(f"pool {self.pool!r}: {self._name!r} gives nothing that could be pooled; set 'head'")
+        if self.pool == "tokens":
+            return features
         parts = {"cls": features[:, 0], "mean": features[:, self._prefix_tokens :].mean(1)}
         return torch.cat([parts[part] for part in self.pool.split("+")], dim=1)
 

@@ -24,9 +24,10 @@ from embedders.checks.loader_contract import (
 from embedders.checks.verify import compare_vectors
 from embedders.errors import EmbedderError, TarquetError, describe_error
 from embedders.gpu.visibility import is_cuda_running
-from embedders.job.model import Model, describe_columns
+from embedders.job.model import Model
 from embedders.job.provenance import find_modules
 from embedders.output.failed import FailureKind
+from embedders.output.vectors import describe_shapes, split_columns
 
 # Number of images to try: enough to find rare problems, few enough to take seconds.
 IMAGES = {"cpu": 32, "cuda": 256}
@@ -44,7 +45,7 @@ class Speed:
     Attributes:
         loaded_per_s: Images per second of the loader.
         embedded_per_s: Images per second of the model after a warm-up.
-        dimension: Dimension of the vectors.
+        dimension: Dimension of the vectors; if an image has several, the sum of their dimensions.
     """
 
     loaded_per_s: float
@@ -94,7 +95,7 @@ def check_embedder(
     yield from (Finding("model", note) for note in embedder.notes)
     try:
         batches, failed = load_batches(embedder, tar_path, id_col, device, IMAGES[device], image_suffix)
-        findings = list(check_batches(batches, failed, id_col))
+        findings = list(check_batches(batches, failed, id_col, embedder.metadata_fields))
         if not uses_default_loader(embedder) and not any(finding.is_wrong for finding in findings):
             findings += check_ids(batches, id_col, tar_path)
         yield from findings
@@ -157,8 +158,9 @@ def check_model(
         message = f"{share}: {model.explain_bad(vectors[bad[0]])}; {FailureKind.BAD_VECTOR.fix}"
         yield Finding("model", message, is_wrong=True)
         return
-    norms = np.linalg.norm(vectors, axis=1)
-    shape = f"{describe_columns(model.columns)} dimensions, all finite, norms {norms.min():.3g} to {norms.max():.3g}"
+    columns = split_columns(vectors, model.shapes).values()
+    norms = np.concatenate([np.linalg.norm(column, axis=-1).ravel() for column in columns])
+    shape = f"{describe_shapes(model.shapes)} dimensions, all finite, norms {norms.min():.3g} to {norms.max():.3g}"
     yield Finding("model", shape)
     parts = [part for module in find_modules(model.forward) for part in module.modules()]
     training = [type(part).__name__ for part in parts if part.training]

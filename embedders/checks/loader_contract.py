@@ -3,7 +3,7 @@
 import copy
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from embedders.base import ImageEmbedder, uses_default_loader
+from embedders.base import ImageEmbedder
 from embedders.errors import TarquetError, make_one_line
-from embedders.job.stream import add_key, count_samples, read_batches
+from embedders.job.stream import add_key, count_samples, find_fields, read_batches
 from embedders.output.columns import Columns
 from embedders.output.failed import FailedSample, FailureKind
 from embedders.output.ledger import Ledger
@@ -74,7 +74,7 @@ def load_batches(
         EmbedderError: The loader raised, or does not yield what it should.
     """
     embedder = copy.copy(embedder)
-    fields = Columns(id_col).needed if uses_default_loader(embedder) else None
+    fields = find_fields(embedder, Columns(id_col))
     load = ShardLoad(TrialLedger(tar_path), accept_damage=True, fields=fields, image_suffix=image_suffix)
     embedder.batch_size = min(embedder.batch_size, MAX_BATCH_SIZE[device])
     batches = []
@@ -87,7 +87,9 @@ def load_batches(
     return batches, load.ledger.failed
 
 
-def check_batches(batches: list[Batch], failed: list[FailedSample], id_col: str) -> Iterator[Finding]:
+def check_batches(
+    batches: list[Batch], failed: list[FailedSample], id_col: str, metadata_fields: Sequence[str] = ()
+) -> Iterator[Finding]:
     """Check the batches of the loader, and the samples that it could not prepare."""
     images = sum(len(metadata) for _, metadata in batches)
     unprepared = [sample for sample in failed if sample.kind == FailureKind.PREPROCESS_ERROR]
@@ -95,10 +97,14 @@ def check_batches(batches: list[Batch], failed: list[FailedSample], id_col: str)
         share = f"preprocess fails on {len(unprepared)} of the first {images + len(failed)} images"
         message = f"{share}, for example {unprepared[0].key!r}: {unprepared[0].message}; expected a tensor; fix it"
         yield Finding("loader", message, is_wrong=True)
+    lacking = [sample for sample in failed if sample.kind == FailureKind.BAD_METADATA and metadata_fields]
+    if lacking:
+        share = f"{len(lacking)} of the first {images + len(failed)} samples fail, bad_metadata"
+        yield Finding("loader", f"{share}, for example {lacking[0].key!r}: {lacking[0].message}", is_wrong=True)
     if not images:
         first = f", for example {failed[0].key!r}: {failed[0].message}" if failed else ""
         message = f"load_dataset_shard yielded no image{first}; expected some; check the content of the shard"
-        if not unprepared:
+        if not unprepared and not lacking:
             yield Finding("loader", message, is_wrong=True)
         return
     for batch, metadata in batches:

@@ -12,60 +12,97 @@ from typing import Any
 
 import numpy as np
 
-from embedders.base import ImageEmbedder, uses_default_loader
+from embedders.base import ImageEmbedder
 from embedders.errors import GpuError, ShardError, TarquetError
 from embedders.job.locate import build_embedder
-from embedders.job.model import Model, describe_columns, split_columns
+from embedders.job.model import Model
 from embedders.job.provenance import describe_embedder, describe_shard
 from embedders.job.shard_job import ShardJob
-from embedders.job.stream import ShardReader, count_samples
+from embedders.job.stream import ShardReader, count_samples, find_fields
 from embedders.output.columns import KEY, SHARD, Columns
 from embedders.output.ledger import Ledger
-from embedders.output.parquet import read_ledger, read_vectors
+from embedders.output.parquet import describe_file, read_ledger, read_tables
 from embedders.output.provenance import Provenance
+from embedders.output.vectors import Shape, describe_shapes, split_columns
 from embedders.reading.loader import ShardLoad
 from embedders.reading.remote import is_remote
 
 # Minimum cosine similarity of a stored and a new vector, by stored type, if both were computed on the CPU. Otherwise
-# the limit is lower: devices round differently, and a GPU may compute in half precision.
-MIN_COSINE = {"float32": 0.9999, "float16": 0.999}
+# the limit is lower: devices round differently, and a GPU may compute in half precision. With int8, it holds for what
+# remains of the difference beyond the rounding.
+MIN_COSINE = {"float32": 0.9999, "float16": 0.999, "int8": 0.9999}
 MIN_COSINE_OTHER_DEVICE = 0.99
 
 
 @dataclass(frozen=True)
+class StoredRow:
+    """A row that is embedded again.
+
+    Attributes:
+        number: Its position in the file.
+        vectors: Its vectors by column, of shape (dimension,) or (parts, dimension).
+        rounding: Half of the scale of each vector by column, with a last axis of length 1; 0 unless they are int8.
+    """
+
+    number: int
+    vectors: dict[str, np.ndarray]
+    rounding: dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
 class Output:
-    """One finished output, read whole; `failed_keys` is `None` if it was made without a ledger."""
+    """One finished output, read whole, of which some rows are kept.
+
+    Attributes:
+        path: The file.
+        provenance: How it was made.
+        keys: The key of each row.
+        shapes: The shapes of its columns of vectors.
+        chosen: Random rows.
+        failed_keys: The keys in its ledger; `None` if it was made without one.
+    """
 
     path: str
     provenance: Provenance
     shards: set[str]
     keys: list[str]
-    vectors: np.ndarray
-    dimensions: dict[str, int]
+    shapes: dict[str, Shape]
+    chosen: list[StoredRow]
     failed_keys: list[str] | None
 
 
-def read_output(parquet_path: str, ledger_path: str | None) -> Output:
-    """Read an output and its ledger.
+def read_output(parquet_path: str, ledger_path: str | None, sample_size: int) -> Output:
+    """Read an output and its ledger, one row group in memory at a time.
 
     Raises:
         ShardError: One of them is missing, truncated, or not an output of tarquet.
     """
-    table, vectors, described = read_vectors(parquet_path)
+    described = describe_file(parquet_path)
+    wanted = set(random.sample(range(described.rows), min(sample_size, described.rows)))
+    shards: set[str] = set()
+    keys: list[str] = []
+    chosen = []
+    for table in read_tables(parquet_path):
+        here = sorted(row - len(keys) for row in wanted if 0 <= row - len(keys) < len(table))
+        taken = table.take(here)
+        vectors = {name: column.load(taken) for name, column in described.columns.items()}
+        rounding = {name: column.load_scales(taken)[..., None] / 2 for name, column in described.columns.items()}
+        for index, row in enumerate(here):
+            parts = ({name: of[name][index] for name in vectors} for of in (vectors, rounding))
+            chosen.append(StoredRow(len(keys) + row, *parts))
+        shards.update(table[SHARD].unique().to_pylist())
+        keys += table[KEY].to_pylist()
     ledger_path = ledger_path or described.provenance.ledger
     failed_keys = [sample.key for sample in read_ledger(ledger_path)] if ledger_path else None
-    keys = table[KEY].to_pylist()
-    shards = set(table[SHARD].unique().to_pylist())
-    return Output(parquet_path, described.provenance, shards, keys, vectors, described.dimensions, failed_keys)
+    return Output(parquet_path, described.provenance, shards, keys, described.shapes, chosen, failed_keys)
 
 
-def verify_output(output: Output, tar_path: str, sample_size: int, device: str) -> Iterator[str]:
+def verify_output(output: Output, tar_path: str, device: str) -> Iterator[str]:
     """Yield what is wrong with an output.
 
     Args:
         output: From `read_output`.
         tar_path: The shard that it was made from.
-        sample_size: Number of random rows to embed again.
         device: `"cuda"` or `"cpu"`.
 
     Yields:
@@ -87,7 +124,7 @@ def verify_output(output: Output, tar_path: str, sample_size: int, device: str) 
     # If id_col is `key`, the column has the data set's own key, else WebDataset's.
     keys = [ids.get(key, key) for key in output.keys] if said.id_col == KEY else output.keys
     yield from _compare_keys(output, keys, Counter(ledger.unsettled()))
-    yield from _compare_vectors(output, keys, tar_path, sample_size, device)
+    yield from _compare_vectors(output, keys, tar_path, device)
 
 
 def _compare_keys(output: Output, keys: list[str], expected: Counter[str]) -> Iterator[str]:
@@ -100,7 +137,7 @@ def _compare_keys(output: Output, keys: list[str], expected: Counter[str]) -> It
         yield f"{foreign.total()} samples are not in the tar, or appear twice, for example {next(iter(foreign))!r}"
 
 
-def _compare_vectors(output: Output, keys: list[str], tar_path: str, sample_size: int, device: str) -> Iterator[str]:
+def _compare_vectors(output: Output, keys: list[str], tar_path: str, device: str) -> Iterator[str]:
     said = output.provenance.embedder
     if said.args is None:
         yield f"cannot embed again: {said.class_path} was built in Python, and its arguments are not in the footer"
@@ -111,27 +148,25 @@ def _compare_vectors(output: Output, keys: list[str], tar_path: str, sample_size
     changed = ", ".join(name for name in then if now[name] != then[name]) or "nothing that the footer names"
     if model.weights != said.weights_sha256:
         yield f"the weights of {said.model_name} differ from those that it was made with"
-    rows = {key: row for row, key in enumerate(keys)}
-    chosen = random.sample(sorted(rows), min(sample_size, len(rows)))
+    chosen = [keys[row.number] for row in output.chosen]
     vectors = dict(embed_chosen(embedder, model, tar_path, output.provenance, chosen)) if chosen else {}
     limit = MIN_COSINE[output.provenance.embedding_dtype]
     if said.device != "cpu" or device != "cpu":
         limit = MIN_COSINE_OTHER_DEVICE
-    for key in chosen:
+    for key, row in zip(chosen, output.chosen, strict=True):
         if key not in vectors:
             yield f"sample {key!r} can no longer be embedded (changed since: {changed})"
             continue
-        if model.columns != output.dimensions:
-            then_columns, now_columns = describe_columns(output.dimensions), describe_columns(model.columns)
-            yield f"dimension {now_columns} now, {then_columns} in the file (changed since: {changed})"
+        if model.shapes != output.shapes:
+            then_shapes, now_shapes = describe_shapes(output.shapes), describe_shapes(model.shapes)
+            yield f"dimension {now_shapes} now, {then_shapes} in the file (changed since: {changed})"
             return
-        olds, news = (
-            split_columns(vector[None], output.dimensions) for vector in (output.vectors[rows[key]], vectors[key])
-        )
-        for column in olds:
-            cosine, ratio = compare_vectors(olds[column][0], news[column][0])
+        for column, new in split_columns(vectors[key][None], output.shapes).items():
+            old, rounding = row.vectors[column], row.rounding[column]
+            near = old + np.clip(new[0] - old, -rounding, rounding)
+            cosine, ratio, part = find_worst(near, new[0])
             if not min(cosine, ratio) >= limit:  # not `<`, because every comparison with NaN is false
-                which = f", {column}" if len(olds) > 1 else ""
+                which = f", {column}" * (len(output.shapes) > 1) + f", part {part}" * (near.ndim > 1)
                 yield (
                     f"sample {key!r}{which}: cosine {cosine:.5f} between its vector and a new one, ratio of their "
                     f"norms {ratio:.5f}; expected at least {limit} (changed since: {changed})"
@@ -143,13 +178,24 @@ def embed_chosen(
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Yield key and new vector of the samples with these keys; a custom loader reads the whole shard for it."""
     columns = Columns(provenance.id_col)
-    fields = columns.needed if uses_default_loader(embedder) else None
     chosen = set(keys)
-    load = ShardLoad(Ledger(tar_path), True, chosen, fields, provenance.image_suffix)
+    load = ShardLoad(Ledger(tar_path), True, chosen, find_fields(embedder, columns), provenance.image_suffix)
     for batch in ShardReader(embedder, ShardJob(tar_path, ""), columns, load, model.device).read():
         for key, vector in zip(batch.keys, model.embed(batch.images, batch.keys, tar_path), strict=True):
             if key in chosen:
                 yield key, vector
+
+
+def find_worst(one: np.ndarray, other: np.ndarray) -> tuple[float, float, int]:
+    """Compare the vectors of an image, of shape (dimension,) or (parts, dimension), part by part.
+
+    Returns:
+        What `compare_vectors` returns for the part that differs most, and its index.
+    """
+    dimension = one.shape[-1]
+    parts = [*map(compare_vectors, one.reshape(-1, dimension), other.reshape(-1, dimension))]
+    worst = min(range(len(parts)), key=lambda part: min(parts[part]) if np.isfinite(parts[part]).all() else -np.inf)
+    return *parts[worst], worst
 
 
 def compare_vectors(one: np.ndarray, other: np.ndarray) -> tuple[float, float]:
@@ -188,10 +234,10 @@ def verify_file(file: str, shard: str | None, ledger: str | None, sample: int, d
     """
     found: dict[str, Any] = {"file": file}
     try:
-        output = read_output(file, ledger)
+        output = read_output(file, ledger, sample)
         found |= {"rows": len(output.keys), "failed": len(output.failed_keys or [])}
         found["embedded_again"] = min(sample, len(output.keys))
-        wrong = list(verify_output(output, find_shard(output, shard), sample, device))
+        wrong = list(verify_output(output, find_shard(output, shard), device))
     except GpuError:
         raise
     except TarquetError as error:

@@ -46,7 +46,7 @@ def assign(plan: Plan, files: dict[str, str], cosine: float, rows_file: BinaryIO
     chunk_rows = max(1, BYTES_PER_CHUNK // (4 * plan.centres.shape[1]))
     for shard, path in files.items():
         start = plan.starts[plan.shards.index(shard)]
-        for first, vectors in read_chunks(path, chunk_rows):
+        for first, vectors in read_chunks(path, chunk_rows, plan.column):
             for part in range(0, len(vectors), chunk_rows):
                 unit, sound = normalize(vectors[part : part + chunk_rows])
                 skipped += len(vectors[part : part + chunk_rows]) - len(unit)

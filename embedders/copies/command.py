@@ -39,8 +39,9 @@ cosine_option = click.option(
 @near_copies.command(short_help="Find the centres of the clusters.")
 @click.argument("run", type=click.Path())
 @click.argument("output", type=click.Path())
+@click.option("--column", default="", help="Column of vectors; by default the first with one vector per image.")
 @thread_option
-def plan(run, output, threads) -> None:
+def plan(run, output, column, threads) -> None:
     """Find the centres of clusters in a sample of RUN, an output_dir, and write them to OUTPUT."""
     from embedders.copies.plan import make_plan
     from embedders.copies.search import set_threads
@@ -48,7 +49,7 @@ def plan(run, output, threads) -> None:
     from embedders.output.run import open_run
 
     set_threads(threads)
-    made = make_plan(open_run(run))
+    made = make_plan(open_run(run), column)
     with write_whole(output) as file:
         made.write(file)
     click.echo(f"{len(made.centres)} clusters for {made.starts[-1]} rows")

@@ -38,9 +38,10 @@ def choose_part(items: Sequence, part: int, parts: int) -> Sequence:
     return items[part * len(items) // parts : (part + 1) * len(items) // parts]
 
 
-def name_search(cosine: float, shards: Collection[str]) -> str:
-    """Return a name for the intermediate files of a search, different for each cosine and set of shards."""
-    return hashlib.sha256(json.dumps([cosine, list(shards)]).encode()).hexdigest()[:12]
+def name_search(settings: Mapping[str, Any], shards: Collection[str]) -> str:
+    """Return a name for the intermediate files of a search, different for each cosine, column and set of shards."""
+    asked = [settings["cosine"], list(shards), *([settings["column"]] if settings["column"] else [])]
+    return hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:12]
 
 
 def is_stale(path: str, settings: Mapping[str, Any], shards: Collection[str]) -> bool:
@@ -54,4 +55,5 @@ def is_stale(path: str, settings: Mapping[str, Any], shards: Collection[str]) ->
         counts = read_counts(path)
     except ShardError:
         return True
-    return settings != {"cosine": counts.cosine, "keep": counts.keep} or list(counts.rows) != list(shards)
+    made_by = {"cosine": counts.cosine, "keep": counts.keep, "column": counts.column}
+    return settings != made_by or list(counts.rows) != list(shards)

@@ -7,11 +7,12 @@ import click
 @click.argument("run", type=click.Path())
 @click.argument("folder", type=click.Path())
 @click.option("--to", "form", type=click.Choice(["npy", "lance", "huggingface"]), required=True, help="The format.")
-def export(run, folder, form) -> None:
+@click.option("--column", "columns", multiple=True, help="Column of vectors; can be repeated. By default all.")
+def export(run, folder, form, columns) -> None:
     r"""Write the vectors of RUN, the output_dir of a finished run, to FOLDER, which appears complete or not at all.
 
     \b
-    npy          one array, vectors.npy, and keys.parquet with the other columns
+    npy          an array, vectors.npy, or one for each of several columns, and keys.parquet with the other columns
     lance        a table for LanceDB
     huggingface  a data set for Hugging Face, with its card
 
@@ -21,6 +22,5 @@ def export(run, folder, form) -> None:
     """
     from embedders.export.export import export_run
 
-    done = export_run(run, form, folder)
-    vectors = f"{done.total} vectors of {done.dimension} dimensions, {done.dtype}"
-    click.echo(f"{folder}: {vectors}, from {len(done.rows)} shards")
+    done = export_run(run, form, folder, columns)
+    click.echo(f"{folder}: {done.describe()}, from {len(done.rows)} shards")

@@ -10,7 +10,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
@@ -31,21 +31,23 @@ FORMATS = {
 STATE = ".export.json"
 
 
-def export_run(source: str | Path, form: str, folder: str | Path) -> Run:
+def export_run(source: str | Path, form: str, folder: str | Path, columns: Sequence[str] = ()) -> Run:
     """Write the vectors of a finished run to a folder in another format.
 
     Args:
         source: The run's output folder.
         form: One of `FORMATS`.
         folder: The folder to make.
+        columns: The columns of vectors to export; without any, all.
 
     Raises:
-        ConfigError: The source has no finished run, the folder is not empty, or a library is missing.
+        ConfigError: The source has no finished run or no such column, the folder is not empty, or a library is
+            missing.
         ShardError: A file of the run is truncated, or two were made in different ways.
         OutputError: The folder cannot be written to, or the disk is full.
     """
     target_class = find_format(form)
-    run, folder = open_run(source), Path(os.path.abspath(folder))
+    run, folder = open_run(source, columns), Path(os.path.abspath(folder))
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"{str(folder)!r} is not empty; expected a new folder; name another one, or remove it")
     partial = folder.parent / f".{folder.name}{PARTIAL}"
@@ -99,7 +101,7 @@ def find_format(name: str) -> type[Target]:
 
 def fingerprint(run: Run, form: str) -> str:
     """Return a hash of the inputs of an export; if it changes, the export starts over."""
-    return hashlib.sha256(json.dumps([form, run.rows, run.sizes]).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([form, run.rows, run.sizes, list(run.columns)]).encode()).hexdigest()
 
 
 def begin(partial: Path, plan: str) -> int:

@@ -8,6 +8,7 @@ import jinja2
 from embedders.export.target import Part, Target
 from embedders.output.files import write_whole
 from embedders.output.tables import open_writer, read_schema, regroup
+from embedders.output.vectors import list_leaves
 
 # For each page, the hub's viewer reads a row group or, with the page index, a part of one.
 BYTES_PER_GROUP = 32 << 20
@@ -21,7 +22,7 @@ class HuggingFaceTarget(Target):
     def write(self, part: Part) -> None:
         """Write the file of a part."""
         schema, name = read_schema(self.run), f"train-{part.number:05d}-of-{len(self.parts):05d}.parquet"
-        plain = [f"{self.run.vector_column}.list.element"]
+        plain = list_leaves([field for column in self.run.columns.values() for field in column.as_read().fields])
         with write_whole(self.folder / "data" / name) as file, open_writer(file, schema, plain) as writer:
             for table in regroup(self.read(part, schema), BYTES_PER_GROUP):
                 writer.write_table(table)

@@ -22,13 +22,14 @@ from embedders.job.meter import Meter
 from embedders.job.model import Model
 from embedders.job.provenance import describe_embedder, describe_shard
 from embedders.job.shard_job import ShardJob
-from embedders.job.stream import ShardReader
+from embedders.job.stream import ShardReader, find_fields
 from embedders.output.columns import Columns
 from embedders.output.failed import FailedSample, FailureKind
 from embedders.output.files import check_writable, write_whole
 from embedders.output.ledger import Ledger
 from embedders.output.provenance import Provenance, ShardRecord
 from embedders.output.timings import Timings, describe_seconds
+from embedders.output.vectors import round_vectors
 from embedders.output.writer import EmbeddingWriter, write_ledger
 from embedders.reading.loader import ShardLoad
 from embedders.reading.prefetch import prefetch
@@ -97,7 +98,7 @@ def embed_shards(
         id_col: The metadata field that identifies a sample.
         metadata_columns: As in `columns.Columns`.
         image_suffix: Suffix of the images, for example `jpg`, if a sample has several; without it each has one.
-        embedding_dtype: `float32` or `float16`.
+        embedding_dtype: `float32`, `float16` or `int8`.
         max_failed_fraction: A shard fails if a larger share of its samples fails.
         accept_damaged_shards: Whether to embed the intact samples of a damaged tar and list the damage in the ledger.
         only: Keys of the samples to embed, for example those that failed before; `None` embeds all.
@@ -123,9 +124,7 @@ def embed_shards(
     with timings[0].time("starting"):
         model = Model(embedder, device, embedding_dtype)
         heads = [Head(classifier, device) for classifier in embedder.classifiers or ()]
-    # A custom loader that calls the default one may use any field.
-    fields = columns.needed if uses_default_loader(embedder) else None
-    asked = (accept_damaged_shards, only, fields, check_suffix(image_suffix))
+    asked = (accept_damaged_shards, only, find_fields(embedder, columns), check_suffix(image_suffix))
     loads = [ShardLoad(Ledger(job.tar_path), *asked, timings=timed) for job, timed in zip(jobs, timings, strict=True)]
     readers = [ShardReader(embedder, job, columns, load, device) for job, load in zip(jobs, loads, strict=True)]
     torch.get_num_threads()  # fixes this thread's number, before the loader's threads lower the default for new ones
@@ -188,7 +187,7 @@ def write_shard(
                 with timings.time("scoring"):
                     vectors = add_scores(batch, vectors, model, heads, ledger)
             with timings.time("writing"):
-                writer.write(batch.columns, vectors, model.columns)
+                writer.write(batch.columns, vectors, model.shapes)
                 ledger.settle(batch.keys)
             on_batch(job, load)
         reader.fail_unread()
@@ -215,7 +214,7 @@ def write_shard(
             null_columns=writer.null_columns,
         )
         with timings.time("writing"):
-            writer.close(model.columns or model.probe_columns(job.tar_path), provenance)
+            writer.close(model.shapes or model.probe_shapes(job.tar_path), provenance)
         usage = meter.take()
         if job.ledger_path is not None:
             # The ledger before the vectors, which never exist without the list of samples that they lack.
@@ -238,13 +237,14 @@ def drop_bad_vectors(batch: Batch, vectors: Any, model: Model, ledger: Ledger) -
     for row in (model.find_bad(vectors) & ~batch.bad).nonzero()[0]:
         batch.bad[row] = True
         ledger.fail(FailedSample(batch.keys[row], FailureKind.BAD_VECTOR, model.explain_bad(vectors[row])))
-    return batch.drop_bad(vectors).astype(model.dtype, copy=False)
+    return batch.drop_bad(vectors)
 
 
 def add_scores(batch: Batch, vectors: Any, model: Model, heads: Sequence[Head], ledger: Ledger) -> Any:
     """Add the columns of scores, fail samples without a finite score, and return the vectors of the others."""
     for head in heads:
-        scores = head.score(model.take(vectors, head.classifier.embedding_column), ledger.shard)
+        taken = round_vectors(model.take(vectors, head.classifier.embedding_column), model.dtype)
+        scores = head.score(taken, ledger.shard)
         batch.columns = batch.columns.append_column(head.field, scores)
         for row in scores.is_null().to_numpy(zero_copy_only=False).nonzero()[0]:
             batch.bad[row] = True

@@ -1,7 +1,6 @@
 """An embedder's model on its device: loads it, runs it, and checks what it returns."""
 
 import gc
-import io
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from time import perf_counter
@@ -9,17 +8,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
-from embedders.base import ImageEmbedder, uses_default_loader
+from embedders.base import ImageEmbedder, decode_blank, uses_default_loader
 from embedders.errors import EmbedderError, GpuError, ShardError, TarquetError, describe_error
 from embedders.job.batch import Batch
 from embedders.job.gpu_failures import explain_failure, is_out_of_memory
 from embedders.job.provenance import hash_weights
 from embedders.output.timings import Timings
+from embedders.output.vectors import LIMITS, Shape, describe_shapes, split_columns
 
 log = logging.getLogger(__name__)
 
+EXPECTED = "vector per image, or (images, parts, dimension): the same number for each"
 # Vectors being copied from the device, each part with the event that marks the end of the copy. A batch has several
 # parts if the device ran out of memory.
 Started = list[tuple[torch.Tensor, torch.cuda.Event | None]]
@@ -30,8 +30,9 @@ class Model:
 
     Attributes:
         forward: What `load_embedding_model` returned.
-        columns: Dimension of each column of vectors by its name; empty before the first batch. A model that returns a
-            mapping has a column for each of its names, other models have one.
+        shapes: Shape of each column of vectors by its name: `(dimension,)`, or `(parts, dimension)` for several
+            vectors per image; empty before the first batch. A model that returns a mapping has a column for each of
+            its names, other models have one.
         weights: Fingerprint of the weights, from `provenance.hash_weights`.
         max_batch_size: Largest batch to run since the device ran out of memory; `None` if it never did.
     """
@@ -40,7 +41,7 @@ class Model:
         self.embedder = embedder
         self.device = device
         self.dtype = dtype
-        self.columns: dict[str, int] = {}
+        self.shapes: dict[str, Shape] = {}
         self.max_batch_size: int | None = None
         self.forward, self.weights = load_model(embedder, "load_embedding_model", device)
 
@@ -59,8 +60,8 @@ class Model:
             timings: Where the time is recorded.
 
         Yields:
-            Each batch with its vectors: float32 of shape (images, dimension), several columns concatenated. A vector
-            may contain NaN or infinity.
+            Each batch with its vectors: float32 of shape (images, numbers), the parts of an image concatenated, and
+            so several columns; `shapes` tells how. A vector may contain NaN or infinity.
 
         Raises:
             EmbedderError: The model returned something else; the message names the shard and the first sample.
@@ -93,10 +94,10 @@ class Model:
     def _fetch(self, started: Started, keys: Sequence[Any], tar_path: str) -> np.ndarray:
         where = self._describe_place(keys, tar_path)
         vectors = self._wait(started, where)
-        if vectors.ndim != 2 or len(vectors) != len(keys):
+        if len(vectors) != len(keys):
+            found = ", ".join(str((len(vectors), *shape)) for shape in self.shapes.values())
             raise EmbedderError(
-                f"{where}: the model returned shape {vectors.shape}; expected ({len(keys)}, dimension): one vector "
-                "per image"
+                f"{where}: the model returned shape {found}; expected ({len(keys)}, dimension): one {EXPECTED}"
             )
         return vectors
 
@@ -104,22 +105,25 @@ class Model:
         """Return the vectors of one column if the model returns several, otherwise all.
 
         Raises:
-            EmbedderError: There is no such column.
+            EmbedderError: There is no such column, or it has several vectors per image.
         """
-        if len(self.columns) < 2:
-            return vectors
-        parts = split_columns(vectors, self.columns)
-        if column not in parts:
+        column = column if len(self.shapes) > 1 else next(iter(self.shapes))
+        shapes = describe_shapes(self.shapes, with_names=True)
+        if column not in self.shapes:
             raise EmbedderError(
-                f"{self.embedder.model_name} gives the columns {', '.join(parts)}; {column!r} is none of them; set "
+                f"{self.embedder.model_name} gives the columns {shapes}; {column!r} is none of them; set "
                 "embedding_column to one"
             )
-        return parts[column]
+        if len(self.shapes[column]) > 1:
+            raise EmbedderError(
+                f"{self.embedder.model_name} gives several vectors per image in the column {column!r}, {shapes}; "
+                "expected one for a classifier; set embedding_column to a column with one"
+            )
+        return split_columns(vectors, self.shapes)[column]
 
     def find_bad(self, vectors: np.ndarray) -> np.ndarray:
-        """Return for each vector whether it cannot be stored, because of NaN or numbers too large for the type."""
-        limit = np.finfo(self.dtype).max
-        return ~(np.abs(vectors) <= limit).all(axis=1)  # NaN compares false, so it counts as bad
+        """Return for each image whether its vectors cannot be stored: NaN, or numbers too large for the type."""
+        return ~(np.abs(vectors) <= LIMITS[self.dtype]).all(axis=1)  # NaN compares false, so it counts as bad
 
     def explain_bad(self, vector: np.ndarray) -> str:
         """Return what is wrong with a vector that `find_bad` found, and a fix if the class has an option for it."""
@@ -131,22 +135,20 @@ class Model:
         hint = "; set autocast: false" if getattr(self.embedder, "autocast", False) else ""
         return f"its vector contains {reason}; expected finite numbers{hint}"
 
-    def probe_columns(self, tar_path: str) -> dict[str, int]:
-        """Return the dimensions of a blank image's vectors, to give an empty shard the same schema as the others."""
+    def probe_shapes(self, tar_path: str) -> dict[str, Shape]:
+        """Return the shapes of a blank image's vectors, to give an empty shard the same schema as the others."""
         if not uses_default_loader(self.embedder):
             raise ShardError(
                 f"{tar_path}: no sample, so the dimension of the vectors is unknown; expected at least one, "
                 "because this embedder has its own loader; leave empty shards out"
             )
         where = f"{tar_path}: no sample, so the dimension is taken from a blank image"
-        blank = io.BytesIO()
-        Image.new("RGB", (64, 64)).save(blank, "PNG")
         try:
-            image = self.embedder.decode(blank.getvalue())
+            image = decode_blank(self.embedder)
         except Exception as error:
             raise EmbedderError(f"{where}: preprocess raised {describe_error(error)}") from error
         self._wait(self._run(image.unsqueeze(0), where), where)
-        return self.columns
+        return self.shapes
 
     def _describe_place(self, keys: Sequence[Any], tar_path: str) -> str:
         first = keys[0] if keys else "none"
@@ -182,28 +184,26 @@ class Model:
         return self._run(batch, where)
 
     def _join(self, output: Any, where: str) -> torch.Tensor:
-        """Concatenate the columns that the model returned to one tensor."""
-        if not isinstance(output, Mapping):
-            vectors = torch.as_tensor(output).detach()
-            if vectors.ndim != 2:
-                return vectors  # `_fetch` refuses it, and knows how many images there were
-            output = {self.embedder.image_embedding_column: vectors}
-        parts = {str(name): torch.as_tensor(part).detach() for name, part in output.items()}
-        shapes = ", ".join(f"{name!r} of shape {tuple(part.shape)}" for name, part in parts.items())
-        rows = {len(part) for part in parts.values() if part.ndim == 2}
-        if not parts or any(part.ndim != 2 for part in parts.values()) or len(rows) > 1:
+        """Concatenate the columns that the model returned to one tensor with a row per image."""
+        columns = output if isinstance(output, Mapping) else {self.embedder.image_embedding_column: output}
+        parts = {str(name): torch.as_tensor(part).detach() for name, part in columns.items()}
+        names = [f"{name!r} of " if isinstance(output, Mapping) else "" for name in parts]
+        texts = ", ".join(
+            f"{name}shape {tuple(part.shape)}" for name, part in zip(names, parts.values(), strict=True)
+        )
+        is_right = all(part.ndim in (2, 3) and 0 not in part.shape[1:] for part in parts.values())
+        if not parts or not is_right or len(set(map(len, parts.values()))) > 1:
             raise EmbedderError(
-                f"{where}: the model returned {shapes or 'no vectors'}; expected (images, dimension): one vector "
-                "per image"
+                f"{where}: the model returned {texts or 'no vectors'}; expected (images, dimension): one {EXPECTED}"
             )
-        columns = {name: part.shape[1] for name, part in parts.items()}
-        if self.columns and columns != self.columns:
+        shapes = {name: tuple(part.shape[1:]) for name, part in parts.items()}
+        if self.shapes and shapes != self.shapes:
             raise EmbedderError(
-                f"{where}: the model returned dimension {describe_columns(columns)}, but "
-                f"{describe_columns(self.columns)} before; expected the same one"
+                f"{where}: the model returned dimension {describe_shapes(shapes)}, but "
+                f"{describe_shapes(self.shapes)} before; expected the same one"
             )
-        self.columns = columns
-        joined = list(parts.values())
+        self.shapes = shapes
+        joined = [part.flatten(1) for part in parts.values()]
         return joined[0] if len(joined) == 1 else torch.cat([part.float().to(joined[0].device) for part in joined], 1)
 
     def _wait(self, started: Started, where: str) -> np.ndarray:
@@ -214,19 +214,6 @@ class Model:
         except Exception as error:
             raise explain_failure(error, where, self.device) from error
         return np.concatenate([vectors.numpy() for vectors, _ in started])
-
-
-def split_columns(vectors: np.ndarray, columns: Mapping[str, int]) -> dict[str, np.ndarray]:
-    """Split vectors into their columns, by the dimension of each."""
-    ends = np.cumsum(list(columns.values()))
-    return dict(zip(columns, np.split(vectors, ends[:-1], axis=1), strict=True))
-
-
-def describe_columns(columns: Mapping[str, int]) -> str:
-    """Return the dimension as text, or for several columns the dimension of each."""
-    if len(columns) == 1:
-        return str(*columns.values())
-    return ", ".join(f"{dimension} ({name})" for name, dimension in columns.items())
 
 
 def load_model(owner: Any, method: str, device: str) -> tuple[Callable[[Any], torch.Tensor], str | None]:

@@ -14,6 +14,7 @@ from embedders.output.files import write_whole
 from embedders.output.hashes import hash_file
 from embedders.output.parquet import describe_file, read_groups
 from embedders.output.provenance import FileRecord, ScoreProvenance
+from embedders.output.vectors import describe_shapes
 from embedders.output.writer import write_scores
 
 log = logging.getLogger(__name__)
@@ -48,11 +49,13 @@ def score_file(
     description = describe_file(path)
     head = Head(classifier, device)
     column = classifier.embedding_column
-    if column not in description.dimensions:
-        there = " or ".join(map(repr, description.dimensions))
+    single = [name for name, stored in description.columns.items() if stored.parts is None]
+    if column not in single:
+        shapes = describe_shapes(description.shapes, with_names=True)
+        fix = f"set embedding_column to {' or '.join(map(repr, single))}" if single else "no column here has that"
         raise EmbedderError(
-            f"{path!r}: its vectors are in column {there}, and {classifier.model_name} expects {column!r}; set "
-            f"embedding_column to {there}"
+            f"{path!r}: its columns of vectors are {shapes}, and {classifier.model_name} expects {column!r} with one "
+            f"vector per image; {fix}"
         )
     if (name := head.field.name) in (SHARD, KEY):
         raise EmbedderError(f"{classifier.model_name}: there would be two columns {name!r}; rename pred_column")

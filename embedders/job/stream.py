@@ -127,6 +127,16 @@ class ShardReader:
         return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
+def find_fields(embedder: ImageEmbedder, columns: Columns) -> dict[str, str] | None:
+    """Return the type of each metadata field to read, for the columns and for `decode`; `None` reads all.
+
+    A loader of the embedder's own that calls the default one may use any field.
+    """
+    if columns.needed is None or not uses_default_loader(embedder):
+        return None
+    return dict.fromkeys(embedder.metadata_fields, "string") | columns.needed
+
+
 def read_batches(
     embedder: ImageEmbedder, tar_path: str, device: str, load: ShardLoad
 ) -> Iterator[tuple[Any, list[dict]]]:

@@ -42,6 +42,7 @@ class CopyCounts:
         pairs: Number of pairs.
         groups: Number of groups.
         images: Number of images in groups.
+        column: The column of vectors that was asked for; empty for the first with one vector per image.
     """
 
     cosine: float
@@ -51,6 +52,7 @@ class CopyCounts:
     pairs: int
     groups: int
     images: int
+    column: str = ""
 
     def describe(self) -> str:
         """Return the counts as one line."""

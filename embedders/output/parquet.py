@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from embedders.output.columns import KEY, SHARD
 from embedders.output.failed import FailedSample
 from embedders.output.provenance import SCHEMA_VERSION, Provenance, ScoreProvenance
 from embedders.output.usage import Usage
+from embedders.output.vectors import Shape, VectorColumn, choose_column, find_columns
 from embedders.output.writer import LEDGER_SCHEMA, PROVENANCE
 
 
@@ -25,31 +27,35 @@ class VectorFile:
     Attributes:
         path: The file.
         rows: Number of rows.
-        vector_column: Name of the column of vectors; of several, the first.
-        dimension: Length of a vector of that column.
-        vectors: Type of that column.
-        dimensions: Those of all columns of vectors, by their names.
+        columns: The columns of vectors by their names.
         provenance: How the vectors were made.
     """
 
     path: str
     rows: int
-    vector_column: str
-    dimension: int
-    vectors: str
+    columns: dict[str, VectorColumn]
     provenance: Provenance
-    dimensions: dict[str, int]
+
+    @property
+    def vectors(self) -> str:
+        """The type of the column of vectors as text; of several, the types with the names."""
+        types = {name: str(column.fields[0].type) for name, column in self.columns.items()}
+        return ", ".join(kind if len(types) == 1 else f"{name} {kind}" for name, kind in types.items())
+
+    @property
+    def shapes(self) -> dict[str, Shape]:
+        """The shapes of the columns of vectors, by their names."""
+        return {name: column.shape for name, column in self.columns.items()}
 
     def as_json(self) -> dict[str, Any]:
         """Return all of it as a dict that is ready for JSON."""
-        names = (
-            "rows",
-            "vector_column",
-            "dimension",
-            "vectors",
-            *(("dimensions",) if len(self.dimensions) > 1 else ()),
-        )
-        shape = {name: getattr(self, name) for name in names}
+        name, column = next(iter(self.columns.items()))
+        shape: dict[str, Any] = {"rows": self.rows, "vector_column": name, "dimension": column.shape[-1]}
+        shape |= {"parts": column.parts} if column.parts else {}
+        shape |= {"vectors": self.vectors}
+        if len(self.columns) > 1:
+            simple = {name: shape[0] if len(shape) == 1 else list(shape) for name, shape in self.shapes.items()}
+            shape |= {"dimensions": simple}
         return {"file": self.path} | shape | self.provenance.as_json()
 
 
@@ -94,8 +100,8 @@ def read_vectors(path: str) -> tuple[pa.Table, np.ndarray, VectorFile]:
     """Read a whole output.
 
     Returns:
-        The table; its vectors as an array of shape (rows, dimension), of several columns one behind the other; its
-        footer.
+        The table; its vectors as an array of shape (rows, numbers), the parts of an image one behind the other, and
+        so several columns; its footer.
 
     Raises:
         ShardError: The file is missing, cut short, or not an output of tarquet.
@@ -103,8 +109,19 @@ def read_vectors(path: str) -> tuple[pa.Table, np.ndarray, VectorFile]:
     description = describe_file(path)
     with _explain_reading(path):
         table = pq.read_table(path, page_checksum_verification=True)
-    parts = [_to_numpy(table, name) for name in description.dimensions]
+    parts = [column.load(table).reshape(len(table), prod(column.shape)) for column in description.columns.values()]
     return table, parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1), description
+
+
+def read_tables(path: str) -> Iterator[pa.Table]:
+    """Read an output row group by row group, with all its columns.
+
+    Raises:
+        ShardError: The file is missing, cut short, or has a page whose checksum is wrong.
+    """
+    with _explain_reading(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
+        for number in range(file.num_row_groups):
+            yield file.read_row_group(number)
 
 
 def read_ids(path: str, column: str) -> pa.ChunkedArray:
@@ -131,25 +148,28 @@ def count_groups(path: str) -> int:
 
 
 def read_groups(
-    path: str, numbers: Sequence[int] | None = None, column: str | None = None
+    path: str, numbers: Sequence[int] | None = None, column: str = ""
 ) -> Iterator[tuple[list[str], np.ndarray]]:
-    """Read an output by its row groups, one in memory at a time.
+    """Read one column of vectors of an output by its row groups, one in memory at a time.
 
     Args:
         path: The output.
         numbers: The row groups to read; `None` reads all.
-        column: The column of vectors; `None` takes the first.
+        column: As in `vectors.choose_column`.
 
     Yields:
-        The keys of a row group, and its vectors, in their stored type and of shape (rows, dimension).
+        The keys of a row group, and its vectors, of shape (rows, dimension): in their stored type, int8 as float32.
 
     Raises:
         ShardError: The file is missing or cut short.
+        ConfigError: There is no such column, or it has several vectors per image.
     """
     with _explain_reading(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
+        chosen = choose_column(find_columns(file.schema_arrow), column, path)
+        names = [KEY, *(field.name for field in chosen.fields)]
         for number in range(file.num_row_groups) if numbers is None else numbers:
-            table = file.read_row_group(number)
-            yield table[KEY].to_pylist(), _to_numpy(table, column or next(iter(_find_dimensions(table.schema))))
+            table = file.read_row_group(number, names)
+            yield table[KEY].to_pylist(), chosen.load(table)
 
 
 def read_scores(path: str) -> np.ndarray:
@@ -170,8 +190,8 @@ def describe_file(path: str) -> VectorFile:
         ShardError: The file is missing, cut short, or not an output of tarquet.
     """
     rows, schema, stored = _read_footer(path)
-    dimensions = _find_dimensions(schema)
-    if not isinstance(stored, dict) or not dimensions:
+    columns = find_columns(schema)
+    if not isinstance(stored, dict) or not columns:
         raise ShardError(f"{path!r}: no provenance in its footer; expected an output of tarquet")
     if stored.get("schema_version") != SCHEMA_VERSION:
         raise ShardError(
@@ -182,23 +202,7 @@ def describe_file(path: str) -> VectorFile:
         provenance = Provenance.from_json(stored)
     except KeyError as error:
         raise ShardError(f"{path!r}: no {error} in its footer; expected an output of tarquet") from error
-    first, dimension = next(iter(dimensions.items()))
-    return VectorFile(str(path), rows, first, dimension, str(schema.field(first).type), provenance, dimensions)
-
-
-def _find_dimensions(schema: pa.Schema) -> dict[str, int]:
-    """Find the columns of vectors, which come last, and are never null as metadata may be."""
-    fields: dict[str, int] = {}
-    for field in reversed(list(schema)):
-        if not pa.types.is_fixed_size_list(field.type) or field.nullable:
-            break
-        fields[field.name] = field.type.list_size
-    return dict(reversed(fields.items()))
-
-
-def _to_numpy(table: pa.Table, column: str) -> np.ndarray:
-    flat = table.column(column).combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    return flat.reshape(table.num_rows, table.schema.field(column).type.list_size)
+    return VectorFile(str(path), rows, columns, provenance)
 
 
 def _read_footer(path: str) -> tuple[int, pa.Schema, Any]:

@@ -114,7 +114,7 @@ class Provenance(_Record):
         embedder: The embedder that made them.
         classifiers: The classifiers that made the scores next to them.
         max_batch_size: Images that fit on the device at once, if it ran out of memory.
-        embedding_dtype: `float32` or `float16`.
+        embedding_dtype: `float32`, `float16` or `int8`.
         id_col: The metadata field that identifies a sample.
         shard: The shard.
         ledger: Path of the ledger, if there is one.

@@ -4,7 +4,7 @@ A row of a run is named by its shard and its key. Reads what `run_shards.json` n
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +15,7 @@ import numpy as np
 from embedders.errors import ConfigError, ShardError
 from embedders.output.parquet import VectorFile, describe_file
 from embedders.output.provenance import EmbedderRecord
+from embedders.output.vectors import VectorColumn, describe_shapes
 
 # What a vector depends on, besides its image: vectors can be compared only if all of these are the same.
 DECIDING = ("class_path", "args", "model_name", "source_sha256", "weights_sha256", "preprocessing")
@@ -28,9 +29,7 @@ class Run:
         folder: Its output folder.
         rows: Number of rows by the name of the shard, in the order of the run.
         sizes: Bytes of each shard's file, and its time of change, by the name of the shard.
-        vector_column: Name of the column of vectors.
-        dimension: Dimension of the vectors.
-        dtype: Type of its elements, `float32` or `float16`.
+        columns: The columns of vectors by their names: those that were asked for, or all.
         samples: Number of samples in the tars, including those that failed.
         embedder: The embedder that made the vectors, from the footer of the first shard.
     """
@@ -38,9 +37,7 @@ class Run:
     folder: Path
     rows: dict[str, int]
     sizes: dict[str, tuple[int, int]]
-    vector_column: str
-    dimension: int
-    dtype: str
+    columns: dict[str, VectorColumn]
     samples: int
     embedder: EmbedderRecord
 
@@ -53,6 +50,16 @@ class Run:
         """Number of rows of all the shards."""
         return sum(self.rows.values())
 
+    def describe(self) -> str:
+        """Return how many vectors there are, and their shapes and types, as a phrase."""
+        if len(self.columns) == 1:
+            (column,) = self.columns.values()
+            vectors = "vectors" if column.parts is None else f"images with {column.parts} vectors each,"
+            return f"{self.total} {vectors} of {column.shape[-1]} dimensions, {column.read_dtype}"
+        kinds = {column.read_dtype: None for column in self.columns.values()}
+        shapes = {name: column.shape for name, column in self.columns.items()}
+        return f"{self.total} images with vectors of {describe_shapes(shapes)} dimensions, {', '.join(kinds)}"
+
     @cached_property
     def starts(self) -> dict[str, int]:
         """Number of the first row of each shard, counted over the whole run."""
@@ -60,8 +67,8 @@ class Run:
 
     @property
     def bytes_per_row(self) -> int:
-        """Bytes of a vector."""
-        return self.dimension * np.dtype(self.dtype).itemsize
+        """Bytes of the vectors of an image, as they are read."""
+        return sum(column.bytes_per_row for column in self.columns.values())
 
 
 def read_shards(folder: str | Path) -> dict[str, str]:
@@ -78,11 +85,15 @@ def read_shards(folder: str | Path) -> dict[str, str]:
         ) from error
 
 
-def open_run(folder: str | Path) -> Run:
+def open_run(folder: str | Path, names: Sequence[str] = ()) -> Run:
     """Read the footers of a finished run.
 
+    Args:
+        folder: Its output folder.
+        names: The columns of vectors to read; without any, all.
+
     Raises:
-        ConfigError: The folder holds no run, or one that is not finished.
+        ConfigError: The folder holds no run, or one that is not finished; or there is no such column.
         ShardError: A file is incomplete, or two were made in different ways.
     """
     folder = Path(folder)
@@ -111,14 +122,17 @@ def open_run(folder: str | Path) -> Run:
         rows[shard] = footer.rows
         samples += footer.provenance.samples
         sizes[shard] = (path.stat().st_size, path.stat().st_mtime_ns)
-    dtype = "float16" if "halffloat" in first.vectors else "float32"
-    shape = (first.vector_column, first.dimension, dtype)
-    return Run(folder, rows, sizes, *shape, samples, first.provenance.embedder)
+    for name in names:
+        if name not in first.columns:
+            there = describe_shapes(first.shapes, with_names=True)
+            raise ConfigError(f"{str(folder)!r}: there is no column of vectors {name!r}; expected one of: {there}")
+    columns = {name: column for name, column in first.columns.items() if not names or name in names}
+    return Run(folder, rows, sizes, columns, samples, first.provenance.embedder)
 
 
 def _compare(one: VectorFile, other: VectorFile) -> Iterator[tuple[str, Any, Any]]:
     """Yield the name and both values of everything in `DECIDING` that differs."""
-    if one.vectors != other.vectors:
+    if one.columns != other.columns:
         yield "type of vectors", one.vectors, other.vectors
     for name in DECIDING:
         values = (getattr(file.provenance.embedder, name) for file in (one, other))

@@ -9,13 +9,20 @@ import pyarrow.parquet as pq
 
 from embedders.errors import ShardError
 from embedders.output.run import Run
+from embedders.output.vectors import find_columns
 
 
 def read_schema(run: Run, with_vectors: bool = True) -> pa.Schema:
-    """Return the columns of a run's rows: the shard's name first, the vectors last."""
+    """Return the columns of a run's rows: the shard's name first, then the others, the vectors of `run.columns` last.
+
+    Vectors of int8 are float32 here, without their scales.
+    """
     with _explain(path := run.find_file(next(iter(run.rows)))):
-        fields = list(pq.read_schema(path))
-    return pa.schema(fields if with_vectors else fields[:-1])
+        schema = pq.read_schema(path)
+    stored = [field.name for column in find_columns(schema).values() for field in column.fields]
+    others = [field for field in schema if field.name not in stored]
+    vectors = [field for column in run.columns.values() for field in column.as_read().fields]
+    return pa.schema([*others, *(vectors if with_vectors else [])])
 
 
 def read_rows(run: Run, shard: str, schema: pa.Schema) -> Iterator[pa.Table]:
@@ -28,8 +35,17 @@ def read_rows(run: Run, shard: str, schema: pa.Schema) -> Iterator[pa.Table]:
         _explain(path := run.find_file(shard)),
         pq.ParquetFile(path, page_checksum_verification=True) as file,
     ):
+        columns, vectors = schema.names, find_columns(file.schema_arrow)
+        scales = [column.scale for name in columns if (column := vectors.get(name)) and column.scale]
         for number in range(file.num_row_groups):
-            yield file.read_row_group(number, schema.names).select(schema.names).cast(schema)
+            read = file.read_row_group(number, [*columns, *scales])
+            table = read.select(columns)
+            for name in columns:
+                if name in vectors and vectors[name].scale:
+                    restored = vectors[name].as_read()
+                    (array,) = restored.store(vectors[name].load(read))
+                    table = table.set_column(columns.index(name), restored.fields[0], array)
+            yield table.cast(schema)
 
 
 def regroup(tables: Iterable[pa.Table], max_bytes: int) -> Iterator[pa.Table]:

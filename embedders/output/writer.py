@@ -1,8 +1,8 @@
 """Writers of the Parquet files: vectors, ledgers, scores.
 
-Vectors are stored as non-null `fixed_size_list<float>[D]`, without dictionary and compression: vectors of norm 1 do
-not compress, and plain pages are read fastest. The schema depends only on the configuration, never on the content of
-a shard, so that all the shards of a run can be read as one table.
+Vectors are stored as `vectors` says, without dictionary and compression: vectors of norm 1 do not compress, and plain
+pages are read fastest. The schema depends only on the configuration, never on the content of a shard, so that all the
+shards of a run can be read as one table.
 """
 
 import json
@@ -18,8 +18,8 @@ from embedders.output.columns import SHARD_FIELD
 from embedders.output.failed import FailedSample
 from embedders.output.provenance import Provenance, ScoreProvenance
 from embedders.output.usage import Usage
+from embedders.output.vectors import DTYPES, Shape, VectorColumn, list_leaves, split_columns
 
-DTYPES = {"float32": (pa.float32(), np.float32), "float16": (pa.float16(), np.float16)}
 PROVENANCE = b"tarquet"
 # A row group takes three times this memory while it is written, and most readers load a whole one to get one row.
 BYTES_PER_GROUP = 8 << 20
@@ -39,14 +39,14 @@ LEDGER_SCHEMA = pa.schema(
 class EmbeddingWriter:
     """Writes rows to one Parquet file, with at most one row group in memory.
 
-    The file is complete after `close`. The dimensions of the vectors are those of the first batch.
+    The file is complete after `close`. The shapes of the vectors are those of the first batch.
 
     Args:
         file: The file.
         shard: Name of the shard, for the first column.
         columns: The columns between it and the vectors.
         vector_column: Name of the column of vectors, if there is only one.
-        dtype: `float32` or `float16`.
+        dtype: A key of `vectors.DTYPES`.
     """
 
     def __init__(self, file: BinaryIO, shard: str, columns: pa.Schema, vector_column: str, dtype: str):
@@ -54,13 +54,12 @@ class EmbeddingWriter:
             raise ConfigError(f"embedding_dtype: {dtype!r}; expected {' or '.join(DTYPES)}")
         self._shard = pa.scalar(shard, pa.string())
         self._columns = pa.schema([SHARD_FIELD, *columns])
-        _refuse_twice([vector_column], self._columns)
-        for name in self._columns.names:
-            if self._columns.names.count(name) > 1:
-                raise ConfigError(f"column {name!r} would be there twice; rename pred_column")
+        _refuse_twice([*self._columns.names, vector_column])
         self._file = file
         self._vector_column = vector_column
-        self._arrow_type, self._numpy_type = DTYPES[dtype]
+        self._dtype = dtype
+        self._vectors: list[VectorColumn] = []
+        self._schema = columns
         self._batches: list[pa.RecordBatch] = []
         self._bytes = 0
         self._null_columns = set(columns.names)
@@ -80,55 +79,56 @@ class EmbeddingWriter:
         """The columns that are null in every row so far; empty if there are no rows."""
         return [name for name in self._columns.names if name in self._null_columns] if self._has_rows else []
 
-    def write(self, rows: pa.RecordBatch, vectors: np.ndarray, dimensions: Mapping[str, int] | None = None) -> None:
+    def write(self, rows: pa.RecordBatch, vectors: np.ndarray, shapes: Mapping[str, Shape] | None = None) -> None:
         """Append rows.
 
         Args:
             rows: The columns between the name of the shard and the vectors.
-            vectors: float32 or the stored type, of shape (rows, dimension).
-            dimensions: Dimension of each column of vectors by its name, if `vectors` has several concatenated.
+            vectors: float32 or the stored type, of shape (rows, numbers).
+            shapes: Shape of each column of vectors by its name, if `vectors` has several concatenated, or a column
+                with several vectors per image.
         """
-        dimensions = dimensions or {self._vector_column: vectors.shape[1]}
-        writer = self._open(dimensions)
+        shapes = shapes or {self._vector_column: vectors.shape[1:]}
+        self._open(shapes)
         if not len(vectors):
             return
         self._has_rows = True
-        self._null_columns -= {name for name in rows.schema.names if rows.column(name).null_count < len(vectors)}
-        schema = writer.schema
-        vectors = vectors.astype(self._numpy_type, copy=False)
-        stored, start = [], 0
-        for name, dimension in dimensions.items():
-            flat = pa.array(vectors[:, start : start + dimension].reshape(-1))
-            stored.append(pa.FixedSizeListArray.from_arrays(flat, type=schema.field(name).type))
-            start += dimension
-        shard = pa.repeat(self._shard, len(vectors))
-        self._batches.append(pa.RecordBatch.from_arrays([shard, *rows.columns, *stored], schema=schema))
-        self._bytes += self._batches[-1].nbytes
-        if self._bytes >= BYTES_PER_GROUP:
-            self._flush()
+        self._null_columns -= {name for name in self._null_columns if rows.column(name).null_count < len(vectors)}
+        # A batch of large rows fills several row groups.
+        bytes_per_row = max(1, sum(column.bytes_per_row for column in self._vectors))
+        size = -(-BYTES_PER_GROUP // bytes_per_row)
+        vectors = vectors.reshape(len(vectors), -1)
+        for start in range(0, len(vectors), size):
+            self._append(rows.slice(start, size), split_columns(vectors[start : start + size], shapes))
 
-    def close(self, dimensions: int | Mapping[str, int], provenance: Provenance) -> None:
-        """Write the remaining rows and the footer; `dimensions`, as in `write`, are used for a shard without rows."""
-        writer = self._open({self._vector_column: dimensions} if isinstance(dimensions, int) else dimensions)
+    def close(self, shapes: int | Mapping[str, Shape], provenance: Provenance) -> None:
+        """Write the remaining rows and the footer; `shapes`, as in `write`, are used for a shard without rows."""
+        writer = self._open({self._vector_column: (shapes,)} if isinstance(shapes, int) else shapes)
         self._flush()
         writer.add_key_value_metadata({PROVENANCE: json.dumps(provenance.as_json())})
         writer.close()
 
-    def _open(self, dimensions: Mapping[str, int]) -> pq.ParquetWriter:
+    def _append(self, rows: pa.RecordBatch, vectors: Mapping[str, np.ndarray]) -> None:
+        stored = [array for column in self._vectors for array in column.store(vectors[column.name])]
+        shard = pa.repeat(self._shard, len(rows))
+        self._batches.append(pa.RecordBatch.from_arrays([shard, *rows.columns, *stored], schema=self._schema))
+        self._bytes += self._batches[-1].nbytes
+        if self._bytes >= BYTES_PER_GROUP:
+            self._flush()
+
+    def _open(self, shapes: Mapping[str, Shape]) -> pq.ParquetWriter:
         if self._writer is not None:
             return self._writer
-        _refuse_twice(list(dimensions), self._columns)
-        schema = self._columns
-        for name, dimension in dimensions.items():
-            vector = pa.list_(pa.field("element", self._arrow_type, nullable=False), dimension)
-            schema = schema.append(pa.field(name, vector, nullable=False))
+        self._vectors = [VectorColumn(name, tuple(shape), self._dtype) for name, shape in shapes.items()]
+        fields = [field for column in self._vectors for field in column.fields]
         names = self._columns.names
-        leaves = [f"{name}.list.element" for name in dimensions]
+        _refuse_twice([*names, *(field.name for field in fields)])
+        self._schema = pa.schema([*self._columns, *fields])
         self._writer = pq.ParquetWriter(
             self._file,
-            schema,
+            self._schema,
             use_dictionary=names,
-            compression={**dict.fromkeys(names, "zstd"), **dict.fromkeys(leaves, "none")},
+            compression={**dict.fromkeys(names, "zstd"), **dict.fromkeys(list_leaves(fields), "none")},
             write_statistics=names,
             write_page_checksum=True,
             write_page_index=True,
@@ -141,10 +141,10 @@ class EmbeddingWriter:
         self._batches, self._bytes = [], 0
 
 
-def _refuse_twice(vector_columns: Sequence[str], others: pa.Schema) -> None:
-    for name in vector_columns:
-        if name in others.names:
-            raise ConfigError(f"column {name!r} would be there twice; rename image_embedding_column")
+def _refuse_twice(names: Sequence[str]) -> None:
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"column {name!r} would be there twice; rename image_embedding_column or pred_column")
 
 
 def write_ledger(

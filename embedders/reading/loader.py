@@ -76,7 +76,11 @@ def find_load(tar_path: str) -> ShardLoad:
 
 
 def load_batches(
-    tar_path: str, decode: Callable[[bytes], torch.Tensor], batch_size: int, threads: int | None
+    tar_path: str,
+    decode: Callable[..., torch.Tensor],
+    batch_size: int,
+    threads: int | None,
+    with_metadata: bool = False,
 ) -> Iterator[tuple[torch.Tensor, list[dict]]]:
     """Read, decode and stack the samples of a shard.
 
@@ -87,6 +91,7 @@ def load_batches(
         decode: Turns an encoded image into a tensor; called on several threads at once.
         batch_size: Images in a batch.
         threads: Decoding threads; `None` takes one for each core.
+        with_metadata: Whether `decode` takes the metadata of the sample as a second argument.
 
     Returns:
         Pairs of a tensor of shape (n, ...) with n = `batch_size`, or fewer at the end, and n dicts of metadata.
@@ -95,11 +100,12 @@ def load_batches(
         ShardError: The shard is missing or damaged.
         EmbedderError: `decode` returns images of different shapes.
     """
-    return _load(tar_path, decode, batch_size, threads or len(os.sched_getaffinity(0)), find_load(tar_path))
+    take = decode if with_metadata else lambda image, metadata: decode(image)
+    return _load(tar_path, take, batch_size, threads or len(os.sched_getaffinity(0)), find_load(tar_path))
 
 
 def _load(
-    tar_path: str, decode: Callable[[bytes], torch.Tensor], batch_size: int, threads: int, load: ShardLoad
+    tar_path: str, decode: Callable[[bytes, dict], torch.Tensor], batch_size: int, threads: int, load: ShardLoad
 ) -> Iterator[tuple[torch.Tensor, list[dict]]]:
     tensors, metadata = [], []
 
@@ -183,7 +189,7 @@ def fail_sample(sample: Sample, kind: FailureKind, message: str) -> FailedSample
 
 
 def decode_sample(
-    decode: Callable[[bytes], torch.Tensor],
+    decode: Callable[[bytes, dict], torch.Tensor],
     sample: Sample,
     fields: Mapping[str, str] | None = None,
     image_suffix: str = "",
@@ -195,9 +201,11 @@ def decode_sample(
     except SampleError as error:
         return fail_sample(sample, error.kind, str(error))
     try:
-        return decode(image), metadata
+        return decode(image, metadata), metadata
     except ImageError as error:
         return fail_sample(sample, error.kind, f".{suffix}: {error}")
+    except SampleError as error:
+        return fail_sample(sample, error.kind, str(error))
     except MemoryError:
         raise
     except Exception as error:

@@ -62,6 +62,26 @@ def read_metadata(sample: Sample, fields: Mapping[str, str] | None = None) -> di
     return (_read_json(sample.members) if needs_json else {}) | texts | {"__key__": sample.key}
 
 
+def require_text(metadata: Mapping[str, Any], field: str, option: str) -> str:
+    """Return a field of a sample's metadata that must be a text with a word in it.
+
+    Args:
+        metadata: From `read_metadata`.
+        field: The field.
+        option: The option that names the field, for the message.
+
+    Raises:
+        SampleError: There is no such text.
+    """
+    text = metadata.get(field)
+    if isinstance(text, str) and text.strip():
+        return text
+    found = "none" if text is None else "an empty one" if isinstance(text, str) else repr(text)[:80]
+    raise _bad(
+        f"its {field!r} ({option}) is {found}; expected a text, in its .txt or .json; name the field that holds it"
+    )
+
+
 def _is_text(suffix: str) -> bool:
     last = suffix.rpartition(".")[2]
     return last in TEXT_SUFFIXES or (last == "json" and suffix != "json")

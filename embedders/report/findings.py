@@ -3,6 +3,7 @@
 Owns the limits.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from embedders.output.strays import describe_strays
 from embedders.output.summary import Summary
 from embedders.output.timings import find_bottleneck
+from embedders.output.vectors import Shape, describe_shapes
 from embedders.report.neighbours import count_main_directions, measure_spread, normalize
 
 # Minimum cosine similarity of near copies; with most models, crops and other sizes of an image reach it.
@@ -119,6 +121,23 @@ def judge_run(summary: Summary, unfinished: int) -> list[Finding]:
     if summary.usage.gpu_seconds:
         findings.append(Finding("note", f"GPUs: {summary.usage.describe_gpus()}.", "speed"))
     return findings
+
+
+def judge_columns(shapes: Mapping[str, Shape], shown: str | None) -> list[Finding]:
+    """Return the finding that says of which column the page shows the vectors; none if there is only one to show.
+
+    Args:
+        shapes: The shapes of all the columns of vectors.
+        shown: The one that is shown; `None` if every column has several vectors per image.
+    """
+    names = describe_shapes(shapes, with_names=True)
+    if shown is None:
+        text = f"Every image has several vectors, {names}: this page shows no map, neighbours or copies of them."
+        return [Finding("note", text, "vectors")]
+    if len(shapes) == 1:
+        return []
+    text = f"Of the columns of vectors, {names}, this page shows {shown!r}; tarquet report --column shows another."
+    return [Finding("note", text, "vectors")]
 
 
 def judge_vectors(checks: VectorChecks, near_copies: int | None) -> list[Finding]:

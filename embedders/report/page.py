@@ -20,6 +20,7 @@ from embedders.output.parquet import VectorFile, read_scores
 from embedders.output.run import read_shards
 from embedders.output.timings import describe_seconds, split_seconds
 from embedders.output.usage import describe_bytes, describe_hours
+from embedders.output.vectors import choose_column, describe_shapes
 from embedders.report.charts import draw_bars, draw_histogram, draw_points, read_script
 from embedders.report.copies import CopyGroups, gather_copies
 from embedders.report.findings import (
@@ -28,6 +29,7 @@ from embedders.report.findings import (
     VectorChecks,
     check_vectors,
     find_sound,
+    judge_columns,
     judge_run,
     judge_vectors,
 )
@@ -40,15 +42,16 @@ MAP_POINTS = 2_000
 PAIRS, OUTLIERS, QUERIES, SLOWEST = 8, 12, 6, 5
 
 
-def write_report(folder: str | Path, path: str | Path) -> None:
+def write_report(folder: str | Path, path: str | Path, column: str = "") -> None:
     """Write the report of a run.
 
     Args:
         folder: Its output folder.
         path: The HTML file, which appears whole or not at all.
+        column: The column of vectors to show; by default the first one with one vector per image, if there is one.
 
     Raises:
-        ConfigError: The folder has no run, or none of its shards is finished.
+        ConfigError: The folder has no run, none of its shards is finished, or there is no such column.
         ShardError: An output of a shard is truncated.
         OutputError: The report cannot be written.
     """
@@ -56,7 +59,7 @@ def write_report(folder: str | Path, path: str | Path) -> None:
     run = read_run(Path(folder), list(tar_paths))
     if run.first is None:
         raise ConfigError(f"{str(folder)!r}: none of its {len(tar_paths)} shards is finished; run snakemake first")
-    page = describe_run(Path(folder), run, run.first, tar_paths)
+    page = describe_run(Path(folder), run, run.first, tar_paths, column)
     # Text from the tars is not trusted: all of it is escaped, also in the JSON of the charts (`tojson`).
     templates = jinja2.Environment(loader=jinja2.PackageLoader("embedders.report", "."), autoescape=True)
     templates.policies["json.dumps_kwargs"] = {}  # by default it sorts the keys, but Bokeh depends on their order
@@ -105,10 +108,16 @@ def choose_rows(vectors: np.ndarray) -> Choice:
     return replace(choice, points=sorted({*order[:MAP_POINTS], *choice.notes}))
 
 
-def describe_run(folder: Path, run: Run, first: VectorFile, tar_paths: Mapping[str, str]) -> dict[str, Any]:
+def describe_run(
+    folder: Path, run: Run, first: VectorFile, tar_paths: Mapping[str, str], column: str = ""
+) -> dict[str, Any]:
     """Return the variables of the page's template."""
     rows = {shard["name"]: shard["rows"] for shard in run.shards}
-    everything = sample_vectors(folder / "embeddings", rows, first.dimension)
+    if column or any(stored.parts is None for stored in first.columns.values()):
+        shown = choose_column(first.columns, column, str(folder))
+        everything = sample_vectors(folder / "embeddings", rows, shown.shape[-1], column=shown.name)
+    else:
+        shown, everything = None, VectorSample([], np.empty((0, 1), np.float32), is_whole=True)
     checks = check_vectors(everything.vectors)
     sample = everything.choose(find_sound(everything.vectors))
     vectors = normalize(sample.vectors)
@@ -131,13 +140,17 @@ def describe_run(folder: Path, run: Run, first: VectorFile, tar_paths: Mapping[s
             [thumbnails.get(name) or "" for name in names],
         )
     findings = judge_run(run.summary, len(run.unfinished))
-    findings += judge_vectors(checks, None if copies else int((choice.nearest >= NEAR_COPY).sum()))
+    if shown:
+        findings += judge_vectors(checks, None if copies else int((choice.nearest >= NEAR_COPY).sum()))
     findings += [copies.judge()] if copies else []
+    findings += judge_columns(first.shapes, shown.name if shown else None)
     timed = [shard for shard in run.shards if shard["speed"]]
     return {
         "folder": str(folder),
         "run": run,
         "arguments": json.dumps(first.provenance.embedder.args),
+        "is_shown": shown is not None,
+        "dimension": f"{shown.shape[-1]:,}" if shown else describe_shapes(first.shapes),
         "findings": sorted(findings, key=lambda finding: LEVELS.index(finding.level)),
         "checks": checks,
         "choice": choice,

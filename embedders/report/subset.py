@@ -58,7 +58,9 @@ class VectorSample:
         return VectorSample(names, self.vectors[chosen], self.is_whole)
 
 
-def sample_vectors(folder: str | Path, rows: Mapping[str, int], dimension: int, seed: int = 0) -> VectorSample:
+def sample_vectors(
+    folder: str | Path, rows: Mapping[str, int], dimension: int, seed: int = 0, column: str = ""
+) -> VectorSample:
     """Return a random sample; deterministic for the same files.
 
     Args:
@@ -66,6 +68,7 @@ def sample_vectors(folder: str | Path, rows: Mapping[str, int], dimension: int, 
         rows: Number of rows by name of the shard.
         dimension: Dimension of the vectors.
         seed: Seed of the random numbers.
+        column: As in `vectors.choose_column`.
 
     Raises:
         ShardError: A file is missing or truncated.
@@ -75,7 +78,7 @@ def sample_vectors(folder: str | Path, rows: Mapping[str, int], dimension: int, 
     names, vectors = [], [np.empty((0, dimension), np.float32)]
     taken = 0
     for number, (shard, group) in enumerate(groups):
-        ((group_keys, group_vectors),) = read_groups(f"{folder}/{shard}.parquet", [group])
+        ((group_keys, group_vectors),) = read_groups(f"{folder}/{shard}.parquet", [group], column)
         # If a group is smaller than its part, the following groups get more.
         part = (MAX_ROWS - taken) // (len(groups) - number)
         chosen = np.sort(chance.permutation(len(group_keys))[:part])

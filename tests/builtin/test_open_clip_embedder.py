@@ -17,7 +17,7 @@ from support.encoders import make_open_clip, make_pictures, measure_cosines, ope
 from support.tools import encode, make_image, run_python
 
 from embedders import OpenClipImageEmbedder
-from embedders.builtin import open_clip_embedder
+from embedders.builtin import open_clip_embedder, open_clip_source
 from embedders.errors import EmbedderError
 from embedders.reading.images import ImageError
 
@@ -178,7 +178,8 @@ def test_weights_that_cannot_be_fetched_are_told_with_what_to_fetch_and_where_to
 
 def test_a_missing_library_is_told_with_its_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "open_clip", None)
-    monkeypatch.delitem(sys.modules, open_clip_embedder.__name__)
+    for module in (open_clip_embedder, open_clip_source):
+        monkeypatch.delitem(sys.modules, module.__name__)
     from embedders.builtin.open_clip_embedder import OpenClipImageEmbedder as WithoutLibrary
 
     with pytest.raises(EmbedderError, match=r"open_clip cannot be imported: .*pip install 'tarquet\[open-clip\]'"):

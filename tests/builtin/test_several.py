@@ -74,7 +74,7 @@ def test_a_run_has_a_column_for_each_with_the_vectors_that_it_gives_alone(projec
         np.testing.assert_allclose(np.stack(table[column].to_numpy()), embed_alone(embedder), atol=1e-5)
     assert pq.read_schema("results/embeddings/empty.parquet").equals(table.schema)
     described = describe_file("results/embeddings/a.parquet")
-    assert described.dimensions == {"clip": 24, "dinov2": 32, "image_embedding": 3}
+    assert described.shapes == {"clip": (24,), "dinov2": (32,), "image_embedding": (3,)}
     verified = CliRunner().invoke(main, ["verify", "results/embeddings/a.parquet"])
     assert verified.exit_code == 0, verified.output
     args = json.dumps(yaml.safe_load(CONFIG)["embedder"]["args"])

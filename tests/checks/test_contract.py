@@ -139,7 +139,11 @@ WRONG = {
     "something else": (lambda: 5, "it returns a int", "derive the class from it"),
     "no super": (WithoutSuper, "does not call super().__init__", "add the call"),
     "no model": (embedder_of(None), "load_embedding_model returned a NoneType", "return the model"),
-    "one row for all": (embedder_of(lambda batch: mean(batch)[0]), "returned shape (3,)", "expected (6, dimension)"),
+    "one row for all": (
+        embedder_of(lambda batch: mean(batch)[0]),
+        "returned shape (3,)",
+        "expected (images, dimension)",
+    ),
     "a row too few": (embedder_of(lambda batch: mean(batch)[1:]), "returned shape (5, 3)", "expected (6, dimension)"),
     "two dimensions": (embedder_of(Growing()), "dimension 2, but 1 before", "expected the same one"),
     "not finite": (embedder_of(lambda batch: mean(batch) / 0), "6 of 6 images fail, bad_vector", "check the weights"),

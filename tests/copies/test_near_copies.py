@@ -62,7 +62,7 @@ def find_copies(folder, output, cosine=0.96, keep="first", parts=3):
     pairs = []
     for part in range(parts):
         chosen = choose_part(range(len(made.centres)), part, parts)
-        found, compared = compare(AssignedRows(files, run.dimension), chosen, cosine)
+        found, compared = compare(AssignedRows(files, made.centres.shape[1]), chosen, cosine)
         pairs.append(output / f"{part}.pairs.npz")
         np.savez(pairs[-1], pairs=found, compared=compared)
     return list_near_copies(run, made, pairs, cosine, keep, output / "near_copies.parquet")

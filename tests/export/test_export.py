@@ -77,7 +77,7 @@ def test_every_row_is_there_in_order_with_its_vector(form, run, tmp_path):
     assert name(exported) == names
     assert np.array_equal(np.asarray(got, np.float64), vectors)
     if form == "npy":
-        assert got.dtype == open_run(run).dtype
+        assert got.dtype == open_run(run).columns["v"].dtype
         assert pq.read_schema(tmp_path / "out/keys.parquet").names == ["shard", "key"]
     assert not [path for path in leftovers(tmp_path) if ".partial" in path or ".export" in path]
 
@@ -136,7 +136,7 @@ def test_a_run_that_has_grown_is_exported_anew(form, run, tmp_path):
         export_run(run, form, tmp_path / "out")
     broken.write_bytes(whole)
     rows = ROWS | {"e": 3}
-    make_run(run, rows, dtype=open_run(run).dtype)
+    make_run(run, rows, dtype=open_run(run).columns["v"].dtype)
     export_run(run, form, tmp_path / "out")
     exported, _ = read_export(form, tmp_path / "out")
     assert len(exported) == sum(rows.values())

@@ -292,8 +292,8 @@ BREACHES = {
         r"returned shape \(2, 2\); expected \(3, dimension\)",
     ),
     "vectors with too many axes": (
-        Own([(ONES, rows_of(*ABC))], lambda batch: batch[..., None]),
-        r"shape \(3, 2, 1\)",
+        Own([(ONES, rows_of(*ABC))], lambda batch: batch[..., None, None]),
+        r"shape \(3, 2, 1, 1\)",
     ),
     "another dimension than before": (
         Own([(ONES[:2], rows_of("a", "b")), (torch.ones(1, 5), rows_of("c"))]),

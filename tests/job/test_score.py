@@ -341,7 +341,7 @@ def test_what_cannot_be_scored_is_one_clear_line(tmp_path, shard):
     for classifier, message in [
         (
             Brightness(),
-            "in column 'color', and brightness expects 'image_embedding'; set embedding_column to 'color'",
+            r"are 3 \(color\), and brightness expects 'image_embedding' with .*; set embedding_column to 'color'",
         ),
         (NemoStyle("color", pred_column="key"), "there would be two columns 'key'; rename pred_column"),
         (NemoStyle("color", pred_column="shard"), "there would be two columns 'shard'; rename pred_column"),

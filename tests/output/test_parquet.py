@@ -112,7 +112,7 @@ def test_the_same_rows_give_the_same_bytes(tmp_path):
 def test_the_footer_says_how_the_file_was_made(tmp_path):
     write_file(tmp_path / "e.parquet")
     described = describe_file(str(tmp_path / "e.parquet"))
-    assert (described.rows, described.dimension, described.vector_column) == (5, 4, "image_embedding")
+    assert (described.rows, described.shapes) == (5, {"image_embedding": (4,)})
     assert described.provenance == PROVENANCE
     assert described.as_json().items() >= PROVENANCE.as_json().items()
 

@@ -40,11 +40,11 @@ def open_pictures(pictures: dict[str, bytes]) -> list[Image.Image]:
     return [Image.open(io.BytesIO(picture)).convert("RGB") for picture in pictures.values()]
 
 
-def make_open_clip(folder: Path, embed_dim: int = 24, **preprocessing) -> str:
-    """Save a model of open_clip with random weights; returns its name."""
+def make_open_clip(folder: Path, embed_dim: int = 24, vocab_size: int = 64, **preprocessing) -> str:
+    """Save a model of open_clip with random weights; returns its name. Its own tokenizer has 49,408 words."""
     torch.manual_seed(0)
     folder.mkdir(parents=True)
-    config = CLIP | {"embed_dim": embed_dim}
+    config = CLIP | {"embed_dim": embed_dim, "text_cfg": CLIP["text_cfg"] | {"vocab_size": vocab_size}}
     settings = {"model_cfg": config, "preprocess_cfg": {"mean": [0.4, 0.5, 0.6], "std": [0.2, 0.3, 0.4]}}
     settings["preprocess_cfg"] |= preprocessing
     (folder / "open_clip_config.json").write_text(json.dumps(settings))

@@ -152,9 +152,9 @@ EMBED_COMMAND = """
 """
 
 
-# The intermediate files of near copies. The folder has a different name for each cosine and list of shards, so that
-# files of two searches do not mix.
-COPIES = f"{OUT}/.near_copies/{name_search(config['near_copies']['cosine'], SHARDS)}"
+# The intermediate files of near copies. The folder has a different name for each cosine, column and list of shards, so
+# that files of two searches do not mix.
+COPIES = f"{OUT}/.near_copies/{name_search(config['near_copies'], SHARDS)}"
 COPY_PARTS = range(count_parts(len(SHARDS)))
 
 

@@ -28,9 +28,11 @@ rule plan_near_copies:
         runtime=grow(config["runtime"]),
     params:
         folder=subpath(output[0], ancestor=3),
+        column=config["near_copies"]["column"],
     shell:
         """
         exec python -m embedders near-copies plan {params.folder:q} {output:q} \
+            --column {params.column:q} \
             --threads {threads} \
             >{log:q} 2>&1
         """
