@@ -22,7 +22,7 @@ def write(path, vectors, dtype="float32", shapes=None, batch=3):
     """Write vectors of shape (rows, numbers) or (rows, parts, numbers), in batches."""
     shapes = shapes or {"v": vectors.shape[1:]}
     flat = vectors.reshape(len(vectors), -1)
-    with path.open("wb") as file, EmbeddingWriter(file, Columns().schema, "v", dtype) as writer:
+    with path.open("wb") as file, EmbeddingWriter(file, "s", Columns().schema, "v", dtype) as writer:
         for start in range(0, len(vectors), batch):
             part = flat[start : start + batch]
             keys = [{"__key__": f"k{start + number}"} for number in range(len(part))]

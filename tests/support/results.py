@@ -39,7 +39,9 @@ def write_vectors(path, samples, vectors, columns=None, name="v", provenance=Non
         writer.close(vectors.shape[1], provenance)
 
 
-def write_shard(folder, name, rows, failed, dimension=2, samples=None, seconds=None, usage=None, fields=None, **known):
+def write_shard(
+    folder, name, rows, failed, dimension=2, samples=None, seconds=None, usage=None, fields=None, **known
+):
     provenance = make_provenance(rows + len(failed) if samples is None else samples, shard=name, **known)
     keys = fields or [{"__key__": str(n), "key": str(n)} for n in range(rows)]
     vectors, columns = np.zeros((rows, dimension), np.float32), Columns(provenance.id_col)
