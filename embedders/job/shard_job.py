@@ -9,16 +9,14 @@ class ShardJob:
     """A shard and the paths of its results.
 
     Attributes:
-        tar_path: The shard.
+        tar_path: The shard, a path or an address.
         parquet_path: File for the vectors; it appears complete or not at all.
         ledger_path: File for the failed samples, one row each; with `None` no file is written.
-        address: The address that `tar_path` is a temporary copy of, such as `s3://bucket/00000.tar`, for the footer.
     """
 
     tar_path: str
     parquet_path: str
     ledger_path: str | None = None
-    address: str | None = None
 
     @property
     def outputs(self) -> list[str]:
