@@ -2,6 +2,7 @@
 
 import os
 import re
+import socket
 import subprocess
 import sys
 import threading
@@ -153,9 +154,10 @@ class MortalS3:
     Started again it has the same files, entity tags and port.
     """
 
-    def __init__(self, folder: Path, port: int):
-        self._command = [sys.executable, "-c", SERVER, str(folder), str(port)]
-        self.port = port
+    def __init__(self, folder: Path):
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            self.port = listener.getsockname()[1]
+        self._command = [sys.executable, "-c", SERVER, str(folder), str(self.port)]
         self.start()
 
     def start(self) -> None:

@@ -2,12 +2,20 @@
 
 import json
 import re
+import subprocess
 
 import pyarrow.parquet as pq
 import pytest
-from support.servers import start_bucket, start_web
+from support.servers import MortalS3, set_s3, start_bucket, start_web, wait_until
 from support.tools import MEAN_COLOR, leftovers, make_image, make_shard, make_tar, run_cli
-from support.workflow import find_planned, run_snakemake, run_well
+from support.workflow import (
+    EMBEDDER,
+    find_planned,
+    run_snakemake,
+    run_well,
+    snakemake_command,
+    snakemake_environment,
+)
 
 from embedders import embed_shard
 from embedders.errors import ConfigError
@@ -119,6 +127,37 @@ def test_a_bad_shard_fails_alone_with_its_address_and_a_missing_one_before_the_r
     make_shard(web.folder / "gone1.tar", 4)
     run_well(project)
     assert len(find_inodes(project)) == 3
+
+
+def test_a_job_outlives_a_server_that_is_killed_and_started_again(tmp_path, scratch, monkeypatch):
+    for number in range(4):
+        make_shard(tmp_path / f"{number}.tar", 3)
+    server = MortalS3(tmp_path)
+    set_s3(monkeypatch, "127.0.0.1", server.port)
+    project = tmp_path / "project"
+    project.mkdir()
+    (project / "embedder.py").write_text(EMBEDDER)
+    (project / "beside.py").write_text("SCALE = 1\n")
+    configure(
+        project, "s3://photos/*.tar", embedder={"class": "embedder.py:MeanColor"}, shards_per_job=4, report=False
+    )
+    (project / "hold").touch()
+    with (project / "printed.txt").open("w") as printed:
+        run = subprocess.Popen(
+            snakemake_command(), cwd=project, env=snakemake_environment(), stdout=printed, stderr=printed
+        )
+    # In the middle of the first shard, the second one is there too.
+    wait_until((project / "held").exists)
+    wait_until(lambda: len([name for name in leftovers(scratch) if name.endswith(".tar")]) == 2)
+    server.kill()
+    (project / "hold").unlink()
+    log = project / "results/logs/embed/0+3.log"
+    wait_until(lambda: "s3://photos/2.tar: " in log.read_text() and "next try in" in log.read_text())
+    server.start()
+    assert run.wait(100) == 0, (project / "printed.txt").read_text()
+    server.kill()
+    assert [pq.read_metadata(path).num_rows for path in (project / "results/embeddings").iterdir()] == [3] * 4
+    assert leftovers(scratch) == []
 
 
 def test_retry_and_prune_work_with_addresses(tmp_path, web, scratch):
