@@ -17,4 +17,4 @@ export PIP_CONSTRAINT="$1/requirements.txt"
 # Editable: the code stays in SOURCE, where the Dockerfile can copy it last, into a separate layer. Compat mode adds only a
 # path: an import hook would give way to the hook of another Tarquet in the packages of APPTAINERENV_PYTHONPATH.
 /opt/tarquet/bin/pip install --no-cache-dir --disable-pip-version-check --config-settings editable_mode=compat \
-    --editable "$1[near-copies]"
+    --editable "$1[near-copies,storage]"

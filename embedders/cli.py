@@ -43,7 +43,6 @@ def main() -> None:
 @click.argument("output", type=click.Path())
 @click.option("--embedder", required=True, help='"package.module:Class" or "path/to/file.py:Class".')
 @click.option("--embedder-args", type=JsonValue(), default="{}", help="Arguments of the class, as JSON.")
-@click.option("--address", default=None, help="Address that SHARD was fetched from, for the footer.")
 @click.option("--ledger", default=None, help="Parquet file to write the failed samples to.")
 @click.option("--also", nargs=3, multiple=True, metavar="SHARD OUTPUT LEDGER", help="Another shard; can be repeated.")
 @click.option("--record", default=None, help="Output folder of the run; its record gets an entry for OUTPUT.")
@@ -68,9 +67,11 @@ def main() -> None:
 @click.option("--threads", type=click.IntRange(1), default=None, help="CPU threads to decode and compute with.")
 @device_options
 def embed(
-    shard, output, embedder, embedder_args, address, ledger, also, record, recipe, part, device, terms, **options,
+    shard, output, embedder, embedder_args, ledger, also, record, recipe, part, device, terms, **options,
 ) -> None:  # fmt: skip
     """Embed the images of SHARD, a .tar or .tar.gz, into OUTPUT, a Parquet file that appears complete or not at all.
+
+    SHARD may be an address, such as s3://bucket/00000.tar.
 
     Example: python -m embedders embed 00000.tar 00000.parquet --embedder my_embedder.py:MyEmbedder
     """
@@ -79,7 +80,7 @@ def embed(
         from embedders.job.run import run_job
         from embedders.job.shard_job import ShardJob
 
-        jobs = [ShardJob(shard, output, ledger, address), *(ShardJob(*paths) for paths in also)]
+        jobs = [ShardJob(shard, output, ledger), *(ShardJob(*paths) for paths in also)]
         addition = Addition(record, recipe, part) if record is not None else None
         work = shard + (f" and {len(also)} more" if also else "")
         watch = GpuWatch()
@@ -123,8 +124,7 @@ def check(embedder, shards, embedder_args, id_col, metadata_columns, image_suffi
     """
     with one_line_errors():
         from embedders.planning.shards import find_shards
-        from embedders.reading.remote import is_remote
-        from embedders.reading.samples import check_exists
+        from embedders.reading.stores import find_versions
 
         if words := click.get_current_context().args:
             raise ConfigError(
@@ -132,14 +132,13 @@ def check(embedder, shards, embedder_args, id_col, metadata_columns, image_suffi
                 f"{words[0]!r}; quote a pattern, so that the shell does not expand it: --shard 'data/*.tar'"
             )
         paths = list(find_shards(shards).values())
-        for address in filter(is_remote, paths):
-            check_exists(address)
+        versions = find_versions(paths)
         with pin_device(paths[0], device, terms) as torch_device:
             from embedders.checks.before_run import check_before_run
 
             with errors_alone():  # the findings repeat everything else
                 columns = (id_col, metadata_columns, image_suffix)
-                report = check_before_run(embedder, embedder_args, paths, torch_device, *columns)
+                report = check_before_run(embedder, embedder_args, paths, torch_device, *columns, versions=versions)
         if as_json:
             click.echo(json.dumps(report.as_json(), indent=2))
         else:

@@ -58,6 +58,8 @@ ONLY_IMPORTER = {
     "click": {"cli", "cli_results", "copies.command", "export.command", "terminal", "job.progress"},
     "faiss": {"copies.command", "copies.search"},
     "lancedb": {"export.lance"},
+    "obstore": {"reading.credentials", "reading.stores"},
+    "boto3": {"reading.credentials"},
     "tarfile": {"reading.headers"},
     "bokeh": {"report.charts"},
     "sklearn": {"report.neighbours"},
@@ -101,15 +103,20 @@ LIGHT = {
     "planning.running",
     "planning.shard_names",
     "planning.shards",
+    "reading.copies",
+    "reading.credentials",
     "reading.end",
+    "reading.fetch",
     "reading.headers",
     "reading.magic",
     "reading.metadata",
     "reading.remote",
     "reading.samples",
+    "reading.scratch",
+    "reading.stores",
     "reading.tar",
 }
-HEAVY = {"torch", "torchvision", "timm", "pyarrow", "numpy", "PIL", "webdataset"}
+HEAVY = {"torch", "torchvision", "timm", "pyarrow", "numpy", "PIL", "webdataset", "boto3", "obstore"}
 
 
 def find_room(module: str) -> str:

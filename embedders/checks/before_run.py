@@ -3,8 +3,9 @@
 import difflib
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 from embedders.base import ImageEmbedder
@@ -16,6 +17,8 @@ from embedders.job.locate import build_embedder, locate_class
 from embedders.output.columns import Columns
 from embedders.output.failed import FailureKind
 from embedders.output.timings import describe_duration
+from embedders.reading.copies import Copies
+from embedders.reading.remote import Version
 from embedders.reading.samples import check_suffix
 
 # Maximum number of shards, evenly spaced, whose sizes are looked up: a lookup may be slow on a network file system.
@@ -76,6 +79,7 @@ def check_before_run(
     id_col: str = "__key__",
     metadata_columns: str | Sequence[str] | Mapping[str, str] = (),
     image_suffix: str = "",
+    versions: Mapping[str, Version] = MappingProxyType({}),
 ) -> Check:
     """Check an embedder and the first of its shards.
 
@@ -87,23 +91,29 @@ def check_before_run(
         id_col: The metadata field that identifies a sample.
         metadata_columns: As in `columns.Columns`.
         image_suffix: As in `embed.embed_shards`.
+        versions: Of the shards with an address, from `stores.find_versions`.
 
     Raises:
         ConfigError: `metadata_columns` or `image_suffix` cannot be used.
         ShardError: The first shard cannot be read.
     """
     columns, image_suffix = Columns(id_col, metadata_columns), check_suffix(image_suffix)
-    survey = survey_shard(tar_paths[0], columns.needed, image_suffix, id_col)
     speeds: list[Speed] = []
     build = partial(build_embedder, class_path, args)
-    findings = list(check_embedder(build, tar_paths[0], device, id_col, speeds.append, image_suffix))
+    with Copies(tar_paths[:1]) as copies:
+        first = copies.find(tar_paths[0])
+        survey = survey_shard(first, columns.needed, image_suffix, id_col)
+        findings = list(check_embedder(build, first, device, id_col, speeds.append, image_suffix))
+        survey.tar_path = tar_paths[0]
+        findings = [replace(finding, message=copies.name_in(finding.message)) for finding in findings]
     findings += describe_survey(survey)
     if has_default_loader(class_path):  # which fields a custom loader reads is unknown
         findings += check_columns(columns, survey)
     check = Check(findings, survey, len(tar_paths))
     if speeds:
         sized = tar_paths[:: max(1, len(tar_paths) // SIZED_SHARDS)]
-        total_bytes = sum(map(os.path.getsize, sized)) / len(sized) * len(tar_paths)
+        sizes = [(versions[path].bytes or 0) if path in versions else os.path.getsize(path) for path in sized]
+        total_bytes = sum(sizes) / len(sizes) * len(tar_paths)
         check.estimate = estimate_run(speeds[0], survey.samples * total_bytes / survey.read_bytes)
     return check
 

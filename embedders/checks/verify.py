@@ -24,6 +24,7 @@ from embedders.output.ledger import Ledger
 from embedders.output.parquet import describe_file, read_ledger, read_tables
 from embedders.output.provenance import Provenance
 from embedders.output.vectors import Shape, describe_shapes, split_columns
+from embedders.reading.copies import Copies
 from embedders.reading.loader import ShardLoad
 from embedders.reading.remote import is_remote
 
@@ -213,9 +214,8 @@ def compare_vectors(one: np.ndarray, other: np.ndarray) -> tuple[float, float]:
 def find_shard(output: Output, tar_path: str | None) -> str:
     """Return the shard to compare an output with: the given one, or the one in its footer."""
     tar_path = tar_path or output.provenance.shard.path
-    if not Path(tar_path).is_file():
-        what = "fetch it and name the copy" if is_remote(tar_path) else "name it"
-        raise ShardError(f"{output.path!r}: its shard {tar_path!r} is not there; {what} with --shard")
+    if not is_remote(tar_path) and not Path(tar_path).is_file():
+        raise ShardError(f"{output.path!r}: its shard {tar_path!r} is not there; name it with --shard")
     return tar_path
 
 
@@ -224,7 +224,7 @@ def verify_file(file: str, shard: str | None, ledger: str | None, sample: int, d
 
     Args:
         file: The output.
-        shard: Path of its shard, if it was moved.
+        shard: Path or address of its shard, if it was moved.
         ledger: Path of its ledger, if it was moved.
         sample: Number of rows to embed again.
         device: `"cuda"` or `"cpu"`.
@@ -237,7 +237,10 @@ def verify_file(file: str, shard: str | None, ledger: str | None, sample: int, d
         output = read_output(file, ledger, sample)
         found |= {"rows": len(output.keys), "failed": len(output.failed_keys or [])}
         found["embedded_again"] = min(sample, len(output.keys))
-        wrong = list(verify_output(output, find_shard(output, shard), device))
+        tar_path = find_shard(output, shard)
+        with Copies([tar_path]) as copies:
+            lines = list(verify_output(output, copies.find(tar_path), device))
+            wrong = [copies.name_in(line) for line in lines]
     except GpuError:
         raise
     except TarquetError as error:

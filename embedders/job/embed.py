@@ -6,7 +6,7 @@ The model runs in the caller's thread while `load_dataset_shard` reads ahead, on
 import logging
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -31,6 +31,7 @@ from embedders.output.provenance import Provenance, ShardRecord
 from embedders.output.timings import Timings, describe_seconds
 from embedders.output.vectors import round_vectors
 from embedders.output.writer import EmbeddingWriter, write_ledger
+from embedders.reading.copies import Copies
 from embedders.reading.loader import ShardLoad
 from embedders.reading.prefetch import prefetch
 from embedders.reading.samples import check_exists, check_suffix
@@ -69,7 +70,8 @@ def embed_shard(
     check_exists(str(tar_path))
     check_writable(Path(parquet_path))
     job = ShardJob(str(tar_path), str(parquet_path), str(ledger_path) if ledger_path else None, name=shard_name)
-    ((_, ledger),) = embed_shards(embedder, [job], **options)
+    with Copies([job.tar_path]) as copies:
+        ((_, ledger),) = embed_shards(embedder, [job], copies=copies, **options)
     return ledger
 
 
@@ -87,6 +89,7 @@ def embed_shards(
     device: str | None = None,
     startup: Timings | None = None,
     meter: Meter | None = None,
+    copies: Copies | None = None,
     on_batch: Callable[[ShardJob, ShardLoad], None] = lambda job, load: None,
     on_error: Callable[[ShardJob, TarquetError], None] | None = None,
 ) -> Iterator[tuple[ShardJob, Ledger]]:
@@ -105,6 +108,7 @@ def embed_shards(
         device: `"cuda"` or `"cpu"`; `None` uses CUDA if torch sees a GPU.
         startup: Time that the process has already spent; it is added to the first shard's.
         meter: Measures what the shards use; what was used since it was made is added to the first shard's.
+        copies: The copies of shards with an address, in the order of `jobs`; may be left out if none has one.
         on_batch: Called after each batch, to show progress.
         on_error: Called with a failed shard and its error; the other shards go on. `None` raises the error.
 
@@ -126,9 +130,13 @@ def embed_shards(
         heads = [Head(classifier, device) for classifier in embedder.classifiers or ()]
     asked = (accept_damaged_shards, only, find_fields(embedder, columns), check_suffix(image_suffix))
     loads = [ShardLoad(Ledger(job.tar_path), *asked, timings=timed) for job, timed in zip(jobs, timings, strict=True)]
-    readers = [ShardReader(embedder, job, columns, load, device) for job, load in zip(jobs, loads, strict=True)]
+    copies = copies or Copies([])
+    readers = [
+        ShardReader(embedder, job, columns, load, device, copies) for job, load in zip(jobs, loads, strict=True)
+    ]
     torch.get_num_threads()  # fixes this thread's number, before the loader's threads lower the default for new ones
-    with closing(prefetch([reader.read() for reader in readers], depth=2)) as streams:
+    with closing(prefetch([reader.read() for reader in readers], depth=2)) as streams, ExitStack() as first:
+        first.callback(copies.stop)  # before the streams are closed: the thread that reads them may wait for a copy
         for reader, batches in zip(readers, streams, strict=True):
             try:
                 write_shard(reader, batches, model, heads, max_failed_fraction, meter, on_batch)
@@ -136,9 +144,11 @@ def embed_shards(
                 meter.take()  # what a failed shard used is not the next one's
                 if on_error is None or isinstance(error, GpuLostError):
                     raise
+                copies.name_shards(error)
                 on_error(reader.job, error)
             else:
                 yield reader.job, reader.load.ledger
+            copies.remove(reader.job.tar_path)
 
 
 def check_embedder(embedder: ImageEmbedder, only: Collection[str] | None, image_suffix: str) -> None:
@@ -171,6 +181,8 @@ def write_shard(
     job, load, embedder = reader.job, reader.load, reader.embedder
     ledger, timings = load.ledger, load.timings
     start = perf_counter()
+    with timings.time("waiting_for_images"):
+        tar_path = reader.find_path()
     schema = pa.schema([*reader.columns.schema, *(head.field for head in heads)])
     with (
         write_whole(job.parquet_path) as file,
@@ -178,7 +190,7 @@ def write_shard(
         ThreadPoolExecutor(1, thread_name_prefix="hash") as hashing,
     ):
         # In parallel with the reader, so that the shard is read from storage once and then comes from the page cache.
-        hashed = hashing.submit(describe_shard, job.tar_path)
+        hashed = hashing.submit(describe_shard, tar_path)
         batches = timings.time_items(batches, "waiting_for_images")
         for batch, vectors in model.embed_batches(batches, job.tar_path, timings):
             with timings.time("writing"):
@@ -202,7 +214,7 @@ def write_shard(
             embedding_dtype=model.dtype,
             id_col=reader.columns.id_col,
             image_suffix=load.image_suffix,
-            shard=ShardRecord(job.address or job.tar_path, shard.sha256, shard.bytes, name=job.name),
+            shard=ShardRecord(job.tar_path, shard.sha256, shard.bytes, name=job.name),
             ledger=job.ledger_path,
             is_retry=load.only is not None,
             retried_sha256=job.retried_sha256,

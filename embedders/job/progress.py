@@ -12,10 +12,13 @@ import click
 
 from embedders.job.shard_job import ShardJob
 from embedders.reading.loader import ShardLoad
+from embedders.reading.remote import is_remote
 
 log = logging.getLogger(__name__)
 
 LINE_INTERVAL_S = 60
+# The size of a shard with an address is not known when a job starts.
+_BYTES_OF_REMOTE = 1 << 28
 
 
 class Progress:
@@ -72,17 +75,20 @@ def find_fraction(load: ShardLoad, tar_path: str, size_bytes: int) -> float:
     """Return the share of a shard that is done, from 0 to 1.
 
     It is measured in samples if they were counted first, else by the reader's position in the tar, a batch or two
-    ahead. The position in a compressed tar is unknown, so the share is 0 until the shard is done.
+    ahead. The position in a compressed tar and the size of a remote one are unknown, so the share is 0 until it is
+    done.
     """
     ledger = load.ledger
     if load.is_counted:
         return (ledger.embedded + len(ledger.failed)) / max(ledger.seen, 1)
-    if not tar_path.endswith(".tar") or not size_bytes:
+    if not tar_path.endswith(".tar") or is_remote(tar_path) or not size_bytes:
         return 0.0
     return min(load.offset / size_bytes, 1.0)
 
 
 def _read_size(path: str) -> int:
+    if is_remote(path):
+        return _BYTES_OF_REMOTE
     try:
         return os.stat(path).st_size
     except OSError:

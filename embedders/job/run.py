@@ -7,7 +7,7 @@ pinned.
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ from embedders.output.files import check_writable
 from embedders.output.hashes import hash_file
 from embedders.output.record import Addition, find_time
 from embedders.output.timings import Timings
+from embedders.reading.copies import Copies
+from embedders.reading.remote import Version
 from embedders.reading.samples import check_exists
 
 log = logging.getLogger(__name__)
@@ -71,6 +73,7 @@ def run_job(
 
     startup = Timings()
     with ExitStack() as stack:
+        copies = stack.enter_context(Copies(job.tar_path for job in todo))  # fetches the first ones from here on
         with startup.time("waiting_for_gpu"):
             torch_device = stack.enter_context(device)
         if torch_device == "cpu":
@@ -96,12 +99,13 @@ def run_job(
         options["on_batch"] = stack.enter_context(show_progress(todo))
         options["on_error"] = go_on if len(jobs) > 1 else None
         # Before the shards are read; the hash of the content tells whether one changes later.
-        times = {job: None if job.address else find_time(job.tar_path) for job in todo}
-        for job, _ in embed_shards(embedder, todo, device=torch_device, startup=startup, **options):
+        times = {job: find_time(job.tar_path) for job in todo}
+        for job, _ in embed_shards(embedder, todo, device=torch_device, startup=startup, copies=copies, **options):
             if addition is not None:
                 shard = describe_file(job.parquet_path).provenance.shard
-                made_from = {"bytes": shard.bytes, "sha256": shard.sha256, "mtime_ns": times[job]}
-                addition.add(job.parquet_path, **made_from, ledger=job.retried_sha256)
+                version = copies.find_version(job.tar_path) or Version(shard.bytes, times[job])
+                made_from = {"sha256": shard.sha256, "ledger": job.retried_sha256}
+                addition.add(job.parquet_path, **asdict(version), **made_from)
     if failed:
         raise ShardError(f"{len(failed)} of {len(jobs)} shards failed; see the line above for each")
 

@@ -10,10 +10,9 @@ class ShardJob:
     """A shard, the paths of its results, and what their footers say beside what the job itself finds.
 
     Attributes:
-        tar_path: The shard.
+        tar_path: The shard, a path or an address.
         parquet_path: File for the vectors; it appears complete or not at all.
         ledger_path: File for the failed samples, one row each; with `None` no file is written.
-        address: The address that `tar_path` is a temporary copy of, such as `s3://bucket/00000.tar`, for the footer.
         name: Name of the shard, for the column `shard`; by default that of `parquet_path`, without folder and suffix.
         recipe: What decides the vectors beside the shard, if a run wants them.
         retried_sha256: For a retry, SHA-256 of the ledger that names the samples.
@@ -22,7 +21,6 @@ class ShardJob:
     tar_path: str
     parquet_path: str
     ledger_path: str | None = None
-    address: str | None = None
     name: str = ""
     recipe: dict[str, Any] | None = field(default=None, compare=False)
     retried_sha256: str | None = None

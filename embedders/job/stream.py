@@ -20,8 +20,10 @@ from embedders.job.shard_job import ShardJob
 from embedders.output.columns import Columns, read_key
 from embedders.output.failed import FailedSample, FailureKind, SampleError
 from embedders.output.ledger import Ledger
+from embedders.reading.copies import Copies
 from embedders.reading.loader import ShardLoad
 from embedders.reading.metadata import list_suffixes, read_metadata
+from embedders.reading.remote import is_remote
 from embedders.reading.samples import check_exists, read_samples
 
 _END = object()
@@ -36,18 +38,28 @@ class ShardReader:
         columns: The columns next to the vectors.
         load: The options of the loader, and the shard's ledger.
         device: `"cuda"` or `"cpu"`.
+        copies: The copies of shards with an address.
 
     Attributes:
         unnamed: Number of images that the loader yielded without a key or an id.
     """
 
-    def __init__(self, embedder: ImageEmbedder, job: ShardJob, columns: Columns, load: ShardLoad, device: str):
+    def __init__(
+        self,
+        embedder: ImageEmbedder,
+        job: ShardJob,
+        columns: Columns,
+        load: ShardLoad,
+        device: str,
+        copies: Copies | None = None,
+    ):
         self.embedder = embedder
         self.job = job
         self.columns = columns
         self.load = load
         self.device = device
         self.unnamed = 0
+        self._copies = copies
         self._ids: dict[str, str] = {}  # key by id, for loaders whose metadata has no `__key__`
         self._without_id: set[str] = set()
         self._state: tuple[int, ...] | None = None
@@ -63,20 +75,33 @@ class ShardReader:
             GpuError: A custom loader decodes on the GPU, which is out of memory or lost.
         """
         load, timings = self.load, self.load.timings
-        check_exists(self.job.tar_path)
+        if is_remote(self.job.tar_path):
+            with timings.time("fetching"):
+                self.find_path()
+        path = self.find_path()
+        check_exists(path)
         self._state = self._read_state()
         if not uses_default_loader(self.embedder):
             with timings.time("loading"):
                 self._ids, self._without_id = count_samples(
-                    self.job.tar_path, self.columns.id_col, load.ledger, load.accept_damage
+                    path, self.columns.id_col, load.ledger, load.accept_damage
                 )
                 load.is_counted = True
-        loaded = read_batches(self.embedder, self.job.tar_path, self.device, load)
+        loaded = read_batches(self.embedder, path, self.device, load)
         for batch in timings.time_items((self._make_batch(*pair) for pair in loaded), "loading"):
             if batch.bad.all():
                 continue
             with timings.time("waiting_for_model"):
                 yield batch
+
+    def find_path(self) -> str:
+        """Return where to read the shard; wait for its copy if it has an address.
+
+        Raises:
+            ShardError: It cannot be fetched.
+            OutputError: There is no room for its copy.
+        """
+        return self._copies.find(self.job.tar_path) if self._copies else self.job.tar_path
 
     def check_unchanged(self) -> None:
         """Check that the shard was not replaced while it was read; else its hash may be that of another file.
@@ -121,7 +146,7 @@ class ShardReader:
 
     def _read_state(self) -> tuple[int, ...] | None:
         try:
-            stat = Path(self.job.tar_path).stat()
+            stat = Path(self.find_path()).stat()
         except OSError:
             return None
         return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns

@@ -28,8 +28,9 @@ class Origin:
 
     Attributes:
         recipe: Digest of the recipe.
-        bytes: Size of its shard; `None` where there is none on a disk.
+        bytes: Size of its shard; `None` where there is none.
         mtime_ns: Time of change of its shard.
+        etag: Entity tag of its shard, if it was fetched and the server has told one.
         sha256: SHA-256 of its shard.
         ledger: For a retry, SHA-256 of the ledger whose samples it holds.
     """
@@ -37,6 +38,7 @@ class Origin:
     recipe: str
     bytes: int | None = None
     mtime_ns: int | None = None
+    etag: str | None = None
     sha256: str | None = None
     ledger: str | None = None
 

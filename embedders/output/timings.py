@@ -3,7 +3,8 @@
 - The job's thread: `waiting_for_images`, `model` (including transfers to and from the device), `scoring` (if the
   embedder has classifiers), `writing` and `hashing` (only the part that does not overlap with other work). Their sum
   is the time of the shard. `waiting_for_gpu` and `starting` (imports, loading the model) come before the first shard.
-- The loader's thread: `loading`, which includes `reading` (of the tar), and `waiting_for_model`.
+- The loader's thread: `fetching` (the wait for the copy of a shard with an address), `loading`, which includes
+  `reading` (of the tar), and `waiting_for_model`.
 - All the decoding threads together: `decoding`.
 """
 
@@ -24,6 +25,7 @@ _PHRASES = {
     "scoring": "scoring",
     "writing": "writing",
     "hashing": "hashing",
+    "fetching": "waiting for the shard's copy",
     "loading": "loading",
     "reading": "reading",
     "decoding": "decoding on all threads",
@@ -114,6 +116,8 @@ def find_bottleneck(seconds: Mapping[str, float]) -> str:
     largest = max(_OF_THE_JOB, key=lambda name: seconds.get(name, 0.0))
     if largest != "waiting_for_images":
         return _LIMITS[largest]
+    if seconds.get("fetching", 0.0) > seconds.get("loading", 0.0):
+        return "fetching is the limit: a faster network, or more jobs at a time, would help"
     if "reading" not in seconds:
         return "load_dataset_shard is the limit: the device waits for it"
     if seconds["reading"] > seconds.get("loading", 0.0) / 2:

@@ -15,8 +15,8 @@ from embedders.reading.remote import is_remote
 _SHOWN = ("/tmp", "/var/tmp", "/proc", "/sys", "/dev")
 # Mounting the host's would hide the image's.
 _OF_THE_IMAGE = {Path(path) for path in ("/", "/bin", "/etc", "/lib", "/lib64", "/opt", "/sbin", "/usr", "/var")}
-# Environment variables that may name folders that jobs need: that of the GPU leases, and those of model caches.
-_VARIABLES = (FOLDER_VARIABLE, "HF_HOME", "HF_HUB_CACHE", "TORCH_HOME", "XDG_CACHE_HOME")
+# Environment variables that may name folders that jobs need: of the GPU leases, of copies of shards, of model caches.
+_VARIABLES = (FOLDER_VARIABLE, "TMPDIR", "HF_HOME", "HF_HUB_CACHE", "TORCH_HOME", "XDG_CACHE_HOME")
 
 
 def check_image(image: str) -> None:

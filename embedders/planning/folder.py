@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import yaml
@@ -22,7 +23,7 @@ from embedders.output.hashes import Hashes
 from embedders.output.record import Record, digest
 from embedders.output.strays import find_strays, list_outputs
 from embedders.planning.config import name_scores
-from embedders.reading.remote import is_remote
+from embedders.reading.remote import Version, is_remote
 
 
 @dataclass
@@ -59,6 +60,7 @@ def compare_folder(
     recipes: Mapping[str, Mapping[str, Any]],
     hashes: Hashes,
     say: Callable[[str], None],
+    versions: Mapping[str, Version] = MappingProxyType({}),
 ) -> Comparison:
     """Compare a folder with a run.
 
@@ -68,6 +70,7 @@ def compare_folder(
         recipes: The recipe of each kind of output, by `embeddings` or `scores/{score}`.
         hashes: The folder's cache of file hashes.
         say: Called with a line before a step that takes long.
+        versions: Of the shards with an address, by address.
 
     Raises:
         OutputError: The record of the folder cannot be read.
@@ -85,6 +88,7 @@ def compare_folder(
         found.stale |= _compare_recipes(record, paths, recipe)
         if kind == "embeddings":
             found.stale |= _compare_shards(record, paths, hashes, say)
+            found.stale |= _compare_versions(record, paths, versions)
     found.stale |= {
         path.removesuffix(".parquet"): why
         for path, why in found.strays.items()
@@ -188,6 +192,18 @@ def _compare_shards(
         finally:
             hashes.save()
     return dict.fromkeys(changed, "the content of the tar changed")
+
+
+def _compare_versions(record: Record, paths: Mapping[str, str], versions: Mapping[str, Version]) -> dict[str, str]:
+    """Return the outputs whose shards have an address and have changed on their servers."""
+    stale = {}
+    for name, path in paths.items():
+        origin = record.origins.get(name)
+        if origin and path in versions:
+            made_from = Version(origin.bytes, origin.mtime_ns, origin.etag)
+            if not versions[path].is_same(made_from):
+                stale[name] = "the shard on the server changed"
+    return stale
 
 
 def stat_files(paths: Iterable[str]) -> dict[str, tuple[int, int]]:

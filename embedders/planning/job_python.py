@@ -13,8 +13,10 @@ from pathlib import Path
 
 from embedders.errors import ConfigError
 
-# The packages that every job imports, and those of the report. tests/planning/test_job_python.py checks both.
+# The packages that every job imports, and below those of other tasks. tests/planning/test_job_python.py checks both.
 JOB = ("click", "embedders", "numpy", "PIL", "pyarrow", "pynvml", "torch")
+# Those of jobs that fetch shards.
+STORAGE = ("boto3", "botocore", "obstore")
 REPORT = ("bokeh", "jinja2", "sklearn", "threadpoolctl")
 _LIST_MISSING = (
     "import sys; from importlib.util import find_spec; print(*[name for name in sys.argv[1:] if not find_spec(name)])"
@@ -35,14 +37,17 @@ def prefer_own_python(search_path: str) -> str:
     return f"{folder}{os.pathsep}{search_path}"
 
 
-def check_job_python() -> None:
+def check_job_python(fetches: bool = False) -> None:
     """Check before the first job starts that the `python` in PATH has what jobs need.
+
+    Args:
+        fetches: Whether jobs fetch shards.
 
     Raises:
         ConfigError: There is no `python`, it does not run, or it lacks a library.
     """
     python = shutil.which("python")
-    problem = _find_problem(python, JOB) if python else "is not there"
+    problem = _find_problem(python, (*JOB, *(STORAGE if fetches else ()))) if python else "is not there"
     if problem:
         raise ConfigError(
             f"jobs run with the `python` in PATH, and {python or 'python'!r} {problem}; expected one with Tarquet "

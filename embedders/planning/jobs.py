@@ -12,12 +12,13 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 
 from embedders.errors import OutputError
 from embedders.output.files import write_whole
 from embedders.output.record import RECORD
 from embedders.planning.shards import group_shards
-from embedders.reading.remote import is_remote
+from embedders.reading.remote import Version
 
 
 @dataclass
@@ -58,25 +59,34 @@ class Jobs:
             file.write(json.dumps(asdict(self)).encode())
 
 
-def begin_jobs(shards: Mapping[str, str], shards_per_job: int | str) -> Jobs:
+def begin_jobs(
+    shards: Mapping[str, str], shards_per_job: int | str, versions: Mapping[str, Version] = MappingProxyType({})
+) -> Jobs:
     """Return the jobs of a run, with none planned yet.
 
     Whether they are grouped depends on all the shards, not only on those that an earlier run has left to do.
     """
-    return Jobs(is_grouped=any(len(group) > 1 for group in _group(shards, shards_per_job)))
+    return Jobs(is_grouped=any(len(group) > 1 for group in _group(shards, shards_per_job, versions)))
 
 
-def plan_jobs(jobs: Jobs, shards: Mapping[str, str], unfinished: Collection[str], shards_per_job: int | str) -> None:
+def plan_jobs(
+    jobs: Jobs,
+    shards: Mapping[str, str],
+    unfinished: Collection[str],
+    shards_per_job: int | str,
+    versions: Mapping[str, Version] = MappingProxyType({}),
+) -> None:
     """Divide the shards of a run among its jobs.
 
     Args:
         jobs: The jobs.
         shards: Path by name.
-        unfinished: Names of the shards to embed. Shards with an address are always planned; Snakemake decides.
+        unfinished: Names of the shards to embed.
         shards_per_job: As in the configuration.
+        versions: Of the shards with an address, by address.
     """
-    todo = {shard: path for shard, path in shards.items() if shard in unfinished or is_remote(path)}
-    groups = _group(todo, shards_per_job) if jobs.is_grouped else [[shard] for shard in todo]
+    todo = {shard: path for shard, path in shards.items() if shard in unfinished}
+    groups = _group(todo, shards_per_job, versions) if jobs.is_grouped else [[shard] for shard in todo]
     jobs.shards = {_name_job(group) if jobs.is_grouped else group[0]: group for group in groups}
 
 
@@ -86,10 +96,8 @@ def _name_job(group: list[str]) -> str:
     return f"{group[0]}+{len(group) - 1}" if len(group) > 1 or is_ambiguous else group[0]
 
 
-def _group(shards: Mapping[str, str], shards_per_job: int | str) -> list[list[str]]:
-    if shards_per_job == "auto" and any(map(is_remote, shards.values())):
-        shards_per_job = 1  # Snakemake downloads each shard with an address for a job of its own
-    return group_shards(shards, shards_per_job) if shards else []
+def _group(shards: Mapping[str, str], shards_per_job: int | str, versions: Mapping[str, Version]) -> list[list[str]]:
+    return group_shards(shards, shards_per_job, versions) if shards else []
 
 
 def load_jobs(folder: str | Path) -> Jobs:

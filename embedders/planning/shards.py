@@ -1,6 +1,7 @@
 """The shards of a run: which files the configuration means, and how they are divided among jobs.
 
-Owns the reading of patterns and lists; `shard_names` owns the names of shards. Imports nothing heavy.
+Owns the reading of patterns and lists; `shard_names` owns the names of shards, and `stores` asks servers. Imports
+nothing heavy.
 """
 
 import glob
@@ -8,6 +9,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path, PurePath
+from types import MappingProxyType
 
 import braceexpand
 
@@ -21,8 +23,9 @@ from embedders.planning.shard_names import (
     require_no_folder_like_a_result,
     require_usable,
 )
-from embedders.reading.remote import is_remote
+from embedders.reading.remote import Version, hide_secrets, is_remote, require_address
 from embedders.reading.samples import SHARD_SUFFIXES
+from embedders.reading.stores import find_matches
 
 # A job that reads this much takes a minute or more on any GPU, and starting it takes some seconds.
 BYTES_PER_JOB = 8 << 30
@@ -40,8 +43,9 @@ def find_shards(shards: Patterns | Mapping[str, Patterns]) -> dict[str, str]:
     """Find the shards of a configuration, and name them.
 
     A pattern is a glob (`data/*.tar`, `data/**/*.tar`), a brace pattern (`data/{00000..00099}.tar`), a path, or a
-    `.txt` file with one of these per line. An address (`s3://bucket/{00000..00099}.tar`) is used without checking
-    that it exists. The keys of a mapping become folders; the key `.` stands for no folder.
+    `.txt` file with one of these per line. An address (`s3://bucket/{00000..00099}.tar`) is used without asking its
+    server; only for a glob (`s3://bucket/*.tar`) the folder is listed. The keys of a mapping become folders; the key
+    `.` stands for no folder.
 
     The name of a shard depends only on its own pattern, so adding a pattern renames nothing. A file that two patterns
     match is used once, with the name from the first pattern.
@@ -52,6 +56,7 @@ def find_shards(shards: Patterns | Mapping[str, Patterns]) -> dict[str, str]:
     Raises:
         ConfigError: A pattern matches nothing, a shard does not exist, its path or name cannot be used, or two shards
             have the same name.
+        ShardError: A folder on a server cannot be listed.
     """
     by_name: dict[str, Shard] = {}
     for shard in _take_once(_read_shards(shards)):
@@ -62,18 +67,22 @@ def find_shards(shards: Patterns | Mapping[str, Patterns]) -> dict[str, str]:
     return {name: by_name[name].path for name in sorted(by_name)}
 
 
-def group_shards(shards: Mapping[str, str], shards_per_job: int | str) -> list[list[str]]:
+def group_shards(
+    shards: Mapping[str, str], shards_per_job: int | str, versions: Mapping[str, Version] = MappingProxyType({})
+) -> list[list[str]]:
     """Divide the shards among jobs, in order.
 
     Args:
         shards: Path by name.
         shards_per_job: A number, or `auto`: then a job gets about `BYTES_PER_JOB`, estimated from a few of the
             shards, but less if there would be fewer than `MIN_JOBS` jobs.
+        versions: Of the shards with an address, by address.
     """
     names = list(shards)
     if shards_per_job == "auto":
-        some = names[:: max(1, len(names) // 16)]
-        mean_bytes = sum(os.path.getsize(shards[name]) for name in some) / len(some)
+        some = [shards[name] for name in names[:: max(1, len(names) // 16)]]
+        sizes = [(versions[path].bytes or 0) if path in versions else os.path.getsize(path) for path in some]
+        mean_bytes = sum(sizes) / len(sizes)
         count = max(1, min(int(BYTES_PER_JOB / max(mean_bytes, 1)), len(names) // MIN_JOBS, MAX_SHARDS_PER_JOB))
     else:
         count = int(shards_per_job)
@@ -137,12 +146,19 @@ def _expand(pattern: str, list_folder: Callable[[str], frozenset[str]]) -> Itera
         if is_remote(expanded):
             if "::" in expanded:
                 raise ConfigError(f"shards: {expanded!r}: expected one address{_LIST_HINT}")
-            if glob.has_magic(expanded) or not expanded.endswith(SHARD_SUFFIXES):
+            if not expanded.endswith(SHARD_SUFFIXES) and not glob.has_magic(expanded):
                 raise ConfigError(
-                    f"shards: {expanded!r}: expected an address that ends in {SUFFIXES}, without "
-                    "* and ?; use braces such as {00000..00099}.tar, or list the addresses in a .txt file"
+                    f"shards: {hide_secrets(expanded)!r}: expected an address that ends in {SUFFIXES}, or a pattern "
+                    "such as s3://bucket/*.tar"
                 )
-            yield expanded
+            if not glob.has_magic(expanded):
+                require_address(expanded.replace(NAME_MARK, "/"))
+                yield expanded
+                continue
+            matches = [address for address in find_matches(expanded) if address.endswith(SHARD_SUFFIXES)]
+            if not matches:
+                raise ConfigError(f"shards: {expanded!r} matches no file that ends in {SUFFIXES}; check the pattern")
+            yield from matches
         elif glob.has_magic(expanded) and not os.path.exists(expanded):
             found = [path for path in sorted(glob.glob(expanded, recursive=True)) if path.endswith(SHARD_SUFFIXES)]
             if not found:

@@ -36,11 +36,6 @@ def list_deployments(workflow: Workflow) -> set[str]:
     return {method.name.lower() for method in workflow.deployment_settings.deployment_method}
 
 
-def find_storage_folder(workflow: Workflow) -> str:
-    """Return the folder for the local copies of shards with an address."""
-    return str(workflow.storage_settings.local_storage_prefix)
-
-
 def is_forced(workflow: Workflow, rule: str) -> bool:
     """Return whether --forceall or --forcerun makes a rule run again. Only input functions may call this.
 

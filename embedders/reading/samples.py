@@ -12,7 +12,7 @@ from pathlib import Path
 from embedders.errors import ConfigError, ShardError
 from embedders.output.failed import FailureKind, SampleError
 from embedders.reading.magic import describe_start
-from embedders.reading.remote import is_remote
+from embedders.reading.remote import is_remote, require_address
 from embedders.reading.tar import MAX_MEMBER_BYTES, Member, read_members
 
 # fmt: off
@@ -53,14 +53,16 @@ class Sample:
 
 
 def check_exists(tar_path: str) -> None:
-    """Check that a shard exists.
+    """Check that a shard exists; its server is not asked if it has an address.
 
     Raises:
+        ConfigError: Its address cannot be used.
         ShardError: It does not exist, or is not a file.
     """
-    if not Path(tar_path).is_file():
-        fix = "fetch it first, or name it in config.yaml" if is_remote(tar_path) else "check the path"
-        raise ShardError(f"{tar_path!r}: no such shard; expected a .tar file; {fix}")
+    if is_remote(tar_path):
+        require_address(tar_path)
+    elif not Path(tar_path).is_file():
+        raise ShardError(f"{tar_path!r}: no such shard; expected a .tar file; check the path")
 
 
 def read_samples(

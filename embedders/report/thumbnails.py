@@ -1,18 +1,22 @@
 """Thumbnails of samples, read from their shards, as `data:` URLs for a page.
 
 A picture that cannot be read is left out: its shard may have been moved, and a failed sample may have no image.
+Shards with an address are fetched one after the other, up to a limit.
 """
 
 import base64
 import io
 import logging
+import os
 from collections.abc import Mapping
 
 from PIL import Image
 
-from embedders.errors import ShardError
+from embedders.errors import ShardError, TarquetError
 from embedders.output.failed import SampleError
+from embedders.reading.copies import Copies
 from embedders.reading.images import ImageError, convert_to_rgb, open_image
+from embedders.reading.remote import is_remote
 from embedders.reading.samples import IMAGE_SUFFIXES, Sample, read_chosen, select_image
 from embedders.report.subset import SampleName
 
@@ -22,6 +26,8 @@ log = logging.getLogger(__name__)
 SMALL_SIDE, LARGE_SIDE = 80, 160
 # Maximum size of all pictures of a page, as text; beyond it, small ones are left out.
 MAX_TOTAL_BYTES = 5 << 20
+# Maximum size of the shards that are fetched for a page.
+MAX_FETCHED_BYTES = 4 << 30
 
 
 class Thumbnails:
@@ -43,6 +49,7 @@ class Thumbnails:
         self._image_suffix = image_suffix
         self._addresses: dict[SampleName, str] = {}
         self._total_bytes = 0
+        self._fetched_bytes = 0
 
     def get(self, wanted: SampleName) -> str | None:
         """Return the picture of a sample as a `data:` URL; `None` if there is none."""
@@ -59,15 +66,21 @@ class Thumbnails:
             by_shard.setdefault(wanted.shard, {})[wanted] = side
         for shard in sorted(by_shard):
             try:
-                self._read_shard(shard, by_shard[shard])
-            except ShardError as error:
+                if self._fetched_bytes > MAX_FETCHED_BYTES and is_remote(self._tar_paths[shard]):
+                    raise ShardError(f"more than {MAX_FETCHED_BYTES} bytes were fetched for pictures; expected fewer")
+                with Copies([self._tar_paths[shard]]) as copies:
+                    tar_path = copies.find(self._tar_paths[shard])
+                    if is_remote(self._tar_paths[shard]):
+                        self._fetched_bytes += os.path.getsize(tar_path)
+                    self._read_shard(shard, tar_path, by_shard[shard])
+            except TarquetError as error:
                 if not self.lost_shards:
                     log.warning("no pictures of this shard, and maybe of others: %s", error)
                 self.lost_shards.append(shard)
 
-    def _read_shard(self, shard: str, sides: dict[SampleName, int]) -> None:
+    def _read_shard(self, shard: str, tar_path: str, sides: dict[SampleName, int]) -> None:
         left = set(sides)
-        for sample in read_chosen(self._tar_paths[shard], {wanted.key for wanted in sides}):
+        for sample in read_chosen(tar_path, {wanted.key for wanted in sides}):
             names = {SampleName(shard, sample.account, sample.offset)}
             if sample.problem is None:
                 names.add(SampleName(shard, sample.key))

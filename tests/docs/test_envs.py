@@ -6,7 +6,7 @@ from importlib import metadata
 import pytest
 import yaml
 from packaging.requirements import Requirement
-from support.locks import DEV, EXTRAS, JOB, NEAR_COPIES, REPORT, ROOT, RUN, find_closure, normalize, read_pins
+from support.locks import DEV, EMBED, EXTRAS, JOB, NEAR_COPIES, REPORT, ROOT, RUN, find_closure, normalize, read_pins
 from support.tools import run_python
 
 RUN_PINS = read_pins("requirements.txt")
@@ -46,7 +46,9 @@ def test_pins_satisfy_pyproject():
         assert version in requirement.specifier, f"{requirement} in pyproject.toml"
 
 
-@pytest.mark.parametrize(("name", "requirements"), [("embed", JOB), ("report", REPORT), ("near_copies", NEAR_COPIES)])
+@pytest.mark.parametrize(
+    ("name", "requirements"), [("embed", EMBED), ("report", REPORT), ("near_copies", NEAR_COPIES)]
+)
 def test_a_conda_environment_holds_the_pins_that_its_rules_need(installed, name, requirements):
     environment = yaml.safe_load((ROOT / f"envs/{name}.yaml").read_text())
     needed = find_closure(requirements)

@@ -61,7 +61,3 @@ def test_shards_of_any_name_are_words_of_their_own():
     assert (found["shard"], found["output"], found["ledger"]) == paths[0]
     assert list(found["also"]) == paths[1:]
     assert found["part"] == "p"
-    assert (
-        parse("embed", f"{write_shards(paths[:1], address='s3://b/a.tar')} --embedder a:B")["address"]
-        == "s3://b/a.tar"
-    )

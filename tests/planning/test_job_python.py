@@ -9,7 +9,7 @@ import pytest
 from support.imports import MODULES, find_imports
 
 from embedders.errors import ConfigError
-from embedders.planning.job_python import JOB, REPORT, check_job_python, prefer_own_python
+from embedders.planning.job_python import JOB, REPORT, STORAGE, check_job_python, prefer_own_python
 
 ROOMS_OF_A_JOB = {"base", "classifier", "cli", "cli_results", "gpu", "job", "output", "reading", "terminal"}
 OWN = str(Path(sys.executable).parent)
@@ -65,5 +65,5 @@ def list_libraries(rooms):
 
 
 def test_the_lists_are_what_the_files_import():
-    assert list_libraries(ROOMS_OF_A_JOB) == {*JOB, "simplejpeg"}  # which a job does without, more slowly
+    assert list_libraries(ROOMS_OF_A_JOB) == {*JOB, *STORAGE, "simplejpeg"}  # which a job does without, more slowly
     assert list_libraries({"report"}) - set(JOB) == set(REPORT)

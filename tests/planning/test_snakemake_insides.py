@@ -14,7 +14,7 @@ import json
 from embedders.planning import snakemake_insides as insides
 
 answers = {name: getattr(insides, name)(workflow) for name in (
-    "is_main", "find_folder", "read_command_line", "is_planning", "list_deployments", "find_storage_folder")}
+    "is_main", "find_folder", "read_command_line", "is_planning", "list_deployments")}
 
 def find(wildcards):
     answers["is_forced"] = {rule: insides.is_forced(workflow, rule) for rule in ("made", "all")}
@@ -64,7 +64,7 @@ def ask(folder, name, *options):
 
 @pytest.mark.slow
 def test_every_question_is_answered_for_the_main_workflow(folder):
-    options = ["--configfile", "c.yaml", "--sdm", "conda", "apptainer", "--local-storage-prefix", "copies"]
+    options = ["--configfile", "c.yaml", "--sdm", "conda", "apptainer"]
     answers = ask(folder, "main", *options, "--config", "n_a=2024_01", "--forcerun", "made")
     assert answers == {
         "is_main": True,
@@ -72,7 +72,6 @@ def test_every_question_is_answered_for_the_main_workflow(folder):
         "read_command_line": [[str(folder / "c.yaml")], ["n_a=2024_01"], {"n_a": 202401}],
         "is_planning": True,
         "list_deployments": ["apptainer", "conda"],
-        "find_storage_folder": "copies",
         "is_forced": {"made": True, "all": False},
     }
     public = {name for name, value in vars(snakemake_insides).items() if inspect.isfunction(value)}

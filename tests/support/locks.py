@@ -20,7 +20,9 @@ ADDED = ("open-clip", "transformers", "lance", "examples", "test")
 DEV = [*RUN, *(text for extra in ADDED for text in EXTRAS[extra])]
 # The report and the search for near copies look at files: of what jobs need, only these.
 LIGHT = [text for text in JOB if re.match("click|numpy|nvidia-ml-py|pillow|pyarrow", text)]
-REPORT, NEAR_COPIES = [*EXTRAS["report"], *LIGHT], [*EXTRAS["near-copies"], *LIGHT]
+REPORT, NEAR_COPIES = [*EXTRAS["report"], *LIGHT, *EXTRAS["storage"]], [*EXTRAS["near-copies"], *LIGHT]
+# Jobs fetch shards, and so does the report, for its pictures.
+EMBED = [*JOB, *EXTRAS["storage"]]
 
 # The oldest Python, which needs the most, and the one of envs/*.yaml; whatever Python this runs on.
 PYTHON = {"python_version": "3.11", "python_full_version": "3.11.0"}
@@ -78,6 +80,6 @@ if __name__ == "__main__":
     run = find_closure(RUN)
     replace_pins("requirements.txt", run)
     replace_pins("requirements-dev.txt", find_closure(DEV) - run)
-    replace_pins("envs/embed.yaml", find_closure(JOB))
+    replace_pins("envs/embed.yaml", find_closure(EMBED))
     replace_pins("envs/report.yaml", find_closure(REPORT))
     replace_pins("envs/near_copies.yaml", find_closure(NEAR_COPIES))

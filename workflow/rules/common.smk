@@ -43,6 +43,7 @@ from embedders.planning.folder import (
     Comparison,
     check_times,
     compare_folder,
+    read_run,
     shorten_path,
 )
 from embedders.planning.job_python import (
@@ -57,7 +58,8 @@ from embedders.planning.running import claim_folder
 from embedders.planning.shard_names import require_distinct
 from embedders.planning.shards import find_shards
 from embedders.planning.unfinished import describe_failures
-from embedders.reading.remote import check_remote, is_remote
+from embedders.reading.remote import is_remote
+from embedders.reading.stores import find_versions
 
 os.environ.update(PATH=prefer_own_python(os.environ.get("PATH", os.defpath)))
 
@@ -82,23 +84,25 @@ try:
     config = check_config(config, schema)
     check_settings(config)
     require_output_dir(config["output_dir"])
-    SHARDS = find_shards(config["shards"])
-    require_distinct(SHARDS, config["output_dir"])
-    check_remote(SHARDS.values(), config["shards_per_job"])
     SCORES = name_scores(config["scores"])
     # Always spelled the same way, because to Snakemake another spelling is another file.
     OUT = shorten_path(config["output_dir"])
     HASHES = Hashes(f"{OUT}/{RECORD}/hashes.json")
     RECIPES = describe_recipes(config, HASHES.find)
     if snakemake_insides.is_planning(workflow):
-        FOLDER = compare_folder(OUT, SHARDS, RECIPES, HASHES, logger.warning)
-        JOBS = begin_jobs(SHARDS, config["shards_per_job"])
+        SHARDS = find_shards(config["shards"])
+        require_distinct(SHARDS, config["output_dir"])
+        VERSIONS = find_versions(SHARDS.values())
+        FOLDER = compare_folder(
+            OUT, SHARDS, RECIPES, HASHES, logger.warning, VERSIONS
+        )
+        JOBS = begin_jobs(SHARDS, config["shards_per_job"], VERSIONS)
     else:  # a process that an executor started for a job; the main process has planned it
-        FOLDER, JOBS = Comparison(), load_jobs(OUT)
+        SHARDS, _ = read_run(OUT)
+        FOLDER, JOBS, VERSIONS = Comparison(), load_jobs(OUT), {}
     if "apptainer" in DEPLOYMENTS:
         check_image(config["container"])
-        storage_copy = f"{snakemake_insides.find_storage_folder(workflow)}/copy.tar"
-        shown = [*SHARDS.values(), f"{OUT}/summary.json", storage_copy]
+        shown = [*SHARDS.values(), f"{OUT}/summary.json"]
         os.environ.update(
             describe_container(shown, find_files(config), config["gpu"] > 0, os.environ)
         )

@@ -7,7 +7,7 @@ def require_python():
     """Stop the run before its first job if no job could start, or if no report could be written at the end."""
     try:
         if not DEPLOYMENTS & {"apptainer", "conda"}:
-            check_job_python()
+            check_job_python(fetches=any(map(is_remote, SHARDS.values())))
         if config["report"] and "conda" not in DEPLOYMENTS:
             check_report_python(shutil.which("python") or "python")
     except TarquetError as error:

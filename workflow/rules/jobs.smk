@@ -10,7 +10,7 @@ def plan_embedding():
         unfinished = set(SHARDS)
         if not snakemake_insides.is_forced(workflow, "embed"):
             unfinished = set(filterfalse(FOLDER.is_finished, SHARDS))
-        plan_jobs(JOBS, SHARDS, unfinished, config["shards_per_job"])
+        plan_jobs(JOBS, SHARDS, unfinished, config["shards_per_job"], VERSIONS)
         # Snakemake would skip a shard whose results are gone as long as the summary exists.
         if unfinished or FOLDER.is_summary_stale:
             snakemake_insides.force(workflow, [f"{OUT}/summary.json"])
@@ -46,8 +46,8 @@ def force_stale(kind):
 def find_input(kind):
     """Return the input function of a rule that makes outputs of a kind from one shard.
 
-    It returns the path of the shard, marked `ancient` because the record of the folder tracks changes; or, for a shard
-    with an address, a `storage` object: Snakemake downloads the shard first and deletes the copy afterwards.
+    It returns the path of the shard, marked `ancient` because the record of the folder tracks changes. A shard with an
+    address is no input: its job fetches it.
     """
 
     def find(wildcards):
@@ -56,16 +56,16 @@ def find_input(kind):
             raise WorkflowError(
                 f"there is no shard named {wildcards.shard!r}; expected one of `shards` in config.yaml"
             )
-        path = SHARDS[wildcards.shard]
-        return storage(path) if is_remote(path) else ancient(path)
+        return ancient(list(filterfalse(is_remote, [SHARDS[wildcards.shard]])))
 
     return find
 
 
 def find_shards_of_job(wildcards):
-    """Return the paths of the shards of a grouped job; shards with an address are not grouped."""
+    """Return the paths of the shards of a grouped job, without those that have an address."""
     force_stale("embeddings")
-    return ancient([SHARDS[shard] for shard in JOBS.shards[wildcards.job]])
+    paths = [SHARDS[shard] for shard in JOBS.shards[wildcards.job]]
+    return ancient(list(filterfalse(is_remote, paths)))
 
 
 def find_vectors(wildcards):
@@ -106,18 +106,20 @@ def grow_runtime(wildcards, attempt):
 
 # The params below have `threads` as an argument, because Snakemake does not rerun a job when the value of such a param
 # changes. The record of the folder says what must run again.
-def write_shard_of_job(wildcards, input, output, threads):
+def write_shard_of_job(wildcards, output, threads):
     """Return the arguments for the shard of a job and its results."""
-    path = SHARDS[wildcards.shard]
-    paths = (input[0], output.embeddings, output.ledger)
-    return write_shards([paths], address=path if is_remote(path) else None)
+    return write_shards([(SHARDS[wildcards.shard], output.embeddings, output.ledger)])
 
 
-def write_shards_of_job(wildcards, input, threads):
+def write_shards_of_job(wildcards, threads):
     """Return the arguments for the shards of a grouped job and their results."""
     paths = [
-        (path, f"{OUT}/embeddings/{shard}.parquet", f"{OUT}/ledger/{shard}.parquet")
-        for path, shard in zip(input, JOBS.shards[wildcards.job])
+        (
+            SHARDS[shard],
+            f"{OUT}/embeddings/{shard}.parquet",
+            f"{OUT}/ledger/{shard}.parquet",
+        )
+        for shard in JOBS.shards[wildcards.job]
     ]
     return write_shards(paths, part=JOBS.name_part(wildcards.job))
 
