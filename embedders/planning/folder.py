@@ -22,6 +22,7 @@ from embedders.output.hashes import Hashes
 from embedders.output.record import Record, digest
 from embedders.output.strays import find_strays, list_outputs
 from embedders.planning.config import name_scores
+from embedders.planning.parts import WHOLE, Part
 from embedders.reading.remote import is_remote
 
 
@@ -59,6 +60,7 @@ def compare_folder(
     recipes: Mapping[str, Mapping[str, Any]],
     hashes: Hashes,
     say: Callable[[str], None],
+    part: Part = WHOLE,
 ) -> Comparison:
     """Compare a folder with a run.
 
@@ -68,6 +70,7 @@ def compare_folder(
         recipes: The recipe of each kind of output, by `embeddings` or `scores/{score}`.
         hashes: The folder's cache of file hashes.
         say: Called with a line before a step that takes long.
+        part: The part of the run whose outputs are compared.
 
     Raises:
         OutputError: The record of the folder cannot be read.
@@ -78,7 +81,7 @@ def compare_folder(
     scores = {name.partition("/")[2] for name in recipes if name.startswith("scores/")}
     found.strays = find_strays(folder, shards, scores, record, there)
     for kind, recipe in recipes.items():
-        paths = {f"{kind}/{shard}": path for shard, path in shards.items()}
+        paths = {f"{kind}/{shard}": path for shard, path in part.select(shards).items()}
         if kind == "embeddings":
             paths |= {f"retried/{name}": path for name, path in paths.items()}
         paths = {name: path for name, path in paths.items() if name in found.there}

@@ -44,18 +44,19 @@ def read_job_ids(project):
 
 @pytest.fixture(scope="module")
 def limited(slurm, nodes, tmp_path_factory):
-    """Two runs of two shards in a job that has a minute left, in the middle of the second shard; and what is kept."""
+    """Two runs of two shards in a job of two minutes, in the middle of the second shard; and what is kept."""
     runs = {}
-    # Without the profile's early signal; and deaf to SIGTERM, as in a long call of a model.
-    for name, options in {"warned": (), "killed": ("--default-resources", "slurm_partition=gpu")}.items():
-        project = make_holding_project(tmp_path_factory.mktemp(name) / "project", 2, hold_after=5, shards_per_job=2)
-        if name == "killed":
+    for name in ("warned", "killed"):
+        project = make_holding_project(
+            tmp_path_factory.mktemp(name) / "project", 2, hold_after=5, shards_per_job=2, runtime=1
+        )
+        if name == "killed":  # deaf to SIGTERM, as in a long call of a model
             (project / "deaf").touch()
-        runs[name] = project, start_snakemake(project, *ON_SLURM, *options)
+        # Nothing of the profile's may be needed for the warning.
+        runs[name] = project, start_snakemake(project, *ON_SLURM, "--default-resources", "slurm_partition=gpu")
     kept = {}
     for name, (project, _) in runs.items():
         wait_for(partial(find_partials, project, "00001"), f"the second shard of the one to be {name}", 200)
-        slurm.ask("scontrol", "update", f"JobId={read_job_ids(project)['00000+1'][0]}", "TimeLimit=1")
         kept[name] = read_inodes(project / "results/embeddings") | read_inodes(project / "results/ledger")
     return {name: (*run, kept[name]) for name, run in runs.items()}
 
@@ -159,7 +160,8 @@ def test_a_job_that_reaches_its_time_limit_keeps_what_it_had_finished(slurm, lim
     printed = finish(run, project)
     assert slurm.read_state(read_job_ids(project)["00000+1"][0]) == state
     assert ("error: stopped by SIGTERM; run it again" in printed) == (name == "warned")
-    assert "mem_mb=2000" in printed and "runtime=240" in printed  # twice as much, the second time
+    assert "reaches its time limit in 12 s" in printed
+    assert "mem_mb=2000" in printed and "runtime=4" in printed  # twice as much, the second time
     assert "1 of 2 shards were finished before" in (project / "results/logs/embed/00000+1.log").read_text()
     assert kept < read_inodes(project / "results/embeddings") | read_inodes(project / "results/ledger")
     assert "partial" not in "".join(leftovers(project / "results"))

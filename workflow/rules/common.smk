@@ -15,9 +15,10 @@ from snakemake.logging import logger
 # because workflow.basedir is another workflow's if this one is used as a module.
 sys.path.insert(0, os.path.join(str(workflow.current_basedir), "../.."))
 from embedders.errors import TarquetError
+from embedders.job.time_limit import describe_end, end_before_limit
 from embedders.output.files import write_whole
 from embedders.output.hashes import Hashes
-from embedders.output.record import RECORD
+from embedders.output.record import RECORD, digest
 from embedders.output.strays import describe_strays
 from embedders.planning import snakemake_insides
 from embedders.planning.commands import (
@@ -51,6 +52,7 @@ from embedders.planning.job_python import (
     prefer_own_python,
 )
 from embedders.planning.jobs import begin_jobs, load_jobs, plan_jobs
+from embedders.planning.parts import read_part
 from embedders.planning.progress import follow_run
 from embedders.planning.recipes import describe_recipes, find_files
 from embedders.planning.running import claim_folder
@@ -85,20 +87,23 @@ try:
     SHARDS = find_shards(config["shards"])
     require_distinct(SHARDS, config["output_dir"])
     check_remote(SHARDS.values(), config["shards_per_job"])
+    PART = read_part(config["part"])
+    MINE = PART.select(SHARDS)
     SCORES = name_scores(config["scores"])
     # Always spelled the same way, because to Snakemake another spelling is another file.
     OUT = shorten_path(config["output_dir"])
     HASHES = Hashes(f"{OUT}/{RECORD}/hashes.json")
     RECIPES = describe_recipes(config, HASHES.find)
     if snakemake_insides.is_planning(workflow):
-        FOLDER = compare_folder(OUT, SHARDS, RECIPES, HASHES, logger.warning)
-        JOBS = begin_jobs(SHARDS, config["shards_per_job"])
+        FOLDER = compare_folder(OUT, SHARDS, RECIPES, HASHES, logger.warning, PART)
+        JOBS = begin_jobs(MINE, config["shards_per_job"], PART)
     else:  # a process that an executor started for a job; the main process has planned it
-        FOLDER, JOBS = Comparison(), load_jobs(OUT)
+        FOLDER, JOBS = Comparison(), load_jobs(OUT, PART)
     if "apptainer" in DEPLOYMENTS:
         check_image(config["container"])
         storage_copy = f"{snakemake_insides.find_storage_folder(workflow)}/copy.tar"
         shown = [*SHARDS.values(), f"{OUT}/summary.json", storage_copy]
+        os.environ.update(describe_end(os.environ))
         os.environ.update(
             describe_container(shown, find_files(config), config["gpu"] > 0, os.environ)
         )

@@ -47,11 +47,14 @@ def end_with_parent() -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
-def submit_snakemake(project: Path, *options: str, allocation: tuple[str, ...]) -> str:
-    """Submit the workflow of a project as one job of SLURM's, which needs no plugin, and return the job's number."""
+def submit_snakemake(project: Path, *options: str, allocation: tuple[str, ...], part: str = "1/1") -> str:
+    """Submit the workflow of a project as one job of SLURM's, which needs no plugin, and return the job's number.
+
+    The part may have a variable that SLURM sets in the job.
+    """
     command = ["sbatch", "--parsable", "--output=printed.txt", *allocation]
     return subprocess.run(
-        [*command, "--wrap", f"exec {shlex.join(snakemake_command(*options))}"],
+        [*command, "--wrap", f"exec {shlex.join(snakemake_command(*options))} --config part={part}"],
         cwd=project, env=snakemake_environment(), check=True, capture_output=True, text=True,
     ).stdout.strip()  # fmt: skip
 
