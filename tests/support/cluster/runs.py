@@ -2,6 +2,7 @@
 
 import ctypes
 import json
+import re
 import shlex
 import signal
 import subprocess
@@ -71,3 +72,17 @@ def select(results: dict, shards: int) -> dict:
     """Choose the vectors and ledgers of the first shards, of a run of as many or more."""
     names = tuple(f"{number:05}.parquet" for number in range(shards))
     return {path: content for path, content in results.items() if path.endswith(names)}
+
+
+def read_job_ids(project: Path) -> dict[str, list[str]]:
+    """Read the numbers of the jobs that each shard was submitted as, from what Snakemake has printed."""
+    ids: dict[str, list[str]] = {}
+    printed = (project / "printed.txt").read_text()
+    for job, log in re.findall(r"submitted with SLURM jobid (\d+) \(log: (\S+)/\d+\.log\)", printed):
+        ids.setdefault(log.rpartition("/")[2], []).append(job)
+    return ids
+
+
+def read_inodes(project: Path) -> set[int]:
+    """Return the inodes of the finished vectors and ledgers of a project, which change if a file is written again."""
+    return {path.stat().st_ino for path in project.glob("results/[el]*/*.parquet")}
