@@ -44,7 +44,12 @@ include: "workflow/rules/retry.smk"
 onstart:
     require_python()
     begin_run()
-    follow_run(OUT, SHARDS, logger.info)
+    stop_in_time()
+    follow_run(OUT, MINE, logger.info)
+
+
+onsuccess:
+    name_next_step()
 
 
 onerror:
@@ -55,7 +60,9 @@ rule all:
     """Make all the results that config.yaml asks for."""
     default_target: True
     input:
-        f"{OUT}/summary.json",
-        expand(f"{OUT}/scores/{{score}}/{{shard}}.parquet", score=SCORES, shard=SHARDS),
-        f"{OUT}/near_copies.parquet" if config["near_copies"]["cosine"] else [],
-        f"{OUT}/report.html" if config["report"] else [],
+        f"{OUT}/summary.json" if PART.is_whole else list_part,
+        expand(f"{OUT}/scores/{{score}}/{{shard}}.parquet", score=SCORES, shard=MINE),
+        f"{OUT}/near_copies.parquet"
+        if config["near_copies"]["cosine"] and PART.is_whole
+        else [],
+        f"{OUT}/report.html" if config["report"] and PART.is_whole else [],

@@ -19,8 +19,11 @@ from embedders.errors import ConfigError, EmbedderError
 from embedders.export.command import export
 from embedders.gpu.device import pin_device
 from embedders.gpu.watch import GpuWatch
+from embedders.job.time_limit import end_before_limit
 from embedders.output.record import Addition
-from embedders.terminal import JsonValue, device_options, echo_marked, errors_alone, one_line_errors
+from embedders.terminal import JsonValue, device_options, echo_marked, errors_alone, log, one_line_errors
+
+LIMIT_S = 60  # a job needs seconds to end, unless its model is in a long call
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
@@ -76,6 +79,7 @@ def embed(
     Example: python -m embedders embed 00000.tar 00000.parquet --embedder my_embedder.py:MyEmbedder
     """
     with one_line_errors():
+        end_before_limit(LIMIT_S, log.warning)
         from embedders.job.meter import Meter
         from embedders.job.run import run_job
         from embedders.job.shard_job import ShardJob
@@ -165,6 +169,7 @@ def score(embeddings, output, classifier, classifier_args, record, recipe, threa
     Example: python -m embedders score results/embeddings/00000.parquet scores.parquet --classifier my.py:MyClassifier
     """
     with one_line_errors():
+        end_before_limit(LIMIT_S, log.warning)
         from embedders.job.locate import split_class_path
         from embedders.output.files import check_writable
 

@@ -22,8 +22,9 @@ from embedders.job.failures import report_error
 
 log = logging.getLogger("embedders")
 
-# SLURM and Docker end a job by SIGTERM; many sites let SLURM send SIGUSR1 some time before a limit.
-END_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+# SLURM and Docker end a job by SIGTERM; many sites let a scheduler send SIGUSR1 or SIGUSR2 some time before a limit.
+# A terminal that is closed sends SIGHUP.
+END_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
 # One for each field of `Terms`, which holds the defaults.
 TERMS_OPTIONS = {
     "gpu_wait_timeout_s": (click.FloatRange(0), "Seconds to wait for a free GPU; 0 tries once."),
@@ -69,7 +70,8 @@ def one_line_errors() -> Iterator[None]:
     """Exit with one line and code 1 after an error, or with one line and 128 + its number after a signal."""
     # Without handlers, these signals would end Python at once and leave a partial file.
     for number in END_SIGNALS:
-        signal.signal(number, raise_interrupt)
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup leaves SIGHUP
+            signal.signal(number, raise_interrupt)
     try:
         yield
     except TarquetError as error:

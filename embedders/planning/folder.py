@@ -23,6 +23,7 @@ from embedders.output.hashes import Hashes
 from embedders.output.record import Record, digest
 from embedders.output.strays import find_strays, list_outputs
 from embedders.planning.config import name_scores
+from embedders.planning.parts import WHOLE, Part
 from embedders.reading.remote import Version, is_remote
 
 
@@ -61,6 +62,7 @@ def compare_folder(
     hashes: Hashes,
     say: Callable[[str], None],
     versions: Mapping[str, Version] = MappingProxyType({}),
+    part: Part = WHOLE,
 ) -> Comparison:
     """Compare a folder with a run.
 
@@ -71,6 +73,7 @@ def compare_folder(
         hashes: The folder's cache of file hashes.
         say: Called with a line before a step that takes long.
         versions: Of the shards with an address, by address.
+        part: The part of the run whose outputs are compared.
 
     Raises:
         OutputError: The record of the folder cannot be read.
@@ -81,7 +84,7 @@ def compare_folder(
     scores = {name.partition("/")[2] for name in recipes if name.startswith("scores/")}
     found.strays = find_strays(folder, shards, scores, record, there)
     for kind, recipe in recipes.items():
-        paths = {f"{kind}/{shard}": path for shard, path in shards.items()}
+        paths = {f"{kind}/{shard}": path for shard, path in part.select(shards).items()}
         if kind == "embeddings":
             paths |= {f"retried/{name}": path for name, path in paths.items()}
         paths = {name: path for name, path in paths.items() if name in found.there}

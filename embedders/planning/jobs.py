@@ -16,7 +16,7 @@ from types import MappingProxyType
 
 from embedders.errors import OutputError
 from embedders.output.files import write_whole
-from embedders.output.record import RECORD
+from embedders.planning.parts import WHOLE, Part
 from embedders.planning.shards import group_shards
 from embedders.reading.remote import Version
 
@@ -27,11 +27,13 @@ class Jobs:
 
     Attributes:
         is_grouped: Whether a job may have several shards.
+        part: The part of the run that these jobs belong to.
         run: Identifies this run.
         shards: Names of the shards by job; a job is named after its first shard and the number of other shards.
     """
 
     is_grouped: bool
+    part: Part = WHOLE
     run: str = field(default_factory=lambda: secrets.token_hex(4))
     shards: dict[str, list[str]] = field(default_factory=dict)
 
@@ -46,27 +48,32 @@ class Jobs:
         Snakemake deletes the outputs that it knows of a failed job. It must not delete the finished shards of a job
         of several, so it knows only the marker, which is valid for this run alone.
         """
-        return f"{folder}/{RECORD}/jobs/{self.run}/{job}" if self.is_grouped else f"{folder}/embeddings/{job}.parquet"
+        if not self.is_grouped:
+            return f"{folder}/embeddings/{job}.parquet"
+        return f"{self.part.find_folder(folder)}/jobs/{self.run}/{job}"
 
     def name_part(self, job: str) -> str:
         """Return the name of a job's part of the record, which is short even if the name of the job is long."""
         return f"{hashlib.sha256(job.encode()).hexdigest()[:16]}-{self.run}"
 
-    def save(self, folder: str | Path) -> None:
+    def save(self, folder: str) -> None:
         """Save the jobs in the record of a folder, in place of those of an earlier run."""
-        shutil.rmtree(Path(folder, RECORD, "jobs"), ignore_errors=True)
-        with write_whole(_find_path(folder)) as file:
-            file.write(json.dumps(asdict(self)).encode())
+        shutil.rmtree(Path(self.part.find_folder(folder), "jobs"), ignore_errors=True)
+        with write_whole(_find_path(folder, self.part)) as file:
+            file.write(json.dumps({key: value for key, value in asdict(self).items() if key != "part"}).encode())
 
 
 def begin_jobs(
-    shards: Mapping[str, str], shards_per_job: int | str, versions: Mapping[str, Version] = MappingProxyType({})
+    shards: Mapping[str, str],
+    shards_per_job: int | str,
+    versions: Mapping[str, Version] = MappingProxyType({}),
+    part: Part = WHOLE,
 ) -> Jobs:
-    """Return the jobs of a run, with none planned yet.
+    """Return the jobs of a part of a run, with none planned yet.
 
     Whether they are grouped depends on all the shards, not only on those that an earlier run has left to do.
     """
-    return Jobs(is_grouped=any(len(group) > 1 for group in _group(shards, shards_per_job, versions)))
+    return Jobs(is_grouped=any(len(group) > 1 for group in _group(shards, shards_per_job, versions)), part=part)
 
 
 def plan_jobs(
@@ -76,7 +83,7 @@ def plan_jobs(
     shards_per_job: int | str,
     versions: Mapping[str, Version] = MappingProxyType({}),
 ) -> None:
-    """Divide the shards of a run among its jobs.
+    """Divide the shards of a run, or of a part of it, among its jobs.
 
     Args:
         jobs: The jobs.
@@ -100,15 +107,15 @@ def _group(shards: Mapping[str, str], shards_per_job: int | str, versions: Mappi
     return group_shards(shards, shards_per_job, versions) if shards else []
 
 
-def load_jobs(folder: str | Path) -> Jobs:
-    """Load the jobs of the current run in a folder.
+def load_jobs(folder: str, part: Part = WHOLE) -> Jobs:
+    """Load the jobs of the current run, or of a part of it, in a folder.
 
     Raises:
         OutputError: There are none.
     """
-    path = _find_path(folder)
+    path = _find_path(folder, part)
     try:
-        return Jobs(**json.loads(path.read_text()))
+        return Jobs(part=part, **json.loads(path.read_text()))
     except (OSError, ValueError) as error:
         raise OutputError(
             f"{str(path)!r} cannot be read ({error}); expected the file that a run writes when it starts; mount the "
@@ -116,5 +123,5 @@ def load_jobs(folder: str | Path) -> Jobs:
         ) from error
 
 
-def _find_path(folder: str | Path) -> Path:
-    return Path(folder, RECORD, "jobs.json")
+def _find_path(folder: str, part: Part) -> Path:
+    return Path(part.find_folder(folder), "jobs.json")

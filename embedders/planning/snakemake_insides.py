@@ -48,3 +48,8 @@ def is_forced(workflow: Workflow, rule: str) -> bool:
 def force(workflow: Workflow, outputs: Iterable[str]) -> None:
     """Make Snakemake run the jobs of these outputs in any case. Only input functions may call this."""
     workflow.dag.forcefiles.update(outputs)
+
+
+def leave_unlocked(workflow: Workflow) -> None:
+    """Do not lock the working folder, as with --nolock. Only input functions may call this."""
+    workflow.persistence.lock = workflow.persistence.unlock = workflow.persistence.noop

@@ -42,3 +42,26 @@ def test_in_an_allocation_of_a_whole_node_snakemake_runs_as_on_one_machine(slurm
     wait_for(lambda: slurm.read_state(job) == "COMPLETED", "the end of the job", 200)
     assert select(read_results(project), shards) == select(read_results(local), shards)
     assert {(event["job"], event["given"]) for event in read_events(project)} == {(job, "0,1,2,3")}
+
+
+def test_the_tasks_of_an_array_each_embed_a_part_and_the_last_job_sums_up(slurm, nodes, local, tmp_path):
+    project = make_holding_project(tmp_path / "project", 8)
+    node = ("--nodes=1", f"--gpus={GPUS_PER_NODE}", "--cpus-per-task=8", "--mem=16G", "--time=60")
+    options = ("--cores", "1", "--resources", f"gpu={GPUS_PER_NODE}")
+    array = (*node, "--array=1-2", "--output=printed-%a.txt")
+    job = submit_snakemake(project, *options, allocation=array, part="$SLURM_ARRAY_TASK_ID/2")
+    last = submit_snakemake(project, *options, allocation=(*node, f"--dependency=afterany:{job}"))
+    wait_for(lambda: len(read_events(project)) == 2, "a job of each part", 200)
+    assert {event["node"] for event in read_events(project)} == set(nodes)
+
+    # A preempted task: SLURM ends it and starts it again.
+    slurm.ask("scontrol", "requeue", f"{job}_2")
+    wait_for(lambda: "BeginTime" in slurm.ask("squeue", "-h", "-j", f"{job}_2", "-o", "%r"), "the end of a part", 60)
+    slurm.ask("scontrol", "update", f"JobId={job}_2", "StartTime=now")  # SLURM itself waits for two minutes
+    (project / "hold").unlink()
+    wait_for(lambda: slurm.read_state(last) == "COMPLETED", "the end of the last job", 300)
+    assert set(slurm.read_state(job).split()) == {"COMPLETED"}
+    assert read_results(project) == read_results(local)
+    assert "rule embed" not in (project / "printed.txt").read_text()
+    uuids = [event["uuid"].rpartition("-")[0] for event in read_events(project)]
+    assert Counter(uuids).keys() == {"GPU-n1", "GPU-n2"}

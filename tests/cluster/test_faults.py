@@ -10,54 +10,12 @@ from functools import partial
 
 import pytest
 from support.cluster.holding import make_holding_project, read_events
-from support.cluster.runs import ON_SLURM, finish, read_results, select, start_snakemake
+from support.cluster.runs import ON_SLURM, finish, read_job_ids, read_results, select, start_snakemake
 from support.cluster.slurm import wait_for
-from support.tools import ROOT, leftovers, make_shard, make_tar
+from support.tools import ROOT, make_shard, make_tar
 from support.workflow import run_well
 
 pytestmark = pytest.mark.cluster
-
-
-def read_inodes(folder):
-    return {path.stat().st_ino for path in folder.glob("*.parquet")}
-
-
-def find_partials(project, shard):
-    return list(project.glob(f"results/embeddings/.{shard}.parquet.*.partial"))
-
-
-def read_printed(project):
-    return (project / "printed.txt").read_text()
-
-
-def read_job_ids(project):
-    """The jobs that each shard was submitted as."""
-    ids = {}
-    for job, log in re.findall(r"submitted with SLURM jobid (\d+) \(log: (\S+)/\d+\.log\)", read_printed(project)):
-        ids.setdefault(log.rpartition("/")[2], []).append(job)
-    return ids
-
-
-# The time limit, which SLURM counts in minutes: these runs go on beside the tests of the login node. Not beside the
-# restart of slurmctld: what is submitted in that moment SLURM 22.05 may start without its GPU.
-
-
-@pytest.fixture(scope="module")
-def limited(slurm, nodes, tmp_path_factory):
-    """Two runs of two shards in a job that has a minute left, in the middle of the second shard; and what is kept."""
-    runs = {}
-    # Without the profile's early signal; and deaf to SIGTERM, as in a long call of a model.
-    for name, options in {"warned": (), "killed": ("--default-resources", "slurm_partition=gpu")}.items():
-        project = make_holding_project(tmp_path_factory.mktemp(name) / "project", 2, hold_after=5, shards_per_job=2)
-        if name == "killed":
-            (project / "deaf").touch()
-        runs[name] = project, start_snakemake(project, *ON_SLURM, *options)
-    kept = {}
-    for name, (project, _) in runs.items():
-        wait_for(partial(find_partials, project, "00001"), f"the second shard of the one to be {name}", 200)
-        slurm.ask("scontrol", "update", f"JobId={read_job_ids(project)['00000+1'][0]}", "TimeLimit=1")
-        kept[name] = read_inodes(project / "results/embeddings") | read_inodes(project / "results/ledger")
-    return {name: (*run, kept[name]) for name, run in runs.items()}
 
 
 # One run, and all that can be done to it
@@ -147,20 +105,3 @@ def test_a_run_whose_snakemake_was_ended_is_resumed(slurm, nodes, limited, local
     for end, project in projects.items():
         finish(runs[end], project)
         assert select(read_results(project), 2) == select(read_results(local), shards[end])
-
-
-# The time limit, again
-
-
-@pytest.mark.parametrize(("name", "state"), [("warned", "FAILED"), ("killed", "TIMEOUT")])
-def test_a_job_that_reaches_its_time_limit_keeps_what_it_had_finished(slurm, limited, local, name, state):
-    project, run, kept = limited[name]
-    assert len(kept) == 2  # the vectors and the ledger of one shard
-    printed = finish(run, project)
-    assert slurm.read_state(read_job_ids(project)["00000+1"][0]) == state
-    assert ("error: stopped by SIGTERM; run it again" in printed) == (name == "warned")
-    assert "mem_mb=2000" in printed and "runtime=240" in printed  # twice as much, the second time
-    assert "1 of 2 shards were finished before" in (project / "results/logs/embed/00000+1.log").read_text()
-    assert kept < read_inodes(project / "results/embeddings") | read_inodes(project / "results/ledger")
-    assert "partial" not in "".join(leftovers(project / "results"))
-    assert select(read_results(project), 2) == select(read_results(local), 2)

@@ -55,9 +55,14 @@ def test_two_hundred_kills(world):
 
 
 @needs_root
-def test_two_users_contend(world):
+@pytest.mark.parametrize("umask", [0o022, 0o077])
+def test_two_users_contend(world, umask):
     world.write_gpus(2)
-    events = run_jobs(world, "crowd", 12, 0.05, 1, 60, True)
+    before = os.umask(umask)
+    try:
+        events = run_jobs(world, "crowd", 12, 0.05, 1, 60, True)
+    finally:
+        os.umask(before)
     assert most_at_once(events) == {"GPU-0": 1, "GPU-1": 1}
     assert {event["uid"] for event in events if event["what"] == "take"} == {0, NOBODY}
     assert len([event for event in events if event["what"] == "leave"]) == 12

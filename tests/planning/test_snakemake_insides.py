@@ -19,6 +19,8 @@ answers = {name: getattr(insides, name)(workflow) for name in (
 def find(wildcards):
     answers["is_forced"] = {rule: insides.is_forced(workflow, rule) for rule in ("made", "all")}
     insides.force(workflow, ["a.txt"])
+    if "unlocked" in config:
+        insides.leave_unlocked(workflow)
     with open("NAME.json", "w") as file:
         json.dump(answers, file, default=lambda value: sorted(value) if isinstance(value, set) else str(value))
     return []
@@ -75,7 +77,7 @@ def test_every_question_is_answered_for_the_main_workflow(folder):
         "is_forced": {"made": True, "all": False},
     }
     public = {name for name, value in vars(snakemake_insides).items() if inspect.isfunction(value)}
-    assert public == {*answers, "force"}
+    assert public == {*answers, "force", "leave_unlocked"}
 
 
 def test_a_module_knows_that_it_is_one_and_where_it_lies(folder):
@@ -83,3 +85,16 @@ def test_a_module_knows_that_it_is_one_and_where_it_lies(folder):
     assert (answers["is_main"], answers["find_folder"]) == (False, str(folder / "inner"))
     assert answers["is_forced"] == {"made": True, "all": True}
     assert answers["read_command_line"] == [[], [], {}]
+
+
+@pytest.mark.slow
+def test_the_lock_of_a_killed_run_does_not_matter_if_the_folder_is_left_unlocked(folder):
+    lock = folder / ".snakemake/locks/0.output.lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    lock.write_text("a.txt\n")
+    command = ("-m", "snakemake", "--cores", "1")
+    done = run_python(*command, cwd=folder, env=snakemake_environment())
+    assert done.returncode != 0 and "cannot be locked" in done.stderr
+    done = run_python(*command, "--config", "unlocked=1", cwd=folder, env=snakemake_environment())
+    assert done.returncode == 0, done.stderr
+    assert lock.exists()

@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import time
 
 import pyarrow.parquet as pq
@@ -16,6 +17,8 @@ from support.fake_nvml.world import describe
 from support.lease_events import JOBS, most_at_once
 from support.tools import leftovers, make_shard
 from support.workflow import snakemake_command, snakemake_environment
+
+from embedders.terminal import END_SIGNALS
 
 EMBEDDER = """
 import json
@@ -304,11 +307,11 @@ def test_where_no_gpu_is_admitted_a_job_fails_and_never_takes_the_cpu(world, pro
 def wait_for(condition, job, timeout_s=100):
     end_s = time.monotonic() + timeout_s
     while not condition():
-        assert job.poll() is None and time.monotonic() < end_s
+        assert (job is None or job.poll() is None) and time.monotonic() < end_s
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("number", END_SIGNALS)
 def test_a_job_that_is_told_to_end_cleans_up_and_drops_its_lease(world, project, number):
     world.write_gpus(1)
     job = start_embed(world, project, embedder="Endless")
@@ -325,7 +328,16 @@ def test_a_job_that_is_told_to_end_cleans_up_and_drops_its_lease(world, project,
     assert '"take"' in world.run(world.repository / JOBS, "once", str(os.getuid()), "1")
 
 
-def test_ctrl_c_ends_a_run_and_its_jobs_and_leaves_no_lease(world, project):
+def test_a_closed_terminal_does_not_end_a_job_that_nohup_protects(world):
+    code = (
+        "import signal; from embedders.terminal import *\nwith one_line_errors(): signal.raise_signal(signal.SIGHUP)"
+    )
+    assert subprocess.run(["nohup", sys.executable, "-c", code], env=world.env).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], env=world.env).returncode == 128 + signal.SIGHUP
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_ctrl_c_or_a_closed_terminal_ends_a_run_and_its_jobs_and_leaves_no_lease(world, project, number):
     world.write_gpus(1)
     configure(project, 1, "Endless")
     with (project / "printed").open("w+") as printed:
@@ -335,12 +347,13 @@ def test_ctrl_c_ends_a_run_and_its_jobs_and_leaves_no_lease(world, project):
             env=snakemake_world(world),
             stdout=printed,
             stderr=printed,
-            start_new_session=True,  # a terminal sends SIGINT to every process of the group
+            start_new_session=True,  # a terminal sends the signal to every process of the group
         )
         wait_for(lambda: list(project.glob("results/embeddings/.*.partial")), run)
-        os.killpg(run.pid, signal.SIGINT)
+        os.killpg(run.pid, number)
         assert run.wait(60) != 0
-    assert "error: stopped by SIGINT" in (project / "printed").read_text()
+    log = project / "results/logs/embed/00000.log"
+    wait_for(lambda: f"error: stopped by {number.name}" in log.read_text(), None)
     assert not [name for name in leftovers(project / "results") if "parquet" in name]
     assert '"take"' in world.run(world.repository / JOBS, "once", str(os.getuid()), "1")
 

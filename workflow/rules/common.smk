@@ -15,9 +15,10 @@ from snakemake.logging import logger
 # because workflow.basedir is another workflow's if this one is used as a module.
 sys.path.insert(0, os.path.join(str(workflow.current_basedir), "../.."))
 from embedders.errors import TarquetError
+from embedders.job.time_limit import describe_end, end_before_limit
 from embedders.output.files import write_whole
 from embedders.output.hashes import Hashes
-from embedders.output.record import RECORD
+from embedders.output.record import RECORD, digest
 from embedders.output.strays import describe_strays
 from embedders.planning import snakemake_insides
 from embedders.planning.commands import (
@@ -52,6 +53,7 @@ from embedders.planning.job_python import (
     prefer_own_python,
 )
 from embedders.planning.jobs import begin_jobs, load_jobs, plan_jobs
+from embedders.planning.parts import read_part
 from embedders.planning.progress import follow_run
 from embedders.planning.recipes import describe_recipes, find_files
 from embedders.planning.running import claim_folder
@@ -84,6 +86,7 @@ try:
     config = check_config(config, schema)
     check_settings(config)
     require_output_dir(config["output_dir"])
+    PART = read_part(config["part"])
     SCORES = name_scores(config["scores"])
     # Always spelled the same way, because to Snakemake another spelling is another file.
     OUT = shorten_path(config["output_dir"])
@@ -92,17 +95,20 @@ try:
     if snakemake_insides.is_planning(workflow):
         SHARDS = find_shards(config["shards"])
         require_distinct(SHARDS, config["output_dir"])
-        VERSIONS = find_versions(SHARDS.values())
+        MINE = PART.select(SHARDS)
+        VERSIONS = find_versions(MINE.values())
         FOLDER = compare_folder(
-            OUT, SHARDS, RECIPES, HASHES, logger.warning, VERSIONS
+            OUT, SHARDS, RECIPES, HASHES, logger.warning, VERSIONS, PART
         )
-        JOBS = begin_jobs(SHARDS, config["shards_per_job"], VERSIONS)
+        JOBS = begin_jobs(MINE, config["shards_per_job"], VERSIONS, PART)
     else:  # a process that an executor started for a job; the main process has planned it
         SHARDS, _ = read_run(OUT)
-        FOLDER, JOBS, VERSIONS = Comparison(), load_jobs(OUT), {}
+        MINE = PART.select(SHARDS)
+        FOLDER, JOBS, VERSIONS = Comparison(), load_jobs(OUT, PART), {}
     if "apptainer" in DEPLOYMENTS:
         check_image(config["container"])
         shown = [*SHARDS.values(), f"{OUT}/summary.json"]
+        os.environ.update(describe_end(os.environ))
         os.environ.update(
             describe_container(shown, find_files(config), config["gpu"] > 0, os.environ)
         )

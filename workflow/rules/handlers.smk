@@ -20,22 +20,45 @@ def begin_run():
     These are the merged configuration (file, --configfile, --config, defaults) and the path of each shard by name.
     """
     try:
-        now = claim_folder(OUT)
+        plan = {"list of shards": digest(list(SHARDS)), "recipe": digest(RECIPES)}
+        now = claim_folder(OUT, PART, plan)
         unfinished = [
-            path for shard, path in SHARDS.items() if not FOLDER.is_finished(shard)
+            path for shard, path in MINE.items() if not FOLDER.is_finished(shard)
         ]
         check_times(unfinished, now)
     except TarquetError as error:
         raise WorkflowError(str(error))
     HASHES.save()
     JOBS.save(OUT)
+    # The same for all the parts of a run.
+    of_the_run = {key: value for key, value in config.items() if key != "part"}
     with write_whole(f"{OUT}/run_config.yaml") as file:
-        file.write(yaml.safe_dump(dict(config), sort_keys=False).encode())
+        file.write(yaml.safe_dump(of_the_run, sort_keys=False).encode())
     with write_whole(f"{OUT}/run_shards.json") as file:
         file.write(json.dumps(SHARDS, indent=0).encode())
 
 
+def stop_in_time():
+    """Start no further job when the allocation that Snakemake runs in has ten minutes left, and end with the last."""
+    end_before_limit(
+        600,
+        lambda line: logger.warning(
+            f"{line}: no further job is started; the same command continues the run"
+        ),
+    )
+
+
 def name_failures():
     """Print a line at the end of a run for each shard that was tried and has no result."""
-    for line in describe_failures(OUT, SHARDS, JOBS, SCORES):
+    for line in describe_failures(OUT, MINE, JOBS, SCORES):
         print(line, file=sys.stderr)
+
+
+def name_next_step():
+    """Say at the end of a part of a run what writes the summary."""
+    if not PART.is_whole:
+        print(
+            f"part {PART} is finished: {len(MINE)} of {len(SHARDS)} shards; once all parts have ended, run snakemake "
+            "without `part`, which embeds what they have left and writes the summary",
+            file=sys.stderr,
+        )

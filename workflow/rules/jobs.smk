@@ -7,16 +7,29 @@ import shlex
 def plan_embedding():
     """Plan the embedding jobs. Called by input functions, because Snakemake's options are unknown at parse time."""
     if snakemake_insides.is_planning(workflow):
-        unfinished = set(SHARDS)
+        if not PART.is_whole:
+            # That lock is for one run at a time, and is left behind by a killed one; a part claims the output folder.
+            snakemake_insides.leave_unlocked(workflow)
+        unfinished = set(MINE)
         if not snakemake_insides.is_forced(workflow, "embed"):
-            unfinished = set(filterfalse(FOLDER.is_finished, SHARDS))
-        plan_jobs(JOBS, SHARDS, unfinished, config["shards_per_job"], VERSIONS)
+            unfinished = set(filterfalse(FOLDER.is_finished, MINE))
+        plan_jobs(JOBS, MINE, unfinished, config["shards_per_job"], VERSIONS)
         # Snakemake would skip a shard whose results are gone as long as the summary exists.
         if unfinished or FOLDER.is_summary_stale:
             snakemake_insides.force(workflow, [f"{OUT}/summary.json"])
 
 
 def list_embedded(wildcards):
+    """Return the outputs of `list_part`, if they are those of all the shards."""
+    if not PART.is_whole:
+        raise WorkflowError(
+            f"config: part is {str(PART)!r}, and a part of a run makes only the vectors and scores of its shards; "
+            "leave `part` out, once all parts have ended"
+        )
+    return list_part(wildcards)
+
+
+def list_part(wildcards):
     """Yield the output of each embedding job; for a shard whose vectors exist, its ledger."""
     plan_embedding()
     for job in JOBS.shards:
@@ -52,9 +65,10 @@ def find_input(kind):
 
     def find(wildcards):
         force_stale(kind)
-        if wildcards.shard not in SHARDS:
+        if wildcards.shard not in MINE:
+            of_part = "" if PART.is_whole else f" that belongs to part {PART}"
             raise WorkflowError(
-                f"there is no shard named {wildcards.shard!r}; expected one of `shards` in config.yaml"
+                f"there is no shard named {wildcards.shard!r}{of_part}; expected one of `shards` in config.yaml"
             )
         return ancient(list(filterfalse(is_remote, [SHARDS[wildcards.shard]])))
 
@@ -85,7 +99,7 @@ def list_retried(wildcards):
     # Not at the top: it imports pyarrow, which no other target needs.
     from embedders.output.summary import find_failed_shards
 
-    failed = find_failed_shards(f"{OUT}/ledger", SHARDS)
+    failed = find_failed_shards(f"{OUT}/ledger", MINE)
     return expand(f"{OUT}/retried/embeddings/{{shard}}.parquet", shard=failed)
 
 

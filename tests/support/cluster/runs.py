@@ -2,6 +2,7 @@
 
 import ctypes
 import json
+import re
 import shlex
 import signal
 import subprocess
@@ -47,11 +48,14 @@ def end_with_parent() -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
-def submit_snakemake(project: Path, *options: str, allocation: tuple[str, ...]) -> str:
-    """Submit the workflow of a project as one job of SLURM's, which needs no plugin, and return the job's number."""
+def submit_snakemake(project: Path, *options: str, allocation: tuple[str, ...], part: str = "1/1") -> str:
+    """Submit the workflow of a project as one job of SLURM's, which needs no plugin, and return the job's number.
+
+    The part may have a variable that SLURM sets in the job.
+    """
     command = ["sbatch", "--parsable", "--output=printed.txt", *allocation]
     return subprocess.run(
-        [*command, "--wrap", f"exec {shlex.join(snakemake_command(*options))}"],
+        [*command, "--wrap", f"exec {shlex.join(snakemake_command(*options))} --config part={part}"],
         cwd=project, env=snakemake_environment(), check=True, capture_output=True, text=True,
     ).stdout.strip()  # fmt: skip
 
@@ -68,3 +72,17 @@ def select(results: dict, shards: int) -> dict:
     """Choose the vectors and ledgers of the first shards, of a run of as many or more."""
     names = tuple(f"{number:05}.parquet" for number in range(shards))
     return {path: content for path, content in results.items() if path.endswith(names)}
+
+
+def read_job_ids(project: Path) -> dict[str, list[str]]:
+    """Read the numbers of the jobs that each shard was submitted as, from what Snakemake has printed."""
+    ids: dict[str, list[str]] = {}
+    printed = (project / "printed.txt").read_text()
+    for job, log in re.findall(r"submitted with SLURM jobid (\d+) \(log: (\S+)/\d+\.log\)", printed):
+        ids.setdefault(log.rpartition("/")[2], []).append(job)
+    return ids
+
+
+def read_inodes(project: Path) -> set[int]:
+    """Return the inodes of the finished vectors and ledgers of a project, which change if a file is written again."""
+    return {path.stat().st_ino for path in project.glob("results/[el]*/*.parquet")}

@@ -23,6 +23,9 @@ from pathlib import Path
 
 NODES = ("n1", "n2")
 GPUS_PER_NODE = 4
+MIG_NODE = "n3"  # in a partition of its own: a card in MIG mode, with two instances
+# SLURM limits the memory of jobs by these control groups; cgroup v2 would need systemd.
+MEMORY_GROUPS = Path("/sys/fs/cgroup/memory")
 PACKAGES = {"munge": "munged", "slurm-client": "sbatch", "slurmctld": "slurmctld", "slurmd": "slurmd"}
 CONFIG_FOLDER = Path("/etc/slurm")
 CONFIG_FILES = ("slurm.conf", "gres.conf", "cgroup.conf")
@@ -42,7 +45,7 @@ SlurmdPidFile={folder}/slurmd.%n.pid
 SlurmdLogFile={folder}/log/slurmd.%n.log
 SlurmdParameters=config_overrides
 ProctrackType=proctrack/linuxproc
-TaskPlugin=task/none
+TaskPlugin={tasks}
 TaskProlog={folder}/prolog
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core_Memory
@@ -53,10 +56,25 @@ KillWait=10
 GresTypes=gpu
 AccountingStorageType=accounting_storage/none
 JobAcctGatherType=jobacct_gather/none
-PartitionName=gpu Nodes=ALL Default=YES MaxTime=INFINITE State=UP
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+PartitionName=gpu Nodes=n[1-2] Default=YES MaxTime=INFINITE PriorityTier=1
+PartitionName=urgent Nodes=n[1-2] MaxTime=INFINITE PriorityTier=2 PreemptMode=OFF
+PartitionName=mig Nodes=n3 MaxTime=INFINITE
 """
 NODE = "NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs=16 CoresPerSocket=16 RealMemory=64000"
-GPUS = "NodeName={node} Name=gpu Type=a100 File={folder}/{node}.gpu[0-3]\n"
+GPUS = "NodeName={node} Name=gpu Type={model} File={folder}/{node}.gpu[0-{last}]\n"
+# On the node with MIG as SLURM does it with AutoDetect=nvml: a job is given the name of an instance, not a number.
+PROLOG = """\
+#!/bin/sh
+cat "{folder}/$SLURMD_NODENAME.environment" 2>/dev/null
+if [ "$SLURMD_NODENAME" = {mig} ]; then echo "export CUDA_VISIBLE_DEVICES=MIG-$CUDA_VISIBLE_DEVICES"; fi
+"""
+CGROUPS = """\
+CgroupAutomount=no
+CgroupPlugin=cgroup/v1
+ConstrainRAMSpace={limits}
+"""
 
 
 def find_missing() -> str | None:
@@ -80,6 +98,11 @@ def install(packages: dict[str, str]) -> None:
     environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}  # 1: starts no daemon
     for command in (["update"], ["install", "-y", "--no-install-recommends", *packages]):
         subprocess.run(["apt-get", "-qq", *command], env=environment, stdout=subprocess.DEVNULL, check=True)
+
+
+def can_limit_memory() -> bool:
+    """Tell whether SLURM can limit the memory of its jobs on this machine."""
+    return os.access(MEMORY_GROUPS / "cgroup.procs", os.W_OK)
 
 
 class Slurm:
@@ -107,7 +130,7 @@ class Slurm:
             self._write_files()
             self._start_munge()
             self.start_controller()
-            for node in NODES:
+            for node in (*NODES, MIG_NODE):
                 self._start("slurmd", "-D", "-N", node, name=node, is_up=lambda node=node: self.is_idle(node))
         except BaseException:
             self.close()
@@ -155,24 +178,26 @@ class Slurm:
         (self.folder / f"{node}.environment").write_text("".join(lines))
 
     def _write_files(self) -> None:
-        for name in ("daemons", "state", "log", "munge", *(f"spool.{node}" for node in NODES)):
+        for name in ("daemons", "state", "log", "munge", *(f"spool.{node}" for node in (*NODES, MIG_NODE))):
             (self.folder / name).mkdir(mode=0o755)
-        for node in NODES:
-            for number in range(GPUS_PER_NODE):
-                os.mknod(self.folder / f"{node}.gpu{number}", stat.S_IFCHR | 0o666, os.makedev(1, 3))
         prolog = self.folder / "prolog"
-        prolog.write_text(f'#!/bin/sh\ncat "{self.folder}/$SLURMD_NODENAME.environment" 2>/dev/null || true\n')
+        prolog.write_text(PROLOG.format(folder=self.folder, mig=MIG_NODE))
         prolog.chmod(0o755)
         host = socket.gethostname().partition(".")[0]
-        ports = find_free_ports(1 + len(NODES))
-        config = OURS + CONFIG.format(host=host, folder=self.folder, port=ports.pop())
-        for node in NODES:
-            config += f"{NODE.format(node=node, host=host, port=ports.pop())} Gres=gpu:a100:{GPUS_PER_NODE}\n"
+        gpus = dict.fromkeys(NODES, ("a100", GPUS_PER_NODE)) | {MIG_NODE: ("1g.10gb", 2)}
+        ports = find_free_ports(1 + len(gpus))
+        tasks = "task/cgroup" if can_limit_memory() else "task/none"
+        config = OURS + CONFIG.format(host=host, folder=self.folder, port=ports.pop(), tasks=tasks)
+        all_gpus = ""
+        for node, (model, count) in gpus.items():
+            for number in range(count):
+                os.mknod(self.folder / f"{node}.gpu{number}", stat.S_IFCHR | 0o666, os.makedev(1, 3))
+            config += f"{NODE.format(node=node, host=host, port=ports.pop())} Gres=gpu:{model}:{count}\n"
+            all_gpus += GPUS.format(node=node, folder=self.folder, model=model, last=count - 1)
         (CONFIG_FOLDER / "slurm.conf").write_text(config)
-        (CONFIG_FOLDER / "gres.conf").write_text(
-            "".join(GPUS.format(node=node, folder=self.folder) for node in NODES)
-        )
-        (CONFIG_FOLDER / "cgroup.conf").write_text("CgroupAutomount=no\n")
+        (CONFIG_FOLDER / "gres.conf").write_text(all_gpus)
+        limits = "yes" if can_limit_memory() else "no"
+        (CONFIG_FOLDER / "cgroup.conf").write_text(CGROUPS.format(limits=limits))
 
     def _start_munge(self) -> None:
         folder = self.folder / "munge"
@@ -211,7 +236,7 @@ def clean_up(folder: Path) -> None:
             ask("scancel", "--user=root")
             wait_for(lambda: not ask("squeue", "-h"), "an empty queue")
     finally:
-        for name in (*NODES, "controller", "munge"):
+        for name in (*NODES, MIG_NODE, "controller", "munge"):
             daemon = folder / "daemons" / name
             if daemon.exists():
                 stop(int(daemon.read_text()))

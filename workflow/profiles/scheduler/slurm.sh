@@ -1,0 +1,8 @@
+#!/bin/sh
+# usage: slurm.sh JOB    print whether a job of SLURM is running, success or failed
+state=$(squeue --noheader --states=all --jobs="$1" --format=%T 2>/dev/null) || state=UNKNOWN
+case $state in
+    COMPLETED) echo success ;;
+    BOOT_FAIL | CANCELLED | DEADLINE | FAILED | NODE_FAIL | OUT_OF_MEMORY | TIMEOUT) echo failed ;;
+    *) echo running ;; # also while SLURM does not answer
+esac
