@@ -166,7 +166,8 @@ def score(embeddings, output, classifier, classifier_args, record, recipe, threa
     Example: python -m embedders score results/embeddings/00000.parquet scores.parquet --classifier my.py:MyClassifier
     """
     with one_line_errors():
-        from embedders.job.locate import split_class_path
+        from embedders.job.garbage import keep_imports
+        from embedders.job.locate import build, locate_class, split_class_path
         from embedders.output.files import check_writable
 
         if not Path(embeddings).is_file():
@@ -176,14 +177,16 @@ def score(embeddings, output, classifier, classifier_args, record, recipe, threa
             raise ConfigError(f"classifier args {classifier_args!r}: expected an object, such as {{}}")
         check_writable(Path(output))
         with pin_device(embeddings, device, terms) as torch_device:
-            import torch
+            with keep_imports():
+                import torch
 
-            from embedders.job.locate import build_classifier
-            from embedders.job.score import score_file
+                from embedders.job.score import score_file
 
+                located = locate_class(classifier, "classifier")
             if threads is not None:
                 torch.set_num_threads(threads)
-            score_file(embeddings, output, build_classifier(classifier, classifier_args), torch_device)
+            built = build(located, classifier, classifier_args, "classifier")
+            score_file(embeddings, output, built, torch_device)
         if record is not None:
             Addition(record, recipe).add(output)
 

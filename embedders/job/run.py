@@ -12,7 +12,8 @@ from typing import Any
 
 from embedders.errors import ConfigError, ShardError, TarquetError
 from embedders.job.failures import report_failure
-from embedders.job.locate import split_class_path
+from embedders.job.garbage import keep_imports
+from embedders.job.locate import build, locate_class, split_class_path
 from embedders.job.shard_job import ShardJob
 from embedders.output.failed import FailureKind
 from embedders.output.files import check_writable
@@ -75,16 +76,17 @@ def run_job(
         if torch_device == "cpu":
             startup.seconds.clear()
         with startup.time("starting"):
-            import torch
+            with keep_imports():
+                import torch
 
-            from embedders.job.embed import embed_shards
-            from embedders.job.locate import build_embedder
-            from embedders.job.progress import show_progress
-            from embedders.output.parquet import describe_file, read_ledger
+                from embedders.job.embed import embed_shards
+                from embedders.job.progress import show_progress
+                from embedders.output.parquet import describe_file, read_ledger
 
+                located = locate_class(class_path)
             if threads is not None:
                 torch.set_num_threads(threads)
-            embedder = build_embedder(class_path, args)
+            embedder = build(located, class_path, args)
             if embedder.num_threads_per_worker is None:
                 embedder.num_threads_per_worker = threads
         if only is not None:

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from embedders.errors import ConfigError
+from embedders.output.arrays import build_array, wrap_array
 from embedders.output.failed import FailedSample
 from embedders.output.provenance import Provenance, ScoreProvenance
 from embedders.output.usage import Usage
@@ -94,7 +95,7 @@ class EmbeddingWriter:
         vectors = vectors.astype(self._numpy_type, copy=False)
         stored, start = [], 0
         for name, dimension in dimensions.items():
-            flat = pa.array(vectors[:, start : start + dimension].reshape(-1))
+            flat = wrap_array(vectors[:, start : start + dimension].reshape(-1))
             stored.append(pa.FixedSizeListArray.from_arrays(flat, type=schema.field(name).type))
             start += dimension
         self._batches.append(pa.RecordBatch.from_arrays([*rows.columns, *stored], schema=schema))
@@ -153,8 +154,8 @@ def write_ledger(
 
     These are here and not in the footer of the vectors, so that the same run twice gives the same vector files.
     """
-    rows = [{name: getattr(sample, name) for name in LEDGER_SCHEMA.names} for sample in failed]
-    table = pa.Table.from_pylist(rows, schema=LEDGER_SCHEMA)
+    columns = [build_array([getattr(sample, one.name) for sample in failed], one.type) for one in LEDGER_SCHEMA]
+    table = pa.Table.from_arrays(columns, schema=LEDGER_SCHEMA)
     used = {} if usage is None else {"usage": usage.as_json()}
     _write_table(file, table, provenance.as_json() | {"seconds": dict(seconds)} | used)
 
