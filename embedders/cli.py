@@ -167,7 +167,7 @@ def score(embeddings, output, classifier, classifier_args, record, recipe, threa
     """
     with one_line_errors():
         from embedders.job.garbage import keep_imports
-        from embedders.job.locate import build, locate_class, split_class_path
+        from embedders.job.locate import build_classifier, split_class_path
         from embedders.output.files import check_writable
 
         if not Path(embeddings).is_file():
@@ -181,12 +181,9 @@ def score(embeddings, output, classifier, classifier_args, record, recipe, threa
                 import torch
 
                 from embedders.job.score import score_file
-
-                located = locate_class(classifier, "classifier")
             if threads is not None:
                 torch.set_num_threads(threads)
-            built = build(located, classifier, classifier_args, "classifier")
-            score_file(embeddings, output, built, torch_device)
+            score_file(embeddings, output, build_classifier(classifier, classifier_args), torch_device)
         if record is not None:
             Addition(record, recipe).add(output)
 

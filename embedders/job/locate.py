@@ -75,7 +75,7 @@ def build_embedder(class_path: str, args: Mapping[str, Any]) -> "ImageEmbedder":
     Raises:
         EmbedderError: As `locate_class`; or a method of the contract is missing, or the arguments do not fit.
     """
-    return build(locate_class(class_path), class_path, args)
+    return _build(class_path, args, "embedder")
 
 
 def build_classifier(class_path: str, args: Mapping[str, Any]) -> "ImageClassifier":
@@ -84,15 +84,11 @@ def build_classifier(class_path: str, args: Mapping[str, Any]) -> "ImageClassifi
     Raises:
         EmbedderError: As `build_embedder`.
     """
-    return build(locate_class(class_path, "classifier"), class_path, args, "classifier")
+    return _build(class_path, args, "classifier")
 
 
-def build(located: type, class_path: str, args: Mapping[str, Any], kind: str = "embedder") -> Any:
-    """Build what `locate_class` found with its arguments.
-
-    Raises:
-        EmbedderError: A method of the contract is missing, or the arguments do not fit.
-    """
+def _build(class_path: str, args: Mapping[str, Any], kind: str) -> Any:
+    located = locate_class(class_path, kind)
     missing = sorted(getattr(located, "__abstractmethods__", ()))
     if missing:
         raise EmbedderError(f"{kind} class {class_path!r} does not define {', '.join(missing)}; write it")
