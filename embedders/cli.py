@@ -170,7 +170,8 @@ def score(embeddings, output, classifier, classifier_args, record, recipe, threa
     """
     with one_line_errors():
         end_before_limit(LIMIT_S, log.warning)
-        from embedders.job.locate import split_class_path
+        from embedders.job.garbage import keep_imports
+        from embedders.job.locate import build_classifier, split_class_path
         from embedders.output.files import check_writable
 
         if not Path(embeddings).is_file():
@@ -180,11 +181,10 @@ def score(embeddings, output, classifier, classifier_args, record, recipe, threa
             raise ConfigError(f"classifier args {classifier_args!r}: expected an object, such as {{}}")
         check_writable(Path(output))
         with pin_device(embeddings, device, terms) as torch_device:
-            import torch
+            with keep_imports():
+                import torch
 
-            from embedders.job.locate import build_classifier
-            from embedders.job.score import score_file
-
+                from embedders.job.score import score_file
             if threads is not None:
                 torch.set_num_threads(threads)
             addition = Addition(record, recipe) if record is not None else None

@@ -81,6 +81,7 @@ LIGHT = {
     "gpu.terms",
     "gpu.watch",
     "job.failures",
+    "job.garbage",
     "job.locate",
     "job.meter",
     "job.run",

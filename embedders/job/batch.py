@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from embedders.output.arrays import wrap_array
+
 
 @dataclass
 class Batch:
@@ -29,6 +31,6 @@ class Batch:
             return vectors
         good = np.flatnonzero(~self.bad)
         self.keys = [self.keys[row] for row in good]
-        self.columns = self.columns.take(pa.array(good))
+        self.columns = self.columns.take(wrap_array(good))
         self.bad = np.zeros(len(good), bool)
         return vectors[good]

@@ -13,7 +13,8 @@ from typing import Any
 
 from embedders.errors import ConfigError, ShardError, TarquetError
 from embedders.job.failures import report_failure
-from embedders.job.locate import split_class_path
+from embedders.job.garbage import keep_imports
+from embedders.job.locate import build_embedder, split_class_path
 from embedders.job.shard_job import ShardJob
 from embedders.output.failed import FailureKind
 from embedders.output.files import check_writable
@@ -79,13 +80,12 @@ def run_job(
         if torch_device == "cpu":
             startup.seconds.clear()
         with startup.time("starting"):
-            import torch
+            with keep_imports():
+                import torch
 
-            from embedders.job.embed import embed_shards
-            from embedders.job.locate import build_embedder
-            from embedders.job.progress import show_progress
-            from embedders.output.parquet import describe_file, read_ledger
-
+                from embedders.job.embed import embed_shards
+                from embedders.job.progress import show_progress
+                from embedders.output.parquet import describe_file, read_ledger
             if threads is not None:
                 torch.set_num_threads(threads)
             embedder = build_embedder(class_path, args)

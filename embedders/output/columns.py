@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from embedders.errors import ConfigError
+from embedders.output.arrays import build_array
 
 SHARD, KEY = "shard", "key"
 # A plain string, which every reader knows. Parquet stores the name once for each row group.
@@ -117,7 +118,7 @@ def _build_array(values: list, name: str, type_name: str, wrong: dict[int, str])
     """Build a column; a value that cannot be converted becomes null and is noted in `wrong`."""
     if set(map(type, values)) <= {_PYTHON_TYPES[type_name], type(None)}:
         with suppress(ValueError, OverflowError):  # half a surrogate pair, an integer of more than 64 bits
-            return pa.array(values, METADATA_TYPES[type_name])
+            return build_array(values, METADATA_TYPES[type_name])
     converted = []
     for row, value in enumerate(values):
         try:
@@ -125,7 +126,7 @@ def _build_array(values: list, name: str, type_name: str, wrong: dict[int, str])
         except (TypeError, ValueError, OverflowError, RecursionError):
             wrong.setdefault(row, f"{name} is {reprlib.repr(value)}; expected {type_name}")
             converted.append(None)
-    return pa.array(converted, METADATA_TYPES[type_name])
+    return build_array(converted, METADATA_TYPES[type_name])
 
 
 def _convert(value: Any, type_name: str) -> Any:

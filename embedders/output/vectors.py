@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from embedders.errors import ConfigError
+from embedders.output.arrays import wrap_array
 
 DTYPES = {"float32": pa.float32(), "float16": pa.float16(), "int8": pa.int8()}
 # The largest number that each type holds. The largest float32 itself, rounded to int8, might read back as infinity.
@@ -197,7 +198,7 @@ def _get_element(kind: pa.DataType) -> pa.DataType:
 
 
 def _to_arrow(numbers: np.ndarray, shape: Shape) -> pa.Array:
-    array = pa.array(numbers.reshape(-1))
+    array = wrap_array(numbers.reshape(-1))
     for level in range(len(shape), 0, -1):
         array = pa.FixedSizeListArray.from_arrays(array, type=nest(array.type, shape[level - 1 : level]))
     return array

@@ -14,7 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from embedders.errors import ConfigError
-from embedders.output.columns import SHARD_FIELD
+from embedders.output.arrays import build_array
+from embedders.output.columns import SHARD, SHARD_FIELD
 from embedders.output.failed import FailedSample
 from embedders.output.provenance import Provenance, ScoreProvenance
 from embedders.output.usage import Usage
@@ -158,9 +159,12 @@ def write_ledger(
 
     These are here and not in the footer of the vectors, so that the same run twice gives the same vector files.
     """
-    shard = {SHARD_FIELD.name: provenance.shard.name}
-    rows = [shard | {name: getattr(sample, name) for name in LEDGER_SCHEMA.names[1:]} for sample in failed]
-    table = pa.Table.from_pylist(rows, schema=LEDGER_SCHEMA)
+    shard = provenance.shard.name
+    columns = [
+        build_array([shard if one.name == SHARD else getattr(sample, one.name) for sample in failed], one.type)
+        for one in LEDGER_SCHEMA
+    ]
+    table = pa.Table.from_arrays(columns, schema=LEDGER_SCHEMA)
     used = {} if usage is None else {"usage": usage.as_json()}
     _write_table(file, table, provenance.as_json() | {"seconds": dict(seconds)} | used)
 
