@@ -213,7 +213,7 @@ def write_shard(
         if job.ledger_path is not None:
             # The ledger before the vectors, which never exist without the list of samples that they lack.
             with write_whole(job.ledger_path) as ledger_file:
-                write_ledger(ledger_file, ledger.failed, provenance, timings.round())
+                write_ledger(ledger_file, ledger.failed, provenance, timings.round(), reader.mtime_ns)
     if provenance.null_columns:
         names = ", ".join(map(repr, provenance.null_columns))
         log.warning("%s: null in every row: %s; check the names in metadata_columns", job.tar_path, names)

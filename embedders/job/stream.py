@@ -78,6 +78,11 @@ class ShardReader:
             with timings.time("waiting_for_model"):
                 yield batch
 
+    @property
+    def mtime_ns(self) -> int | None:
+        """Time of change of the shard when reading began; `None` for a copy of a shard with an address."""
+        return None if self.job.address or not self._state else self._state[-1]
+
     def check_unchanged(self) -> None:
         """Check that the shard was not replaced while it was read; else its hash may be that of another file.
 

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +15,8 @@ from embedders.output.columns import KEY, SHARD
 from embedders.output.failed import FailedSample
 from embedders.output.provenance import SCHEMA_VERSION, Provenance, ScoreProvenance
 from embedders.output.writer import LEDGER_SCHEMA, PROVENANCE
+
+Kind = TypeVar("Kind", Provenance, ScoreProvenance)
 
 
 @dataclass(frozen=True)
@@ -104,19 +106,6 @@ def read_vectors(path: str) -> tuple[pa.Table, np.ndarray, VectorFile]:
     return table, parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1), description
 
 
-def read_ids(path: str, column: str) -> pa.ChunkedArray:
-    """Read one column of an output as text.
-
-    Raises:
-        ShardError: The file is missing or cut short, or has no such column.
-    """
-    with _explain_reading(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
-        table = file.read(columns=[column])
-        if table.column_names != [column]:
-            raise ShardError(f"{path!r}: it has no column {column!r} (id_col); remove it and run again")
-        return table[column].cast(pa.string())
-
-
 def count_groups(path: str) -> int:
     """Count the row groups of an output.
 
@@ -167,8 +156,38 @@ def describe_file(path: str) -> VectorFile:
         ShardError: The file is missing, cut short, or not an output of tarquet.
     """
     rows, schema, stored = _read_footer(path)
+    provenance = _read_record(path, stored, Provenance)
     dimensions = _find_dimensions(schema)
-    if not isinstance(stored, dict) or not dimensions:
+    if not dimensions:
+        raise ShardError(f"{path!r}: no column of vectors; expected an output of tarquet")
+    first, dimension = next(iter(dimensions.items()))
+    return VectorFile(str(path), rows, first, dimension, str(schema.field(first).type), provenance, dimensions)
+
+
+def read_provenance(path: str) -> tuple[Provenance, int | None]:
+    """Read only how an output or a ledger was made, which is faster than `describe_file`.
+
+    Returns:
+        The provenance; from a ledger also the time of change of the shard, if it was stored.
+
+    Raises:
+        ShardError: As `describe_file`.
+    """
+    stored = _read_stored(path)
+    return _read_record(path, stored, Provenance), stored.get("shard_mtime_ns")
+
+
+def read_score_provenance(path: str) -> ScoreProvenance:
+    """Read how a file of scores was made.
+
+    Raises:
+        ShardError: As `describe_file`.
+    """
+    return _read_record(path, _read_stored(path), ScoreProvenance)
+
+
+def _read_record(path: str, stored: Any, kind: type[Kind]) -> Kind:
+    if not isinstance(stored, dict):
         raise ShardError(f"{path!r}: no provenance in its footer; expected an output of tarquet")
     if stored.get("schema_version") != SCHEMA_VERSION:
         raise ShardError(
@@ -176,11 +195,9 @@ def describe_file(path: str) -> VectorFile:
             "it with the version of tarquet that wrote it"
         )
     try:
-        provenance = Provenance.from_json(stored)
+        return kind.from_json(stored)
     except KeyError as error:
         raise ShardError(f"{path!r}: no {error} in its footer; expected an output of tarquet") from error
-    first, dimension = next(iter(dimensions.items()))
-    return VectorFile(str(path), rows, first, dimension, str(schema.field(first).type), provenance, dimensions)
 
 
 def _find_dimensions(schema: pa.Schema) -> dict[str, int]:
@@ -200,8 +217,12 @@ def _to_numpy(table: pa.Table, column: str) -> np.ndarray:
 
 def _read_footer(path: str) -> tuple[int, pa.Schema, Any]:
     with _explain_reading(path):
-        metadata, schema = pq.read_metadata(path), pq.read_schema(path)
-        return metadata.num_rows, schema, json.loads((metadata.metadata or {}).get(PROVENANCE, "null"))
+        return pq.read_metadata(path).num_rows, pq.read_schema(path), _read_stored(path)
+
+
+def _read_stored(path: str) -> Any:
+    with _explain_reading(path):
+        return json.loads((pq.read_metadata(path).metadata or {}).get(PROVENANCE, "null"))
 
 
 def inspect_file(path: str) -> dict[str, Any]:

@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 
 from embedders.errors import OutputError
 from embedders.output.columns import KEY
-from embedders.output.parquet import read_ids
+from embedders.output.tables import read_ids
 
 NAMED = 5
 # 4 million hashes; or 750,000 ids of 20 bytes with their rows, which take ten times this memory while counted.

@@ -147,16 +147,28 @@ def _refuse_twice(vector_columns: Sequence[str], others: pa.Schema) -> None:
 
 
 def write_ledger(
-    file: BinaryIO, failed: Sequence[FailedSample], provenance: Provenance, seconds: Mapping[str, float]
+    file: BinaryIO,
+    failed: Sequence[FailedSample],
+    provenance: Provenance,
+    seconds: Mapping[str, float],
+    shard_mtime_ns: int | None = None,
 ) -> None:
     """Write the samples that were not embedded, one row each, and the times.
 
     The times are here and not in the footer of the vectors, so that the same run twice gives the same vector files.
+
+    Args:
+        file: The file.
+        failed: The samples.
+        provenance: That of the vectors.
+        seconds: Seconds spent on each activity of `timings`.
+        shard_mtime_ns: Time of change of the shard, in nanoseconds.
     """
     shard = {SHARD_FIELD.name: provenance.shard.name}
     rows = [shard | {name: getattr(sample, name) for name in LEDGER_SCHEMA.names[1:]} for sample in failed]
     table = pa.Table.from_pylist(rows, schema=LEDGER_SCHEMA)
-    _write_table(file, table, provenance.as_json() | {"seconds": dict(seconds)})
+    times = {"seconds": dict(seconds), "shard_mtime_ns": shard_mtime_ns}
+    _write_table(file, table, provenance.as_json() | times)
 
 
 def write_scores(file: BinaryIO, table: pa.Table, provenance: ScoreProvenance) -> None:

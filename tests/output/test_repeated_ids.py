@@ -70,8 +70,10 @@ def test_repeated_keys_are_a_plain_sentence_and_repeated_ids_a_warning_in_summar
         for shard in "abc":
             write_shard(tmp_path / name, shard, 2 if shard != "c" else 0, [], id_col=id_col)
     summary = summarize_run(tmp_path / "keys", ["a", "b", "c"])
-    line = "eys that are in several shards: 2, 4 rows in all: '0' (shards 'a' and 'b'), '1' (shards 'a' and 'b'); shard and "
-    assert f"\n  k{line}key together name a row, so this does no harm" in summary.describe()
+    line = (
+        "eys that are in several shards: 2, 4 rows in all: '0' (shards 'a' and 'b'), '1' (shards 'a' and 'b'); shard "
+    )
+    assert f"\n  k{line}and key together name a row, so this does no harm" in summary.describe()
     assert ("note", "Keys that are in sev") in [(f.level, f.text[:20]) for f in judge_run(summary, 0)]
     summary = summarize_run(tmp_path / "ids", ["a", "b", "c"])
     assert (
