@@ -2,8 +2,8 @@
 
     python benchmarks/record.py [OUTPUTS ...]
 
-Each output is a file of one vector with its ledger. The shards have addresses, so that none is read. Prints the time of
-the comparison without a record, with it, and the peak memory.
+Each output is a file of one vector with its ledger. The shards have addresses, so that none is read. Prints the time
+of the comparison without a record, with it, and the peak memory.
 """
 
 import json
