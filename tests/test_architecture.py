@@ -50,6 +50,7 @@ TOP = {
 }
 ONLY_IMPORTER = {
     "pyarrow.parquet": {"output.near_copies", "output.parquet", "output.tables", "output.writer"},
+    "duckdb": {"output.repeated_ids"},
     "timm": {"builtin.timm_embedder", "builtin.timm_pixels", "builtin.timm_source", "builtin.timm_weights"},
     "open_clip": {"builtin.open_clip_source"},
     "transformers": {"builtin.hugging_face_embedder"},
@@ -91,12 +92,15 @@ LIGHT = {
     "output.failed",
     "output.files",
     "output.hashes",
+    "output.provenance",
     "output.record",
     "output.strays",
     "output.timings",
     "output.usage",
+    "planning.adoption",
     "planning.config",
     "planning.container",
+    "planning.file_times",
     "planning.folder",
     "planning.job_python",
     "planning.jobs",

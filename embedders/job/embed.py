@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
+from dataclasses import asdict
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -231,7 +232,7 @@ def write_shard(
         if job.ledger_path is not None:
             # The ledger before the vectors, which never exist without the list of samples that they lack.
             with write_whole(job.ledger_path) as ledger_file:
-                write_ledger(ledger_file, ledger.failed, provenance, timings.round(), usage)
+                write_ledger(ledger_file, ledger.failed, provenance, timings.round(), usage, asdict(reader.version))
     if provenance.null_columns:
         names = ", ".join(map(repr, provenance.null_columns))
         log.warning("%s: null in every row: %s; check the names in metadata_columns", job.tar_path, names)

@@ -23,7 +23,7 @@ from embedders.output.ledger import Ledger
 from embedders.reading.copies import Copies
 from embedders.reading.loader import ShardLoad
 from embedders.reading.metadata import list_suffixes, read_metadata
-from embedders.reading.remote import is_remote
+from embedders.reading.remote import Version, is_remote
 from embedders.reading.samples import check_exists, read_samples
 
 _END = object()
@@ -102,6 +102,12 @@ class ShardReader:
             OutputError: There is no room for its copy.
         """
         return self._copies.find(self.job.tar_path) if self._copies else self.job.tar_path
+
+    @property
+    def version(self) -> Version:
+        """What tells whether the shard changes later: what its server said, or size and time when reading began."""
+        told = self._copies.find_version(self.job.tar_path) if self._copies else None
+        return told or Version(*self._state[-2:] if self._state else (None,))
 
     def check_unchanged(self) -> None:
         """Check that the shard was not replaced while it was read; else its hash may be that of another file.

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +18,8 @@ from embedders.output.provenance import SCHEMA_VERSION, Provenance, ScoreProvena
 from embedders.output.usage import Usage
 from embedders.output.vectors import Shape, VectorColumn, choose_column, find_columns
 from embedders.output.writer import LEDGER_SCHEMA, PROVENANCE
+
+Kind = TypeVar("Kind", Provenance, ScoreProvenance)
 
 
 @dataclass(frozen=True)
@@ -124,19 +126,6 @@ def read_tables(path: str) -> Iterator[pa.Table]:
             yield file.read_row_group(number)
 
 
-def read_ids(path: str, column: str) -> pa.ChunkedArray:
-    """Read one column of an output as text.
-
-    Raises:
-        ShardError: The file is missing or cut short, or has no such column.
-    """
-    with _explain_reading(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
-        table = file.read(columns=[column])
-        if table.column_names != [column]:
-            raise ShardError(f"{path!r}: it has no column {column!r} (id_col); remove it and run again")
-        return table[column].cast(pa.string())
-
-
 def count_groups(path: str) -> int:
     """Count the row groups of an output.
 
@@ -190,8 +179,37 @@ def describe_file(path: str) -> VectorFile:
         ShardError: The file is missing, cut short, or not an output of tarquet.
     """
     rows, schema, stored = _read_footer(path)
+    provenance = _read_record(path, stored, Provenance)
     columns = find_columns(schema)
-    if not isinstance(stored, dict) or not columns:
+    if not columns:
+        raise ShardError(f"{path!r}: no column of vectors; expected an output of tarquet")
+    return VectorFile(str(path), rows, columns, provenance)
+
+
+def read_provenance(path: str) -> tuple[Provenance, dict[str, Any]]:
+    """Read only how an output or a ledger was made, which is faster than `describe_file`.
+
+    Returns:
+        The provenance; from a ledger also the version of the shard, as keys of `record.Origin`.
+
+    Raises:
+        ShardError: As `describe_file`.
+    """
+    stored = _read_stored(path)
+    return _read_record(path, stored, Provenance), stored.get("shard_version", {})
+
+
+def read_score_provenance(path: str) -> ScoreProvenance:
+    """Read how a file of scores was made.
+
+    Raises:
+        ShardError: As `describe_file`.
+    """
+    return _read_record(path, _read_stored(path), ScoreProvenance)
+
+
+def _read_record(path: str, stored: Any, kind: type[Kind]) -> Kind:
+    if not isinstance(stored, dict):
         raise ShardError(f"{path!r}: no provenance in its footer; expected an output of tarquet")
     if stored.get("schema_version") != SCHEMA_VERSION:
         raise ShardError(
@@ -199,16 +217,19 @@ def describe_file(path: str) -> VectorFile:
             "it with the version of tarquet that wrote it"
         )
     try:
-        provenance = Provenance.from_json(stored)
+        return kind.from_json(stored)
     except KeyError as error:
         raise ShardError(f"{path!r}: no {error} in its footer; expected an output of tarquet") from error
-    return VectorFile(str(path), rows, columns, provenance)
 
 
 def _read_footer(path: str) -> tuple[int, pa.Schema, Any]:
     with _explain_reading(path):
-        metadata, schema = pq.read_metadata(path), pq.read_schema(path)
-        return metadata.num_rows, schema, json.loads((metadata.metadata or {}).get(PROVENANCE, "null"))
+        return pq.read_metadata(path).num_rows, pq.read_schema(path), _read_stored(path)
+
+
+def _read_stored(path: str) -> Any:
+    with _explain_reading(path):
+        return json.loads((pq.read_metadata(path).metadata or {}).get(PROVENANCE, "null"))
 
 
 def inspect_file(path: str) -> dict[str, Any]:

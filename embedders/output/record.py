@@ -57,7 +57,7 @@ class Addition:
 
     def __init__(self, folder: str | Path, recipe: dict[str, Any], name: str | None = None):
         self._folder = Path(folder)
-        self._path = self._folder / RECORD / ADDITIONS / f"{name or secrets.token_hex(8)}.json"
+        self._path = _name_addition(self._folder, name)
         self.recipe = recipe
         self._origins: dict[str, dict[str, Any]] = {}
         with suppress(FileNotFoundError):
@@ -109,6 +109,20 @@ class Record:
         origins = {shard: self.origins.get(f"embeddings/{shard}") for shard in shards}
         return digest({shard: [origin.recipe, origin.sha256] for shard, origin in origins.items() if origin})
 
+    def adopt(self, origins: Mapping[str, Origin], recipes: Mapping[str, dict[str, Any]], at_ns: int) -> None:
+        """Add outputs that have no entry yet, here and in the folder.
+
+        Args:
+            origins: What they were made from, by name.
+            recipes: The recipes of these, by digest.
+            at_ns: When the outputs were read, so that what a job adds later takes precedence.
+        """
+        self.origins, self.recipes = {**origins, **self.origins}, {**recipes, **self.recipes}
+        outputs = {name: asdict(origin) for name, origin in origins.items()}
+        # A dry run need not be allowed to write.
+        with suppress(OutputError), write_whole(_name_addition(self._path.parent.parent)) as file:
+            file.write(json.dumps({"at_ns": at_ns, "recipes": recipes, "outputs": outputs}).encode())
+
     def join(self) -> None:
         """Join what jobs have added into one file. Only one process may do so at a time."""
         self._read()
@@ -134,11 +148,15 @@ class Record:
                 except ValueError as error:
                     raise OutputError(
                         f"{str(path)!r} cannot be read ({error}); expected the record of how results were made; put "
-                        "back a copy, or remove it and have these shards embedded again"
+                        "back a copy, or remove it; the footers of the results say the same"
                     ) from error
         for part in sorted(parts, key=lambda part: part.get("at_ns", 0)):
             self.recipes |= part["recipes"]
             self.origins |= {name: Origin(**origin) for name, origin in part["outputs"].items()}
+
+
+def _name_addition(folder: Path, name: str | None = None) -> Path:
+    return folder / RECORD / ADDITIONS / f"{name or secrets.token_hex(8)}.json"
 
 
 def digest(recipe: Mapping[str, Any]) -> str:

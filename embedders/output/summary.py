@@ -143,14 +143,14 @@ def summarize_run(folder: str | Path, shards: Sequence[str]) -> Summary:
     """
     summary = Summary()
     models: dict[str, list[str]] = {}
-    rows, id_col = {}, "__key__"
+    id_col = "__key__"
     for account in read_accounts(folder, shards):
-        rows[account.shard], id_col = account.output.rows, account.output.provenance.id_col
+        id_col = account.output.provenance.id_col
         summary.add(account, f"{folder}/ledger/{account.shard}.parquet")
         models.setdefault(_describe_model(account.output.provenance.embedder), []).append(account.shard)
     if len(models) > 1:
         raise ShardError(f"{str(folder)!r}: {_describe_difference(models)}")
-    summary.repeated_ids = find_repeated_ids(folder, rows, id_col)
+    summary.repeated_ids = find_repeated_ids(folder, shards, id_col)
     return summary
 
 

@@ -7,6 +7,7 @@ shards of a run can be read as one table.
 
 import json
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -154,10 +155,19 @@ def write_ledger(
     provenance: Provenance,
     seconds: Mapping[str, float],
     usage: Usage | None = None,
+    shard_version: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
     """Write the samples that were not embedded, one row each, the times, and what the shard used if it is known.
 
     These are here and not in the footer of the vectors, so that the same run twice gives the same vector files.
+
+    Args:
+        file: The file.
+        failed: The samples.
+        provenance: That of the vectors.
+        seconds: Seconds spent on each activity of `timings`.
+        usage: What the shard used.
+        shard_version: What tells whether the shard changes later, as keys of `record.Origin`.
     """
     shard = provenance.shard.name
     columns = [
@@ -166,7 +176,8 @@ def write_ledger(
     ]
     table = pa.Table.from_arrays(columns, schema=LEDGER_SCHEMA)
     used = {} if usage is None else {"usage": usage.as_json()}
-    _write_table(file, table, provenance.as_json() | {"seconds": dict(seconds)} | used)
+    known = {"seconds": dict(seconds), "shard_version": dict(shard_version)} | used
+    _write_table(file, table, provenance.as_json() | known)
 
 
 def write_scores(file: BinaryIO, table: pa.Table, provenance: ScoreProvenance) -> None:

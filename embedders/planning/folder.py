@@ -22,7 +22,9 @@ from embedders.errors import ConfigError, ShardError
 from embedders.output.hashes import Hashes
 from embedders.output.record import Record, digest
 from embedders.output.strays import find_strays, list_outputs
+from embedders.planning.adoption import adopt_outputs
 from embedders.planning.config import name_scores
+from embedders.planning.file_times import stat_files
 from embedders.planning.parts import WHOLE, Part
 from embedders.reading.remote import Version, is_remote
 
@@ -81,14 +83,20 @@ def compare_folder(
     record = Record(folder)
     there = set(list_outputs(folder))
     found = Comparison(there={name.removesuffix(".parquet") for name in there})
+    outputs = {
+        (name, kind): shard
+        for kind in recipes
+        for place in ([kind, f"retried/{kind}"] if kind == "embeddings" else [kind])
+        for shard in part.select(shards)
+        if (name := f"{place}/{shard}") in found.there
+    }
+    unknown = {name: (kind, shard) for (name, kind), shard in outputs.items() if name not in record.origins}
+    refused = adopt_outputs(folder, record, unknown, recipes, hashes, say) if unknown else {}
     scores = {name.partition("/")[2] for name in recipes if name.startswith("scores/")}
     found.strays = find_strays(folder, shards, scores, record, there)
     for kind, recipe in recipes.items():
-        paths = {f"{kind}/{shard}": path for shard, path in part.select(shards).items()}
-        if kind == "embeddings":
-            paths |= {f"retried/{name}": path for name, path in paths.items()}
-        paths = {name: path for name, path in paths.items() if name in found.there}
-        found.stale |= _compare_recipes(record, paths, recipe)
+        paths = {name: shards[shard] for (name, of_kind), shard in outputs.items() if of_kind == kind}
+        found.stale |= _compare_recipes(record, paths, recipe, refused)
         if kind == "embeddings":
             found.stale |= _compare_shards(record, paths, hashes, say)
             found.stale |= _compare_versions(record, paths, versions)
@@ -150,13 +158,15 @@ def read_run(folder: str | Path) -> tuple[dict[str, str], set[str] | None]:
     return shards, set(name_scores(yaml.safe_load(config.read_text())["scores"])) if config.is_file() else None
 
 
-def _compare_recipes(record: Record, names: Iterable[str], recipe: Mapping[str, Any]) -> dict[str, str]:
+def _compare_recipes(
+    record: Record, names: Iterable[str], recipe: Mapping[str, Any], refused: Mapping[str, str]
+) -> dict[str, str]:
     present = digest(recipe)
     stale, reasons = {}, {}
     for name in names:
         origin = record.origins.get(name)
         if origin is None:
-            stale[name] = "the record of the folder does not say how"
+            stale[name] = refused[name]
         elif origin.recipe != present:
             if origin.recipe not in reasons:
                 reasons[origin.recipe] = _describe_change(record.recipes.get(origin.recipe, {}), recipe)
@@ -166,7 +176,7 @@ def _compare_recipes(record: Record, names: Iterable[str], recipe: Mapping[str, 
 
 def _describe_change(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     changed = [key for key in {**old, **new} if old.get(key) != new.get(key)]
-    if "schema_version" in changed:
+    if "schema_version" in changed and old:
         return "made by a version of tarquet whose files have other columns"
     return f"changed since: {', '.join(changed)}"
 
@@ -207,28 +217,6 @@ def _compare_versions(record: Record, paths: Mapping[str, str], versions: Mappin
             if not versions[path].is_same(made_from):
                 stale[name] = "the shard on the server changed"
     return stale
-
-
-def stat_files(paths: Iterable[str]) -> dict[str, tuple[int, int]]:
-    """Return the size and the modification time, in nanoseconds, of the files that exist."""
-    wanted: dict[str, dict[str, str]] = {}
-    for path in paths:
-        folder, name = os.path.split(path)
-        wanted.setdefault(folder, {})[name] = path
-    found = {}
-    # Folder by folder, because network file systems send the attributes of a folder's files together.
-    for folder, names in wanted.items():
-        for entry in _scan(folder or "."):
-            if entry.name in names and entry.is_file():
-                status = entry.stat()
-                found[names[entry.name]] = (status.st_size, status.st_mtime_ns)
-    return found
-
-
-def _scan(folder: str) -> Iterator[os.DirEntry]:
-    if os.path.isdir(folder):
-        with os.scandir(folder) as entries:
-            yield from entries
 
 
 def _is_summary_stale(path: Path, shards: Mapping[str, str], record: Record, strays: Mapping[str, str]) -> bool:

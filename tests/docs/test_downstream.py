@@ -65,12 +65,14 @@ def project(request, tmp_path_factory):
 
 @pytest.fixture
 def truth(project):
-    """Keys, numbers and vectors by pyarrow's plain reader, file by file."""
-    tables = [pq.ParquetFile(path).read() for path in sorted((project / "results/embeddings").rglob("*.parquet"))]
+    """Keys, numbers, vectors and names of shards by pyarrow's plain reader, file by file."""
+    paths = sorted((project / "results/embeddings").rglob("*.parquet"))
+    tables = [pq.ParquetFile(path).read() for path in paths]
+    shards = [path.stem for path, table in zip(paths, tables, strict=True) for _ in range(len(table))]
     assert sorted(table.num_rows for table in tables) == sorted(SHARDS.values())
     rows = [row for table in tables for row in table.to_pylist()]
     keys, numbers, vectors = ([row[name] for row in rows] for name in ("key", "number", "image_embedding"))
-    return keys, numbers, np.array(vectors, dtype=project.name.rstrip("0"))
+    return keys, numbers, np.array(vectors, dtype=project.name.rstrip("0")), shards
 
 
 def run_recipe(name, project, monkeypatch):
@@ -85,7 +87,7 @@ def run_recipe(name, project, monkeypatch):
 @pytest.mark.parametrize("name", READERS)
 def test_a_reader_gives_every_row_in_order_with_its_vector(name, project, truth, monkeypatch):
     names = run_recipe(name, project, monkeypatch)
-    keys, numbers, vectors = truth
+    keys, numbers, vectors, shards = truth
     assert np.array_equal(np.asarray(names["vectors"]), vectors)
     # with_format("numpy") of datasets turns every float into float32
     assert np.asarray(names["vectors"]).dtype == ("float32" if "dataset" in name else vectors.dtype)
@@ -94,6 +96,7 @@ def test_a_reader_gives_every_row_in_order_with_its_vector(name, project, truth,
     else:
         table = next(names[word] for word in ("table", "frame", "dataset") if word in names)
         assert list(map(str, table["key"])) == keys
+        assert list(map(str, table["shard"])) == shards
         assert list(map(int, table["number"])) == numbers
 
 
@@ -102,7 +105,7 @@ def test_a_reader_gives_every_row_in_order_with_its_vector(name, project, truth,
 def test_a_search_finds_the_nearest_by_cosine(name, project, truth, monkeypatch):
     nearest = run_recipe(name, project, monkeypatch)["nearest"]
     found = [row["key"] if isinstance(row, dict) else row[0] if isinstance(row, tuple) else row for row in nearest]
-    keys, _, vectors = truth
+    keys, _, vectors, _ = truth
     query = QUERY.get(name, keys[0])
     unit = vectors.astype(np.float64)
     unit /= np.linalg.norm(unit, axis=1, keepdims=True)
