@@ -280,7 +280,7 @@ def test_what_cannot_be_pooled_is_refused_before_an_image_is_read(tmp_path):
     with pytest.raises(EmbedderError, match="pool 'cls' leaves the head out, and keep_head keeps it"):
         TimmImageEmbedder("test_vit", pool="cls", keep_head=True)
     embedder = TimmImageEmbedder("vit_tiny_patch16_224", model_args=TINY_VIT | {"global_pool": ""})
-    with pytest.raises(EmbedderError, match=r"pool 'head': .* gives its tokens; expected 'cls', 'mean', 'cls.mean' or"):
+    with pytest.raises(EmbedderError, match=r"pool 'head': .* gives its tokens; expected 'cls', 'mean', 'cls"):
         embedder.load_embedding_model("cpu")
     path = make_shard(tmp_path / "s.tar", 2)
     embedder = TimmImageEmbedder("coat_tiny", pool="mean")
