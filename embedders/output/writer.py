@@ -1,8 +1,9 @@
 """Writers of the Parquet files: vectors, ledgers, scores.
 
 Vectors are stored as `vectors` says, without dictionary and compression: vectors of norm 1 do not compress, and plain
-pages are read fastest. The schema depends only on the configuration, never on the content of a shard, so that all the
-shards of a run can be read as one table.
+pages are read fastest. Those of int8 have a dictionary, because a plain number of Parquet has at least 4 bytes. The
+schema depends only on the configuration, never on the content of a shard, so that all the shards of a run can be read
+as one table.
 """
 
 import json
@@ -129,7 +130,7 @@ class EmbeddingWriter:
         self._writer = pq.ParquetWriter(
             self._file,
             self._schema,
-            use_dictionary=names,
+            use_dictionary=[*names, *list_leaves([column.fields[0] for column in self._vectors if column.scale])],
             compression={**dict.fromkeys(names, "zstd"), **dict.fromkeys(list_leaves(fields), "none")},
             write_statistics=names,
             write_page_checksum=True,

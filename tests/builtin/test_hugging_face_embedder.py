@@ -68,8 +68,8 @@ def test_the_pixels_are_those_of_the_processor(checkpoint):
         torch.testing.assert_close(found, expected)
 
 
-@pytest.mark.parametrize("pool", ["cls", "mean", "cls+mean"])
-def test_a_pool_takes_the_class_token_the_mean_of_the_patches_or_both(checkpoint, pool):
+@pytest.mark.parametrize("pool", ["cls", "mean", "cls+mean", "tokens"])
+def test_a_pool_takes_the_class_token_the_mean_of_the_patches_both_or_all_the_tokens(checkpoint, pool):
     kind, folder, model, processor = checkpoint
     embedder = HuggingFaceImageEmbedder(folder, pool=pool, normalize_embeddings=False)
     pixels = processor(images=open_pictures(PICTURES), return_tensors="pt")["pixel_values"]
@@ -81,11 +81,11 @@ def test_a_pool_takes_the_class_token_the_mean_of_the_patches_or_both(checkpoint
     with torch.inference_mode():
         tokens = getattr(model, "vision_model", model)(pixel_values=pixels).last_hidden_state
     tokens = tokens.flatten(2).transpose(1, 2) if tokens.ndim == 4 else tokens
-    parts = {"cls": tokens[:, 0], "mean": tokens[:, prefix:].mean(1)}
+    parts = {"cls": tokens[:, 0], "mean": tokens[:, prefix:].mean(1), "tokens": tokens}
     expected = torch.cat([parts[part] for part in pool.split("+")], 1)
     vectors = embed(embedder)
     assert vectors.shape == expected.shape
-    assert measure_cosines(vectors.numpy(), expected.numpy()).min() >= 0.999
+    assert measure_cosines(vectors.flatten(1).numpy(), expected.flatten(1).numpy()).min() >= 0.999
 
 
 def test_a_classifiers_checkpoint_has_no_pooler_and_is_told_so(tmp_path):
@@ -133,7 +133,7 @@ def test_an_image_like_a_thread_is_refused_before_it_grows(checkpoint):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"pool": "tokens"}, "pool 'tokens': expected one of head, cls, mean, cls+mean"),
+        ({"pool": "max"}, "pool 'max': expected one of head, cls, mean, cls+mean, tokens"),
         ({"autocast": "fp8"}, "autocast 'fp8': expected true, false, bfloat16 or float16"),
         ({"background": "whit"}, "background 'whit': expected a colour"),
     ],

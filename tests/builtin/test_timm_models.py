@@ -38,7 +38,9 @@ def save_model(folder, architecture: str, **args) -> str:
 def embed(tmp_path, images: list[bytes], **args) -> np.ndarray:
     path = make_tar(tmp_path / "s.tar", {f"{n}.jpg": image for n, image in enumerate(images)})
     embed_shard(TimmImageEmbedder(pretrained=True, **args), path, tmp_path / "o.parquet", device="cpu")
-    return read_vectors(str(tmp_path / "o.parquet"))[1]
+    _, vectors, described = read_vectors(str(tmp_path / "o.parquet"))
+    (shape,) = described.shapes.values()
+    return vectors.reshape(-1, *shape)
 
 
 def cosines_with_timms_own(ours, images, model, config, pool=lambda model, pixels: model(pixels), mode="RGB"):
@@ -46,9 +48,9 @@ def cosines_with_timms_own(ours, images, model, config, pool=lambda model, pixel
     transform = create_transform(**config, is_training=False)
     with torch.inference_mode():
         pixels = torch.stack([transform(Image.open(io.BytesIO(image)).convert(mode)) for image in images])
-        theirs = torch.nn.functional.normalize(pool(model.eval(), pixels)).numpy()
+        theirs = torch.nn.functional.normalize(pool(model.eval(), pixels), dim=-1).numpy()
     assert ours.shape == theirs.shape
-    return (ours * theirs).sum(axis=1)
+    return (ours * theirs).sum(axis=-1)
 
 
 def tokens(model, pixels, patches_from):
@@ -86,6 +88,24 @@ KINDS = {
         {"embed_dim": 12, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 2, 2)},
         "mean",
         lambda m, p: m.forward_features(p).mean((1, 2)),
+    ),
+    "tokens of a transformer, with registers": (
+        "vit_small_patch14_reg4_dinov2",
+        TINY_VIT | {"img_size": 126},
+        "tokens",
+        lambda m, p: m.forward_features(p),
+    ),
+    "tokens of convolutions": (
+        "test_resnet",
+        {},
+        "tokens",
+        lambda m, p: m.forward_features(p).flatten(2).transpose(1, 2),
+    ),
+    "tokens, channels last": (
+        "swin_tiny_patch4_window7_224",
+        {"embed_dim": 12, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 2, 2)},
+        "tokens",
+        lambda m, p: m.forward_features(p).flatten(1, 2),
     ),
 }
 
@@ -260,7 +280,7 @@ def test_what_cannot_be_pooled_is_refused_before_an_image_is_read(tmp_path):
     with pytest.raises(EmbedderError, match="pool 'cls' leaves the head out, and keep_head keeps it"):
         TimmImageEmbedder("test_vit", pool="cls", keep_head=True)
     embedder = TimmImageEmbedder("vit_tiny_patch16_224", model_args=TINY_VIT | {"global_pool": ""})
-    with pytest.raises(EmbedderError, match=r"pool 'head': .* gives its tokens; expected 'cls', 'mean' or"):
+    with pytest.raises(EmbedderError, match=r"pool 'head': .* gives its tokens; expected 'cls', 'mean', 'cls"):
         embedder.load_embedding_model("cpu")
     path = make_shard(tmp_path / "s.tar", 2)
     embedder = TimmImageEmbedder("coat_tiny", pool="mean")
@@ -390,7 +410,7 @@ def test_notes_are_in_the_log_the_footer_and_the_check(tmp_path, caplog):
     embed_shard(TimmImageEmbedder(name, pretrained=True), path, tmp_path / "o.parquet", device="cpu")
     assert f"timm notes of {name}: natively QuickGELU" in caplog.text
     made = describe_file(str(tmp_path / "o.parquet"))
-    assert made.dimension == 32  # the projection is kept, by the name in config.json
+    assert made.shapes == {"image_embedding": (32,)}  # the projection is kept, by the name in config.json
     assert len(made.provenance.embedder.notes) == 1
     findings = list(check_embedder(TimmImageEmbedder(name, pretrained=True), path))
     assert [finding for finding in findings if "natively QuickGELU" in finding.message]

@@ -15,10 +15,11 @@ from embedders.copies.clusters import AssignedRows, assign
 from embedders.copies.compare import compare
 from embedders.copies.groups import list_near_copies
 from embedders.copies.plan import make_plan, read_plan
-from embedders.copies.settings import check_settings, choose_part, count_parts
+from embedders.copies.settings import check_settings, choose_part, count_parts, is_stale, name_search
 from embedders.errors import ConfigError, ShardError
 from embedders.output.near_copies import read_near_copies
 from embedders.output.run import open_run
+from embedders.output.vectors import round_vectors
 
 
 @pytest.fixture(autouse=True)
@@ -46,11 +47,11 @@ def find_by_force(vectors, cosine):
     return {tuple(pair): cosines[tuple(pair)] for pair in pairs.tolist()}
 
 
-def find_copies(folder, output, cosine=0.96, keep="first", parts=3):
+def find_copies(folder, output, cosine=0.96, keep="first", parts=3, column=""):
     """All four steps, as the workflow takes them."""
     run = open_run(folder)
     with (output / "plan.npz").open("wb") as file:
-        make_plan(run).write(file)
+        make_plan(run, column).write(file)
     made = read_plan(output / "plan.npz")
     files = []
     for part in range(parts):
@@ -98,6 +99,30 @@ def test_the_pairs_are_those_of_brute_force(dtype, tmp_path, monkeypatch):
     assert (counts.compared, counts.rows, counts.pairs) == (4000, rows, len(found))
     assert stored == counts
     assert read_plan(tmp_path / "plan.npz").centres.shape == (80, 16)
+
+
+@pytest.mark.parametrize(("column", "chosen"), [("", 0), ("last", 1)])
+def test_the_column_is_the_named_one_or_the_first_with_one_vector_per_image(tmp_path, column, chosen):
+    shapes = {"tokens": (2, 8), "first": (8,), "last": (8,)}
+    vectors = [make_vectors(300, 8, 100, seed) for seed in range(2)]
+    both = np.concatenate([np.ones((300, 16)), *vectors], axis=1)
+    make_run(tmp_path / "results", {"a": 300}, vectors={"a": both}, shapes=shapes, dtype="int8")
+    counts = find_copies(tmp_path / "results", tmp_path, column=column)
+    table, stored = read_near_copies(tmp_path / "near_copies.parquet")
+    assert (stored.column, counts.column) == (column, column)
+    truth = find_by_force(round_vectors(vectors[chosen].astype(np.float32), "int8"), 0.96)
+    assert len(truth) > 50
+    assert number_pairs(table, {"a": 0}).keys() == truth.keys()
+    for wrong, message in [
+        ("other", "no column of vectors 'other'; expected one of: 2 x 8"),
+        ("tokens", "'tokens' has"),
+    ]:
+        with pytest.raises(ConfigError, match=f"near_copies in .*results.*: .*{message}"):
+            make_plan(open_run(tmp_path / "results"), wrong)
+    settings = {"cosine": 0.96, "keep": "first", "column": column}
+    assert not is_stale(tmp_path / "near_copies.parquet", settings, ["a"])
+    assert is_stale(tmp_path / "near_copies.parquet", settings | {"column": "x"}, ["a"])
+    assert name_search(settings, ["a"]) != name_search(settings | {"column": "x"}, ["a"])
 
 
 def test_a_small_run_is_compared_each_with_each(tmp_path):

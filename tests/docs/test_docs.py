@@ -19,7 +19,7 @@ import yaml
 from click.testing import CliRunner
 from PIL import Image
 from support.config_table import PAGE, ROOT, SCHEMA_PATH, insert_table
-from support.tools import clean_environment
+from support.tools import clean_environment, make_image, make_tar
 from support.workflow import list_snakemake_options
 from torchvision.models import resnet18
 
@@ -229,6 +229,19 @@ def test_a_pipeline_of_webdatasets_stages_gives_the_vectors_of_the_default_loade
         read_vectors(str(path))[1] for path in (tmp_path / "o.parquet", "results/embeddings/00000.parquet")
     )
     np.testing.assert_allclose(vectors, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_decode_that_asks_for_metadata_gets_it(in_project, tmp_path):
+    names = {}
+    exec(next(block for block in find_blocks("docs/contract.md", "python") if "metadata_fields" in block), names)
+    members = {}
+    for number in range(3):
+        members |= {f"{number}.jpg": make_image(number), f"{number}.json": {"label": number}}
+    make_tar(tmp_path / "s.tar", members)
+    embed_shard(names["MyLabels"]("resnet18.pth"), tmp_path / "s.tar", tmp_path / "o.parquet", device="cpu")
+    table, _, described = read_vectors(str(tmp_path / "o.parquet"))
+    assert described.shapes == {"image": (512,), "label": (1,)}
+    assert table["label"].to_pylist() == [[0.0], [1.0], [2.0]]
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""docs/read-vectors.md: each piece of its code is run on the results of a real run, in both types of vectors."""
+"""docs/read-vectors.md: each piece of its code is run on the results of a real run, in each type of vectors."""
 
 import re
 
@@ -12,7 +12,12 @@ from support.tools import ROOT, make_image, make_tar, run_cli
 from embedders.planning.shards import find_shards
 
 PAGE = (ROOT / "docs/read-vectors.md").read_text()
-RECIPES = dict(re.findall(r"^## (.+?)\n.*?^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL))
+SECTIONS = {part.partition("\n")[0]: part for part in re.split(r"^## ", PAGE, flags=re.MULTILINE)[1:]}
+CODE = {
+    name: re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL) for name, text in SECTIONS.items()
+}
+PARTS, INT8 = CODE.pop("Several vectors per image"), CODE.pop("int8")
+RECIPES = {name: codes[0] for name, codes in CODE.items() if codes}
 READERS = ["pyarrow", "pandas", "polars", "Hugging Face datasets", "PyTorch"]
 SEARCHERS = ["DuckDB", "LanceDB", "FAISS"]
 QUERY = {"DuckDB": "a-0001", "LanceDB": "a-0001"}  # FAISS is asked for the first row
@@ -23,6 +28,14 @@ from embedders import ImageEmbedder
 class Grid(ImageEmbedder):
     def load_embedding_model(self, device):
         return lambda batch: torch.nn.functional.adaptive_avg_pool2d(batch, 4).flatten(1) - 0.5
+
+class Quarters(ImageEmbedder):
+    def load_embedding_model(self, device):
+        return lambda batch: torch.nn.functional.adaptive_avg_pool2d(batch.mean(1), (8, 4)).transpose(1, 2) - 0.5
+
+class Grey(ImageEmbedder):
+    def load_embedding_model(self, device):
+        return lambda batch: torch.nn.functional.adaptive_avg_pool2d(batch.mean(1), 4).flatten(1) - 0.5
 """
 
 
@@ -42,7 +55,10 @@ SHARDS = {
 @pytest.fixture(scope="module", params=["float32", "float16"])
 def project(request, tmp_path_factory):
     """A folder with the results of a real job: shards of all kinds of names, one of them empty."""
-    folder = tmp_path_factory.mktemp(request.param)
+    return make_project(tmp_path_factory.mktemp(request.param), "Grid", request.param)
+
+
+def make_project(folder, class_name, dtype):
     (folder / "grid.py").write_text(EMBEDDER)
     for seed, (shard, count) in enumerate(SHARDS.items()):
         members = {}
@@ -57,14 +73,18 @@ def project(request, tmp_path_factory):
         paths += ["--also", path, f"results/embeddings/{name}.parquet", f"results/ledger/{name}.parquet"]
     assert len(paths) == 4 * len(SHARDS)
     paths[:4] = [*paths[1:3], "--ledger", paths[3]]
-    options = ("--metadata-columns", '{"number": "int64"}', "--embedding-dtype", request.param, "--device", "cpu")
-    done = run_cli("embed", *paths, "--embedder", "grid.py:Grid", *options, cwd=folder)
+    options = ("--metadata-columns", '{"number": "int64"}', "--embedding-dtype", dtype, "--device", "cpu")
+    done = run_cli("embed", *paths, "--embedder", f"grid.py:{class_name}", *options, cwd=folder)
     assert done.returncode == 0, done.stderr
     return folder
 
 
 @pytest.fixture
 def truth(project):
+    return read_truth(project, project.name.rstrip("0"))
+
+
+def read_truth(project, dtype):
     """Keys, numbers, vectors and names of shards by pyarrow's plain reader, file by file."""
     paths = sorted((project / "results/embeddings").rglob("*.parquet"))
     tables = [pq.ParquetFile(path).read() for path in paths]
@@ -72,14 +92,18 @@ def truth(project):
     assert sorted(table.num_rows for table in tables) == sorted(SHARDS.values())
     rows = [row for table in tables for row in table.to_pylist()]
     keys, numbers, vectors = ([row[name] for row in rows] for name in ("key", "number", "image_embedding"))
-    return keys, numbers, np.array(vectors, dtype=project.name.rstrip("0")), shards
+    return keys, numbers, np.array(vectors, dtype=dtype), shards
 
 
 def run_recipe(name, project, monkeypatch):
     monkeypatch.chdir(project)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(project / "cache"))
+    return run_code(RECIPES[name])
+
+
+def run_code(code):
     names = {}
-    exec(RECIPES[name], names)
+    exec(code, names)
     return names
 
 
@@ -103,10 +127,12 @@ def test_a_reader_gives_every_row_in_order_with_its_vector(name, project, truth,
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SEARCHERS)
 def test_a_search_finds_the_nearest_by_cosine(name, project, truth, monkeypatch):
-    nearest = run_recipe(name, project, monkeypatch)["nearest"]
-    found = [row["key"] if isinstance(row, dict) else row[0] if isinstance(row, tuple) else row for row in nearest]
     keys, _, vectors, _ = truth
-    query = QUERY.get(name, keys[0])
+    check_nearest(run_recipe(name, project, monkeypatch)["nearest"], keys, vectors, QUERY.get(name, keys[0]))
+
+
+def check_nearest(nearest, keys, vectors, query):
+    found = [row["key"] if isinstance(row, dict) else row[0] if isinstance(row, tuple) else row for row in nearest]
     unit = vectors.astype(np.float64)
     unit /= np.linalg.norm(unit, axis=1, keepdims=True)
     cosines = dict(zip(keys, unit @ unit[keys.index(query)], strict=True))
@@ -115,9 +141,45 @@ def test_a_search_finds_the_nearest_by_cosine(name, project, truth, monkeypatch)
     np.testing.assert_allclose([cosines[key] for key in found], sorted(cosines.values())[::-1][:10], atol=1e-5)
 
 
+@pytest.mark.slow
+def test_several_vectors_per_image_keep_their_shape_in_each_reader(tmp_path, monkeypatch):
+    monkeypatch.chdir(make_project(tmp_path, "Quarters", "float32"))
+    keys, _, vectors = read_truth(tmp_path, "float32")
+    assert vectors.shape == (sum(SHARDS.values()), 4, 8)
+    ran = {name: run_code(code) for name, code in zip(("pyarrow", "polars", "DuckDB", "NumPy"), PARTS, strict=True)}
+    for name in ("pyarrow", "polars", "NumPy"):
+        assert np.array_equal(ran[name]["vectors"], vectors)
+        assert ran[name]["vectors"].dtype == np.float32
+    table = ran["DuckDB"]["table"]
+    assert table.schema.field("vectors").type.list_size == 4
+    assert table.schema.field("vectors").type.value_type.list_size == 8
+    by_key = dict(zip(table["key"].to_pylist(), table["vectors"].to_pylist(), strict=True))
+    assert np.array_equal([by_key[key] for key in keys], vectors)
+    check_nearest(ran["DuckDB"]["nearest"], keys, vectors[:, 0], "a-0001")
+
+
+@pytest.mark.slow
+def test_int8_is_read_back_within_half_a_scale_by_each_reader(tmp_path, monkeypatch):
+    (tmp_path / "exact").mkdir()
+    (tmp_path / "int8").mkdir()
+    _, _, exact = read_truth(make_project(tmp_path / "exact", "Grey", "float32"), "float32")
+    monkeypatch.chdir(make_project(tmp_path / "int8", "Grey", "int8"))
+    keys, _, numbers = read_truth(tmp_path / "int8", "int8")
+    ran = {name: run_code(code) for name, code in zip(("pyarrow", "polars", "DuckDB", "FAISS"), INT8, strict=True)}
+    half = np.abs(exact).max(axis=1, keepdims=True) / 254
+    by_key = dict(ran["DuckDB"]["floats"].fetchall())
+    read = [ran["pyarrow"]["vectors"], ran["polars"]["vectors"], np.array([by_key[key] for key in keys], np.float32)]
+    for vectors in read:
+        assert vectors.shape == exact.shape == (sum(SHARDS.values()), 16)
+        assert (np.abs(vectors - exact) <= half * 1.0001).all()
+        assert vectors.dtype == np.float32
+    check_nearest(ran["DuckDB"]["nearest"], keys, numbers, "a-0001")
+    check_nearest(ran["FAISS"]["nearest"], keys, numbers, keys[0])
+
+
 def test_every_recipe_of_the_page_is_run():
     assert set(RECIPES) == {*READERS, *SEARCHERS}
-    assert PAGE.count("```python") == len(RECIPES)
+    assert PAGE.count("```python") == len(RECIPES) + len(PARTS) + len(INT8)
 
 
 def test_the_versions_of_the_page_are_those_of_the_requirements():

@@ -152,6 +152,23 @@ def cosine(left, right):
     return left @ right.T
 
 
+@pytest.mark.slow
+def test_each_crop_may_keep_its_vector(folder):
+    embed_mean = use_multi_crop()
+    args = json.dumps({"weights_path": "resnet18.pth", "each_crop": True})
+    options = ("--embedder", "examples/multi_crop.py:MultiCropEmbedder", "--embedder-args", args, "--device", "cpu")
+    done = CliRunner().invoke(main, ["embed", "s.tar", "out.parquet", *options])
+    assert done.exit_code == 0, done.output
+    vectors, described = read_vectors("out.parquet")[1:]
+    assert described.shapes == {"image_embedding": (3, 512)}
+    images = [Image.open(io.BytesIO(make_image(number, size, quality=95))) for number, size in enumerate(SIZES)]
+    with torch.inference_mode():
+        expected = embed_mean([image.convert("RGB") for image in images]).numpy()
+    crops = vectors.reshape(-1, 3, 512)
+    np.testing.assert_allclose(np.linalg.norm(crops, axis=-1), 1, rtol=1e-5)
+    assert np.diag(cosine(crops.mean(axis=1), expected)).min() > 0.9999
+
+
 def test_an_onnx_model_never_falls_back_to_the_cpu_by_itself(folder):
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         pytest.skip("needs an onnxruntime without CUDA")

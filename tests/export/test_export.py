@@ -20,7 +20,9 @@ from support.tools import clean_environment, leftovers, run_cli
 from embedders.errors import ConfigError, OutputError, ShardError
 from embedders.export import target
 from embedders.export.export import export_run, lock
+from embedders.output.parquet import read_vectors
 from embedders.output.run import open_run
+from embedders.output.vectors import split_columns
 
 FORMATS = ["npy", "lance", "huggingface"]
 ROWS = {"a": 7, "deep/b": 0, "c": 12, "d": 5}
@@ -80,6 +82,54 @@ def test_every_row_is_there_in_order_with_its_vector(form, run, tmp_path):
         assert got.dtype == open_run(run).columns["v"].dtype
         assert pq.read_schema(tmp_path / "out/keys.parquet").names == ["shard", "key"]
     assert not [path for path in leftovers(tmp_path) if ".partial" in path or ".export" in path]
+
+
+COLUMNS = {"one": (5,), "a b": (2, 3)}
+
+
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+@pytest.mark.usefixtures("small_parts")
+def test_all_the_columns_of_vectors_are_exported_int8_as_float32(form, dtype, tmp_path):
+    make_run(tmp_path / "results", ROWS, dtype=dtype, shapes=COLUMNS)
+    done = run_cli("export", tmp_path / "results", tmp_path / "out", "--to", form)
+    assert done.returncode == 0, done.stderr
+    assert "24 images with vectors of 5 (one), 2 x 3 (a b) dimensions, float32, from 4 shards" in done.stdout
+    stored = [read_vectors(str(tmp_path / f"results/embeddings/{shard}.parquet"))[1] for shard in ROWS]
+    truth = split_columns(np.concatenate(stored), COLUMNS)
+    for column, expected in truth.items():
+        if form == "npy":
+            got = np.load(tmp_path / f"out/{column}.npy", mmap_mode="r")
+            assert pq.read_schema(tmp_path / "out/keys.parquet").names == ["shard", "key"]
+        elif form == "lance":
+            values = lancedb.connect(tmp_path / "out").open_table("embeddings").to_arrow()[column].to_pylist()
+            got = np.array(values, np.float32)
+        else:
+            frame = datasets.load_dataset(str(tmp_path / "out"), split="train", cache_dir=str(tmp_path / "cache"))
+            assert frame.column_names == ["shard", "key", *COLUMNS]
+            got = frame.with_format("numpy")[column][:]
+        assert got.dtype == np.float32
+        assert np.array_equal(got, expected)
+    if form == "huggingface":
+        card = (tmp_path / "out/README.md").read_text()
+        assert "`one`: 24 vectors of 5 dimensions (float32), one for each image." in card
+        assert "`a b`: 48 vectors of 3 dimensions (float32), 2 for each image." in card
+
+
+def test_chosen_columns_only_and_a_wrong_name_is_a_line(tmp_path):
+    make_run(tmp_path / "results", ROWS, shapes=COLUMNS)
+    done = run_cli("export", tmp_path / "results", tmp_path / "out", "--to", "npy", "--column", "a b")
+    assert done.returncode == 0, done.stderr
+    assert "24 images with 2 vectors each, of 3 dimensions, float32" in done.stdout
+    assert leftovers(tmp_path / "out") == ["keys.parquet", "vectors.npy"]
+    assert np.load(tmp_path / "out/vectors.npy").shape == (24, 2, 3)
+    done = run_cli("export", tmp_path / "results", tmp_path / "more", "--to", "npy", "--column", "two")
+    assert done.returncode == 1
+    assert done.stderr.strip().endswith("no column of vectors 'two'; expected one of: 5 (one), 2 x 3 (a b)")
+    make_run(tmp_path / "results", ROWS, shapes={"a/b": (2,), "c": (2,)})
+    with pytest.raises(ConfigError, match="column 'a/b' cannot name a file"):
+        export_run(tmp_path / "results", "npy", tmp_path / "more")
+    assert not (tmp_path / "more").exists()
 
 
 def test_faiss_searches_the_array_as_it_is(tmp_path):

@@ -1,5 +1,7 @@
 """Columns of vectors: several vectors per image, and int8 with a scale for each, written and read by four readers."""
 
+from math import prod
+
 import duckdb
 import numpy as np
 import pandas
@@ -21,7 +23,7 @@ CHANCE = np.random.default_rng(0)
 def write(path, vectors, dtype="float32", shapes=None, batch=3):
     """Write vectors of shape (rows, numbers) or (rows, parts, numbers), in batches."""
     shapes = shapes or {"v": vectors.shape[1:]}
-    flat = vectors.reshape(len(vectors), -1)
+    flat = vectors.reshape(len(vectors), sum(map(prod, shapes.values())))
     with path.open("wb") as file, EmbeddingWriter(file, "s", Columns().schema, "v", dtype) as writer:
         for start in range(0, len(vectors), batch):
             part = flat[start : start + batch]
@@ -56,13 +58,18 @@ def test_the_shape_of_several_vectors_comes_back_in_four_readers(tmp_path, dtype
         assert np.array_equal(frame["v_scale"].to_numpy(), quantize(vectors)[1])
 
 
-def test_numbers_are_stored_plain_however_deep_they_lie(tmp_path):
-    write(tmp_path / "e.parquet", np.ones((2, 3, 4), np.float32), "int8")
-    group = pq.read_metadata(tmp_path / "e.parquet").row_group(0)
-    stored = {group.column(n).path_in_schema: group.column(n) for n in range(group.num_columns)}
-    for name in ("v.list.element.list.element", "v_scale.list.element"):
-        assert (stored[name].compression, stored[name].is_stats_set) == ("UNCOMPRESSED", False)
-        assert not any("DICTIONARY" in encoding for encoding in stored[name].encodings)
+def test_numbers_take_their_own_size_however_deep_they_lie(tmp_path):
+    vectors = CHANCE.standard_normal((500, 3, 40)).astype(np.float32)
+    for dtype, size in [("float32", 4), ("float16", 2), ("int8", 1)]:
+        write(tmp_path / "e.parquet", vectors, dtype, batch=500)
+        group = pq.read_metadata(tmp_path / "e.parquet").row_group(0)
+        stored = {group.column(n).path_in_schema: group.column(n) for n in range(group.num_columns)}
+        column = stored["v.list.element.list.element"]
+        assert (column.compression, column.is_stats_set) == ("UNCOMPRESSED", False)
+        # A plain int8 of Parquet has 4 bytes, and with a dictionary 1.
+        assert any("DICTIONARY" in encoding for encoding in column.encodings) == (dtype == "int8")
+        assert column.total_compressed_size <= 1.2 * size * vectors.size
+    assert stored["v_scale.list.element"].compression == "UNCOMPRESSED"
 
 
 def test_a_batch_of_large_rows_fills_several_row_groups(tmp_path, monkeypatch):

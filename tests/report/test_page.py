@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from brightness import Brightness
 from support.browser import find_point, list_errors, list_requests, open_browser, read_hint, read_page, set_width
-from support.results import make_provenance, write_shard, write_vectors
+from support.results import make_provenance, make_run, write_shard, write_vectors
 from support.tools import MEAN_COLOR, make_image, make_shard, make_tar, run_cli
 from support.workflow import run_well
 
@@ -126,6 +126,39 @@ def test_runs_of_no_and_of_one_image_have_a_report(tmp_path):
         (tmp_path / "results/run_shards.json").write_text(json.dumps({"a": tar}))
         write_report(tmp_path / "results", tmp_path / "report.html")
         assert "Report of" in (tmp_path / "report.html").read_text()
+
+
+def test_the_page_shows_the_named_column_or_the_first_with_one_vector_per_image(tmp_path):
+    shapes = {"tokens": (2, 3), "first": (4,), "last": (5,)}
+    make_results(tmp_path / "results", shapes)
+    for column, dimension in (("", 4), ("last", 5)):
+        done = run_cli("report", tmp_path / "results", *(["--column", column] if column else []))
+        assert done.returncode == 0, done.stderr
+        html = (tmp_path / "results/report.html").read_text()
+        assert f"<dt>Dimension</dt><dd>{dimension}</dd>" in html
+        assert f"this page shows &#39;{column or 'first'}&#39;; tarquet report --column shows another" in html
+        assert 'data-chart="map"' in html
+    done = run_cli("report", tmp_path / "results", "--column", "tokens")
+    assert done.returncode == 1
+    assert "column 'tokens' has several vectors per image" in done.stderr.splitlines()[-1]
+
+
+def test_a_page_of_several_vectors_per_image_says_that_it_has_no_map(tmp_path):
+    make_results(tmp_path / "results", {"v": (2, 3)})
+    write_report(tmp_path / "results", tmp_path / "report.html")
+    html = (tmp_path / "report.html").read_text()
+    assert "<dt>Dimension</dt><dd>2 x 3</dd>" in html
+    assert "Every image has several vectors, 2 x 3 (v): this page shows no map, neighbours or copies of them." in html
+    assert 'data-chart="map"' not in html
+
+
+def make_results(folder, shapes):
+    """A finished run with these columns of vectors, and its ledgers."""
+    make_run(folder, {"a": 40, "b": 20}, shapes=shapes)
+    for shard in ("a", "b"):
+        (folder / "ledger").mkdir(exist_ok=True)
+        with (folder / f"ledger/{shard}.parquet").open("wb") as file:
+            write_ledger(file, [], make_provenance(), {"model": 1.0})
 
 
 def test_a_folder_without_a_run_is_one_line(tmp_path):

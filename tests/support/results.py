@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from math import prod
 
 import numpy as np
 
@@ -25,18 +26,21 @@ def make_rows(columns, samples):
     return rows
 
 
-def write_vectors(path, samples, vectors, columns=None, name="v", provenance=None, batch=None):
-    """Write an output from the metadata of its samples."""
+def write_vectors(
+    path, samples, vectors, columns=None, name="v", provenance=None, batch=None, dtype=None, shapes=None
+):
+    """Write an output from the metadata of its samples; `shapes` names several columns, or one of several vectors."""
+    shapes = shapes or {name: vectors.shape[1:]}
     columns, provenance = columns or Columns(), provenance or make_provenance(len(samples))
     path.parent.mkdir(parents=True, exist_ok=True)
-    shape = (columns.schema, name, str(vectors.dtype))
+    shape = (columns.schema, name, dtype or str(vectors.dtype))
     with path.open("wb") as file, EmbeddingWriter(file, provenance.shard.name, *shape) as writer:
         for start in range(0, len(samples), batch or max(len(samples), 1)):
             part = slice(start, start + (batch or len(samples)))
-            writer.write(make_rows(columns, samples[part]), vectors[part])
+            writer.write(make_rows(columns, samples[part]), vectors[part], shapes)
             if batch:
                 writer._flush()
-        writer.close(vectors.shape[1], provenance)
+        writer.close(shapes, provenance)
 
 
 def write_shard(
@@ -63,15 +67,19 @@ def make_run(
     fields=None,
     name="v",
     id_col="__key__",
+    shapes=None,
     **made,
 ):
     """Write a finished run of random vectors, or of these ones; `fields` gives the metadata of a row by its key."""
+    numbers = sum(map(prod, shapes.values())) if shapes else dimension
     chance = np.random.default_rng(sum(map(ord, "".join(rows))))
     embedder = replace(make_provenance().embedder, **made)
     for shard, count in rows.items():
-        values = chance.standard_normal((count, dimension)) if vectors is None else vectors[shard]
+        values = chance.standard_normal((count, numbers)) if vectors is None else vectors[shard]
         samples = [{"__key__": f"{n:05d}"} | (fields(shard, n) if fields else {}) for n in range(count)]
         provenance = make_provenance(count, embedder, shard, id_col=id_col)
         path = folder / f"embeddings/{shard}.parquet"
-        write_vectors(path, samples, values.astype(dtype), Columns(id_col, columns), name, provenance)
+        values = values.astype("float32" if dtype == "int8" else dtype)
+        options = {"dtype": dtype, "shapes": shapes}
+        write_vectors(path, samples, values, Columns(id_col, columns), name, provenance, **options)
     (folder / "run_shards.json").write_text(json.dumps({shard: f"{shard}.tar" for shard in rows}))

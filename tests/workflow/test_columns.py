@@ -1,0 +1,65 @@
+"""Several columns of vectors and int8 in real Snakemake runs: which are searched, shown, and made again."""
+
+import json
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from support.tools import make_shard
+from support.workflow import find_planned, run_snakemake, run_well
+
+from embedders.output.near_copies import read_counts
+
+EMBEDDER = """
+from embedders import ImageEmbedder
+
+class Stripes(ImageEmbedder):
+    def load_embedding_model(self, device):
+        def embed(batch):
+            stripes = batch.unflatten(2, (4, -1)).mean(dim=(3, 4)).transpose(1, 2) - 0.5
+            return {"stripes": stripes, "whole": stripes.mean(dim=1), "first": stripes[:, 0]}
+        return embed
+"""
+CONFIG = {
+    "shards": "data/*.tar",
+    "embedder": {"class": "stripes.py:Stripes"},
+    "embedding_dtype": "int8",
+    "near_copies": {"cosine": 0.98, "column": "first"},
+    "device": "cpu",
+    "threads": 1,
+}
+
+
+@pytest.fixture
+def project(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "stripes.py").write_text(EMBEDDER)
+    for seed, name in enumerate("ab"):
+        make_shard(tmp_path / f"data/{name}.tar", 5 + seed)
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(CONFIG))
+    return tmp_path
+
+
+def configure(project, **keys):
+    (project / "config.yaml").write_text(yaml.safe_dump(CONFIG | keys))
+
+
+def test_a_run_of_several_columns_in_int8(project):
+    run_well(project, "--cores", "2")
+    names = pq.read_schema(project / "results/embeddings/a.parquet").names
+    assert names == ["key", "stripes", "stripes_scale", "whole", "whole_scale", "first", "first_scale"]
+    assert json.loads((project / "results/summary.json").read_text())["embedded"] == 11
+    assert read_counts(project / "results/near_copies.parquet").column == "first"
+    assert "this page shows &#39;whole&#39;" in (project / "results/report.html").read_text()
+    assert find_planned(project) == set()
+    configure(project, near_copies={"cosine": 0.98})
+    planned = run_well(project, "-n")
+    assert "rule plan_near_copies:" in planned
+    assert "rule embed" not in planned
+    configure(project, near_copies={"cosine": 0.98, "column": "stripes"})
+    done = run_snakemake(project, "--cores", "2")
+    assert done.returncode
+    log = (project / "results/logs/near_copies/plan.log").read_text()
+    assert "'stripes' has several vectors per image, 4 x 3 (stripes), 3 (whole), 3 (first); expected one" in log
+    configure(project, embedding_dtype="float16", near_copies={})
+    assert find_planned(project) == {"a", "b"}
