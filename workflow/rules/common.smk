@@ -93,9 +93,7 @@ try:
         SHARDS = find_shards(config["shards"])
         require_distinct(SHARDS, config["output_dir"])
         VERSIONS = find_versions(SHARDS.values())
-        FOLDER = compare_folder(
-            OUT, SHARDS, RECIPES, HASHES, logger.warning, VERSIONS
-        )
+        FOLDER = compare_folder(OUT, SHARDS, RECIPES, HASHES, logger.warning, VERSIONS)
         JOBS = begin_jobs(SHARDS, config["shards_per_job"], VERSIONS)
     else:  # a process that an executor started for a job; the main process has planned it
         SHARDS, _ = read_run(OUT)
