@@ -16,14 +16,14 @@ import pyarrow as pa
 import torch
 
 from embedders.base import ImageEmbedder, uses_default_loader
-from embedders.errors import EmbedderError, GpuLostError, TarquetError
+from embedders.errors import GpuLostError, TarquetError
 from embedders.job.batch import Batch
 from embedders.job.head import Head
 from embedders.job.meter import Meter
 from embedders.job.model import Model
 from embedders.job.provenance import describe_embedder, describe_shard
 from embedders.job.shard_job import ShardJob
-from embedders.job.stream import ShardReader, find_fields
+from embedders.job.stream import ShardReader, find_fields, require_loader
 from embedders.output.columns import Columns
 from embedders.output.failed import FailedSample, FailureKind
 from embedders.output.files import check_writable, write_whole
@@ -121,7 +121,7 @@ def embed_shards(
         GpuLostError: The GPU was lost; the other shards need it too.
         TarquetError: A shard failed, and there is no `on_error`.
     """
-    check_embedder(embedder, only, image_suffix)
+    require_loader(embedder, only, image_suffix)
     meter = meter or Meter()
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     columns = Columns(id_col, metadata_columns)
@@ -150,23 +150,6 @@ def embed_shards(
             else:
                 yield reader.job, reader.load.ledger
             copies.remove(reader.job.tar_path)
-
-
-def check_embedder(embedder: ImageEmbedder, only: Collection[str] | None, image_suffix: str) -> None:
-    """Check that an embedder can do what the options ask for.
-
-    Raises:
-        EmbedderError: It cannot.
-    """
-    if not hasattr(embedder, "classifiers"):
-        raise EmbedderError(f"{type(embedder).__name__}.__init__ does not call super().__init__(...); add the call")
-    if only is not None and not uses_default_loader(embedder):
-        raise EmbedderError(f"{embedder.model_name} has its own loader, which cannot embed only chosen samples")
-    if image_suffix and not uses_default_loader(embedder):
-        raise EmbedderError(
-            f"{embedder.model_name} has its own loader, which ignores image_suffix {image_suffix!r}; expected none; "
-            "leave it out, and choose the image in load_dataset_shard"
-        )
 
 
 def write_shard(

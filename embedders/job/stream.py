@@ -4,7 +4,7 @@ Owns iterating over a loader, default or custom, and comparing what it yields wi
 happens to the batches (`embed`).
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
@@ -166,6 +166,23 @@ def find_fields(embedder: ImageEmbedder, columns: Columns) -> dict[str, str] | N
     if columns.needed is None or not uses_default_loader(embedder):
         return None
     return dict.fromkeys(embedder.metadata_fields, "string") | columns.needed
+
+
+def require_loader(embedder: ImageEmbedder, only: Collection[str] | None, image_suffix: str) -> None:
+    """Check that the loader of an embedder can do what the options ask for.
+
+    Raises:
+        EmbedderError: It cannot.
+    """
+    if not hasattr(embedder, "classifiers"):
+        raise EmbedderError(f"{type(embedder).__name__}.__init__ does not call super().__init__(...); add the call")
+    if only is not None and not uses_default_loader(embedder):
+        raise EmbedderError(f"{embedder.model_name} has its own loader, which cannot embed only chosen samples")
+    if image_suffix and not uses_default_loader(embedder):
+        raise EmbedderError(
+            f"{embedder.model_name} has its own loader, which ignores image_suffix {image_suffix!r}; expected none; "
+            "leave it out, and choose the image in load_dataset_shard"
+        )
 
 
 def read_batches(

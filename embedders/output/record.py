@@ -30,17 +30,17 @@ class Origin:
         recipe: Digest of the recipe.
         bytes: Size of its shard; `None` where there is none.
         mtime_ns: Time of change of its shard.
-        etag: Entity tag of its shard, if it was fetched and the server has told one.
         sha256: SHA-256 of its shard.
         ledger: For a retry, SHA-256 of the ledger whose samples it holds.
+        etag: Entity tag of its shard, if it was fetched and the server has told one.
     """
 
     recipe: str
     bytes: int | None = None
     mtime_ns: int | None = None
-    etag: str | None = None
     sha256: str | None = None
     ledger: str | None = None
+    etag: str | None = None
 
 
 class Addition:

@@ -7,7 +7,6 @@ import base64
 import netrc
 import os
 import re
-from contextlib import suppress
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
@@ -17,6 +16,8 @@ from embedders.errors import ConfigError, make_one_line
 
 # For each part of a file; the time for a whole one is not limited.
 READ_TIMEOUT_S, CONNECT_TIMEOUT_S = 60, 15
+# The servers that every region of Amazon has.
+_OF_AMAZON = re.compile(r"https://s3([.-][a-z0-9-]+)?\.amazonaws\.com(\.cn)?")
 
 
 @cache
@@ -52,32 +53,44 @@ def open_store(scheme: str, host: str, retries: int) -> Any:
 def _open_bucket(bucket: str, client: dict[str, Any], common: dict[str, Any]) -> Any:
     """Open a bucket with the credentials, region and endpoint that boto3 finds."""
     import boto3
+    from botocore import UNSIGNED
     from botocore.config import Config
-    from botocore.exceptions import BotoCoreError, ClientError
+    from botocore.exceptions import BotoCoreError
     from obstore.auth.boto3 import Boto3CredentialProvider
     from obstore.store import S3Store
 
     try:
         session = boto3.Session()
-        s3 = session.client("s3", config=Config(connect_timeout=5, read_timeout=10, retries={"max_attempts": 1}))
         credentials = session.get_credentials()
+        once = Config(connect_timeout=5, read_timeout=10, retries={"max_attempts": 1})
+        s3 = session.client("s3", config=once if credentials else once.merge(Config(signature_version=UNSIGNED)))
     except (BotoCoreError, ValueError) as error:
         raise ConfigError(f"'s3://{bucket}': {make_one_line(str(error))}; check ~/.aws and AWS_*") from error
     options: dict[str, Any] = {"region": s3.meta.region_name}
-    if not re.search(r"\.amazonaws\.com(\.cn)?$", s3.meta.endpoint_url):
+    if _OF_AMAZON.fullmatch(s3.meta.endpoint_url):
+        options["region"] = _find_region(s3, bucket) or s3.meta.region_name
+    else:
         options["endpoint"] = s3.meta.endpoint_url
         client["allow_http"] = s3.meta.endpoint_url.startswith("http://")
-    elif credentials:
-        # obstore needs the region of the bucket, which may not be that of the settings. If this request fails, the
-        # first one of obstore will say what is wrong.
-        with suppress(BotoCoreError, ClientError):
-            options["region"] = s3.head_bucket(Bucket=bucket).get("BucketRegion", options["region"])
     if certificates := os.environ.get("AWS_CA_BUNDLE"):
         client["root_certificate"] = Path(certificates).read_bytes()
     if credentials is None:
         return S3Store(bucket, skip_signature=True, **options, **common)
     provider = Boto3CredentialProvider(session, ttl=timedelta(minutes=5))
     return S3Store(bucket, credential_provider=provider, **options, **common)
+
+
+def _find_region(s3: Any, bucket: str) -> str | None:
+    """Return the region of a bucket of Amazon, which obstore needs, and which may not be that of the settings."""
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    try:
+        answer = s3.head_bucket(Bucket=bucket)
+    except ClientError as error:  # Amazon names the region of a bucket also to those who may not read it
+        answer = error.response
+    except BotoCoreError:
+        return None  # the first request of obstore will say what is wrong
+    return answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("x-amz-bucket-region")
 
 
 def _find_login(host: str) -> str | None:

@@ -8,6 +8,7 @@ import logging
 import re
 import threading
 from pathlib import Path
+from time import perf_counter
 
 from embedders.errors import OutputError, ShardError
 from embedders.reading import stores
@@ -54,7 +55,9 @@ class Download:
             OutputError: It cannot be stored.
             Stopped: `stop` is set.
         """
+        start = perf_counter()
         version = self._fetch()
+        log.info("%s: fetched %.1f MB in %.1f s", self._address, self._done / 1e6, perf_counter() - start)
         scheme, bucket, _ = split_address(self._address)
         first = self._md5.hexdigest()
         is_md5 = scheme == "s3" and bucket not in _without_md5 and _MD5.fullmatch(version.etag or "")

@@ -20,7 +20,7 @@ from embedders.reading.remote import LISTED, Version, is_remote, require_address
 REQUESTS = 64
 # A folder of a bucket with fewer shards is not listed: it may hold a million other files.
 MIN_TO_LIST = 100
-RETRIES = 3
+RETRIES = 5
 # What has come of a chunk is lost if the connection breaks.
 MIN_CHUNK_BYTES = 1 << 16
 _EPOCH = datetime.fromtimestamp(0, UTC)
@@ -222,9 +222,13 @@ def _read_version(meta: Any) -> Version:
 
 
 def _describe(error: Exception) -> str:
-    """Return the message of an error of obstore as one line, without what may be secret."""
-    text = make_one_line(str(error).partition("\n\nDebug source")[0].partition("<?xml")[0])
-    return re.sub(r"\?\S+", "?...", text)[:500].strip(" :")
+    """Return the message of an error of obstore as one line with the cause, without what may be secret."""
+    text, _, source = str(error).partition("\n\nDebug source")
+    text = re.sub(r"\?\S+", "?...", make_one_line(text.partition("<?xml")[0]))
+    text = re.sub(r"^Generic \w+ error: |, max_retries: \d+|, retry_timeout: \w+", "", text)
+    cause = re.search(r'(?:message|error): "([^"\n]+)"|InvalidCertificate\(\s*(\w+)', source)
+    why = f" ({cause[1] or f'bad certificate, {cause[2]}'})" if cause else ""
+    return f"{text[:400].strip(' :')}{why}"
 
 
 def _is_pattern(part: str) -> bool:

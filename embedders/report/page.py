@@ -199,7 +199,7 @@ def describe_time(seconds: Mapping[str, float]) -> dict[str, Any]:
     parts = split_seconds(seconds)
     total = sum(parts.values())
     shares = [(phrase, spent, spent / total) for phrase, spent in parts.items()] if total else []
-    meanwhile = {name: seconds[name] for name in ("reading", "decoding") if name in seconds}
+    meanwhile = {name: seconds[name] for name in ("fetching", "reading", "decoding") if name in seconds}
     return {"total": total, "shares": shares, "meanwhile": describe_seconds(meanwhile)}
 
 

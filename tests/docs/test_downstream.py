@@ -144,7 +144,7 @@ def check_nearest(nearest, keys, vectors, query):
 @pytest.mark.slow
 def test_several_vectors_per_image_keep_their_shape_in_each_reader(tmp_path, monkeypatch):
     monkeypatch.chdir(make_project(tmp_path, "Quarters", "float32"))
-    keys, _, vectors = read_truth(tmp_path, "float32")
+    keys, _, vectors, _ = read_truth(tmp_path, "float32")
     assert vectors.shape == (sum(SHARDS.values()), 4, 8)
     ran = {name: run_code(code) for name, code in zip(("pyarrow", "polars", "DuckDB", "NumPy"), PARTS, strict=True)}
     for name in ("pyarrow", "polars", "NumPy"):
@@ -162,9 +162,9 @@ def test_several_vectors_per_image_keep_their_shape_in_each_reader(tmp_path, mon
 def test_int8_is_read_back_within_half_a_scale_by_each_reader(tmp_path, monkeypatch):
     (tmp_path / "exact").mkdir()
     (tmp_path / "int8").mkdir()
-    _, _, exact = read_truth(make_project(tmp_path / "exact", "Grey", "float32"), "float32")
+    _, _, exact, _ = read_truth(make_project(tmp_path / "exact", "Grey", "float32"), "float32")
     monkeypatch.chdir(make_project(tmp_path / "int8", "Grey", "int8"))
-    keys, _, numbers = read_truth(tmp_path / "int8", "int8")
+    keys, _, numbers, _ = read_truth(tmp_path / "int8", "int8")
     ran = {name: run_code(code) for name, code in zip(("pyarrow", "polars", "DuckDB", "FAISS"), INT8, strict=True)}
     half = np.abs(exact).max(axis=1, keepdims=True) / 254
     by_key = dict(ran["DuckDB"]["floats"].fetchall())

@@ -35,6 +35,15 @@ def test_a_job_is_as_far_as_its_shards_in_bytes(tmp_path):
     assert (count.images, count.fraction) == (38, 0.625)
 
 
+def test_of_shards_with_an_address_only_the_done_ones_count():
+    jobs = [ShardJob(f"s3://photos/{number}.tar", "o", None) for number in range(4)]
+    count = Progress(jobs)
+    count(jobs[0], make_load(5, 500))
+    assert count.fraction == 0
+    count(jobs[1], make_load(5, 500))
+    assert count.fraction == 0.25
+
+
 def test_a_shard_whose_samples_were_counted_is_as_far_as_these():
     load = make_load(0)
     for key in "abcd":

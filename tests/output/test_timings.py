@@ -54,6 +54,7 @@ def test_no_time_is_lost_when_many_threads_put_theirs_down():
         ({"model": 9, "waiting_for_images": 1, "loading": 5, "reading": 1}, "model"),
         ({"model": 1, "waiting_for_images": 9, "loading": 9, "reading": 8}, "reading"),
         ({"model": 1, "waiting_for_images": 9, "loading": 9, "reading": 1}, "decoding"),
+        ({"model": 1, "waiting_for_images": 9, "fetching": 8, "loading": 2, "reading": 1}, "fetching"),
         ({"model": 1, "waiting_for_images": 9, "loading": 9}, "load_dataset_shard"),
         ({"model": 3, "waiting_for_images": 2.5, "writing": 16.5, "loading": 9, "reading": 1}, "writing"),
         ({"model": 3, "waiting_for_images": 2, "hashing": 4, "loading": 9, "reading": 1}, "hashing"),

@@ -1,4 +1,5 @@
 from embedders.planning.jobs import begin_jobs, plan_jobs
+from embedders.reading.remote import Version
 
 
 def test_no_two_jobs_have_one_name(tmp_path):
@@ -20,3 +21,12 @@ def test_a_job_of_one_shard_is_named_after_it():
     jobs = begin_jobs(shards, 1)
     plan_jobs(jobs, shards, shards, 1)
     assert jobs.shards == {"a": ["a"], "a+1": ["a+1"]}
+
+
+def test_shards_with_an_address_are_grouped_by_the_sizes_that_their_server_tells():
+    shards = {f"{number:03}": f"s3://photos/{number:03}.tar" for number in range(320)}
+    for size, expected in ((1 << 30, 8), (8 << 30, 1)):
+        versions = dict.fromkeys(shards.values(), Version(size))
+        jobs = begin_jobs(shards, "auto", versions)
+        plan_jobs(jobs, shards, shards, "auto", versions)
+        assert {len(group) for group in jobs.shards.values()} == {expected}

@@ -1,9 +1,11 @@
 """What real servers are asked about addresses: versions, listings, and lines for what cannot be had."""
 
 import os
+import re
 
 import pytest
-from support.servers import start_bucket, start_web
+from support.servers import make_certificates, start_bucket, start_web
+from support.tools import clean_environment, run_python
 
 from embedders.errors import ConfigError, ShardError
 from embedders.reading import credentials, stores
@@ -110,7 +112,21 @@ def test_a_server_that_does_not_answer_is_said_in_one_line(web):
     web.close()
     with pytest.raises(ShardError) as caught:
         find_versions([f"{web.address}/{number}.tar" for number in range(100)])
-    assert "expected a server that answers" in str(caught.value) and "\n" not in str(caught.value)
+    assert re.search(r"after \d retries .* \(Connection refused\); expected a server that answers", str(caught.value))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_web_server_with_tls_is_trusted_by_the_certificates_of_the_machine(tmp_path):
+    files = make_certificates(tmp_path)
+    (tmp_path / "0.tar").write_bytes(b"123")
+    with start_web(tmp_path, certificate=files) as web:
+        assert web.address.startswith("https://")
+        code = "import sys; from embedders.reading.stores import find_versions; print(find_versions(sys.argv[1:]))"
+        lines = {"SSL_CERT_FILE": "Version(bytes=3", "NO_FILE": "(bad certificate, UnknownIssuer); expected a server"}
+        for variable, line in lines.items():
+            environment = clean_environment() | {variable: str(files[0])}
+            done = run_python("-c", code, f"{web.address}/0.tar", env=environment)
+            assert line in done.stdout + done.stderr
 
 
 def test_a_profile_of_aws_names_keys_region_and_server(bucket, tmp_path, monkeypatch):

@@ -3,17 +3,24 @@
 import os
 import re
 import socket
+import ssl
 import subprocess
 import sys
 import threading
 import time
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import unquote
 
 import boto3
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 from moto.server import ThreadedMotoServer
 
 from embedders.reading.credentials import open_store
@@ -32,7 +39,7 @@ class Web:
         changes: Called after each break.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, certificate: tuple[Path, Path] | None = None):
         self.folder = folder
         self.requests: list[tuple[str, str, int]] = []
         self.cuts: list[int] = []
@@ -56,7 +63,11 @@ class Web:
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.server.daemon_threads = True
         self.server.handle_error = lambda *_error: None  # a client that went away
-        self.address = f"http://127.0.0.1:{self.server.server_port}"
+        if certificate:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(*certificate)
+            self.server.socket = context.wrap_socket(self.server.socket, server_side=True)
+        self.address = f"http{'s' if certificate else ''}://127.0.0.1:{self.server.server_port}"
         threading.Thread(target=self.server.serve_forever, args=[0.02], daemon=True).start()
 
     def answer(self, request: BaseHTTPRequestHandler) -> None:
@@ -95,12 +106,36 @@ class Web:
 
 
 @contextmanager
-def start_web(folder):
-    web = Web(Path(folder))
+def start_web(folder, **options):
+    web = Web(Path(folder), **options)
     try:
         yield web
     finally:
         web.close()
+
+
+def make_certificates(folder: Path) -> tuple[Path, Path]:
+    """Make an authority and a certificate by it for this machine: a file with both, and the key of the second."""
+    now = datetime.now(UTC)
+    keys = [ec.generate_private_key(ec.SECP256R1()) for _ in range(2)]
+    names = [x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]) for name in ("authority", "server")]
+    texts = []
+    for number, is_authority in enumerate((True, False)):
+        local = x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))])
+        certificate = (
+            x509.CertificateBuilder(names[0], names[number], keys[number].public_key(), x509.random_serial_number())
+            .not_valid_before(now - timedelta(days=1))
+            .not_valid_after(now + timedelta(days=1))
+            .add_extension(x509.BasicConstraints(ca=is_authority, path_length=None), critical=True)
+            .add_extension(local, critical=False)
+            .sign(keys[0], hashes.SHA256())
+        )
+        texts.insert(0, certificate.public_bytes(serialization.Encoding.PEM))
+    paths = folder / "certificates.pem", folder / "key.pem"
+    paths[0].write_bytes(b"".join(texts))
+    form = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    paths[1].write_bytes(keys[1].private_bytes(*form))
+    return paths
 
 
 def set_s3(environment, host, port) -> None:
