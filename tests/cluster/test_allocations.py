@@ -5,6 +5,7 @@ A fake driver shows each node its GPUs. All runs are of the same shards, and are
 
 import json
 import os
+import signal
 from collections import Counter
 
 import pytest
@@ -60,10 +61,11 @@ def test_the_tasks_of_an_array_each_embed_a_part_and_the_last_job_sums_up(slurm,
     wait_for(lambda: "BeginTime" in slurm.ask("squeue", "-h", "-j", f"{job}_2", "-o", "%r"), "the end of a part", 60)
     slurm.ask("scontrol", "update", f"JobId={job}_2", "StartTime=now")  # SLURM itself waits for two minutes
     # One that is killed leaves its claim, here as from a node that is gone.
-    slurm.ask("scancel", "--full", "--signal=KILL", f"{job}_1")
-    wait_for(lambda: slurm.read_state(f"{job}_1") in ("FAILED", "CANCELLED"), "the end of the other part", 60)
     claim = project / "results/record/parts/1-of-2/run.json"
-    claim.write_text(json.dumps(json.loads(claim.read_text()) | {"host": "elsewhere"}))
+    claimed = json.loads(claim.read_text())
+    os.kill(claimed["process"], signal.SIGKILL)
+    wait_for(lambda: slurm.read_state(f"{job}_1") == "FAILED", "the end of the other part", 60)
+    claim.write_text(json.dumps(claimed | {"host": "elsewhere"}))
     (project / "hold").unlink()
     again = submit_snakemake(project, *options, allocation=(*node, "--array=1"), part="$SLURM_ARRAY_TASK_ID/2")
     slurm.ask("scontrol", "update", f"JobId={last}", f"Dependency=afterany:{job},afterany:{again}")

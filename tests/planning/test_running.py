@@ -51,11 +51,13 @@ def say(process):
     return process.stdout.readline().strip()
 
 
+@pytest.mark.slow
 def test_parts_of_one_run_claim_a_folder_together_also_when_they_start_at_once(claim):
     parts = [claim(f"{number}/8") for number in range(1, 9)]
     assert [say(part) for part in parts] == ["claimed"] * 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("part", "plan", "said"),
     [
@@ -83,6 +85,7 @@ def test_what_could_embed_a_shard_twice_is_refused(claim, tmp_path, part, plan, 
     assert say(claim(part, plan)) == "claimed"
 
 
+@pytest.mark.slow
 def test_no_part_runs_beside_the_whole_run_and_a_dead_one_gives_way(claim):
     whole = claim("1/1")
     assert say(whole) == "claimed"
@@ -96,6 +99,7 @@ def test_no_part_runs_beside_the_whole_run_and_a_dead_one_gives_way(claim):
     assert say(claim("1/2")) == "claimed"
 
 
+@pytest.mark.slow
 def test_a_job_that_slurm_starts_again_takes_over_from_itself_on_another_node(claim, tmp_path):
     slurm = {"SLURM_CLUSTER_NAME": "c", "SLURM_JOB_ID": "7", "SLURM_CONF": "/dev/null"}  # nobody to ask here
     first = claim("1/2", **slurm)
