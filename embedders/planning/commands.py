@@ -10,18 +10,20 @@ from embedders.gpu.terms import Terms
 from embedders.planning.recipes import DECIDING_KEYS
 
 
-def write_shards(shards: Iterable[tuple[str, str, str]], address: str | None = None, part: str | None = None) -> str:
+def write_shards(
+    shards: Iterable[tuple[str, str, str]], address: str | None = None, addition: str | None = None
+) -> str:
     """Return shards and the paths of their results as arguments of `embed`.
 
     Args:
         shards: For each shard, its path, the Parquet file for the vectors, and the one for the failed samples.
         address: The address that the path of a single shard is a copy of.
-        part: Name of the job's part of the record.
+        addition: Name of the job's part of the record.
     """
     (path, embeddings, ledger), *others = shards
     arguments = [path, embeddings, "--ledger", ledger]
     arguments += ["--address", address] if address else []
-    arguments += ["--part", part] if part else []
+    arguments += ["--addition", addition] if addition else []
     return shlex.join([*arguments, *(argument for paths in others for argument in ("--also", *paths))])
 
 

@@ -133,7 +133,7 @@ def write_shards_of_job(wildcards, input, threads):
         (path, f"{OUT}/embeddings/{shard}.parquet", f"{OUT}/ledger/{shard}.parquet")
         for path, shard in zip(input, JOBS.shards[wildcards.job])
     ]
-    return write_shards(paths, part=JOBS.name_part(wildcards.job))
+    return write_shards(paths, addition=JOBS.name_addition(wildcards.job))
 
 
 # Made once for all jobs, because making it for each job of a run takes time.
