@@ -48,7 +48,7 @@ def test_in_an_allocation_of_a_whole_node_snakemake_runs_as_on_one_machine(slurm
 
 def test_the_tasks_of_an_array_each_embed_a_part_and_the_last_job_sums_up(slurm, nodes, local, tmp_path):
     project = make_holding_project(tmp_path / "project", 8)
-    node = ("--nodes=1", f"--gpus={GPUS_PER_NODE}", "--cpus-per-task=8", "--mem=16G", "--time=60")
+    node = ("--nodes=1", f"--gpus={GPUS_PER_NODE}", "--cpus-per-task=8", "--mem=16G", "--time=60", "--requeue")
     options = ("--cores", "1", "--resources", f"gpu={GPUS_PER_NODE}")
     array = (*node, "--array=1-2", "--output=printed-%a.txt")
     job = submit_snakemake(project, *options, allocation=array, part="$SLURM_ARRAY_TASK_ID/2")
