@@ -50,7 +50,7 @@ def main() -> None:
 @click.option("--also", nargs=3, multiple=True, metavar="SHARD OUTPUT LEDGER", help="Another shard; can be repeated.")
 @click.option("--record", default=None, help="Output folder of the run; its record gets an entry for OUTPUT.")
 @click.option("--recipe", type=JsonValue(), default="{}", help="Class, arguments and options to record, as JSON.")
-@click.option("--part", default=None, help="Name of this job's file in the record; shards that it lists are skipped.")
+@click.option("--addition", default=None, help="Name of this job's part of the record; its shards are skipped.")
 @click.option("--id-col", default="__key__", help="Metadata field that identifies a sample.")
 @click.option(
     "--metadata-columns", type=JsonValue(), default="[]", help="Metadata fields to keep, as JSON, or '\"all\"'."
@@ -70,7 +70,7 @@ def main() -> None:
 @click.option("--threads", type=click.IntRange(1), default=None, help="CPU threads to decode and compute with.")
 @device_options
 def embed(
-    shard, output, embedder, embedder_args, ledger, also, record, recipe, part, device, terms, **options,
+    shard, output, embedder, embedder_args, ledger, also, record, recipe, addition, device, terms, **options,
 ) -> None:  # fmt: skip
     """Embed the images of SHARD, a .tar or .tar.gz, into OUTPUT, a Parquet file that appears complete or not at all.
 
@@ -85,11 +85,11 @@ def embed(
         from embedders.job.shard_job import ShardJob
 
         jobs = [ShardJob(shard, output, ledger), *(ShardJob(*paths) for paths in also)]
-        addition = Addition(record, recipe, part) if record is not None else None
+        added = Addition(record, recipe, addition) if record is not None else None
         work = shard + (f" and {len(also)} more" if also else "")
         watch = GpuWatch()
         options["meter"] = Meter(watch)
-        run_job(jobs, embedder, embedder_args, pin_device(work, device, terms, watch), addition=addition, **options)
+        run_job(jobs, embedder, embedder_args, pin_device(work, device, terms, watch), addition=added, **options)
 
 
 @main.command(short_help="Show the GPUs of this machine and the jobs that use them.")

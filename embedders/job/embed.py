@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 import torch
 
-from embedders.base import ImageEmbedder, uses_default_loader
+from embedders.base import ImageEmbedder
 from embedders.errors import GpuLostError, TarquetError
 from embedders.job.batch import Batch
 from embedders.job.head import Head

@@ -10,16 +10,16 @@ from embedders.gpu.terms import Terms
 from embedders.planning.recipes import DECIDING_KEYS
 
 
-def write_shards(shards: Iterable[tuple[str, str, str]], part: str | None = None) -> str:
+def write_shards(shards: Iterable[tuple[str, str, str]], addition: str | None = None) -> str:
     """Return shards and the paths of their results as arguments of `embed`.
 
     Args:
         shards: For each shard, its path or address, the Parquet file for the vectors, and the one for failed samples.
-        part: Name of the job's part of the record.
+        addition: Name of the job's part of the record.
     """
     (path, embeddings, ledger), *others = shards
     arguments = [path, embeddings, "--ledger", ledger]
-    arguments += ["--part", part] if part else []
+    arguments += ["--addition", addition] if addition else []
     return shlex.join([*arguments, *(argument for paths in others for argument in ("--also", *paths))])
 
 

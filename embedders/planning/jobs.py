@@ -52,7 +52,7 @@ class Jobs:
             return f"{folder}/embeddings/{job}.parquet"
         return f"{self.part.find_folder(folder)}/jobs/{self.run}/{job}"
 
-    def name_part(self, job: str) -> str:
+    def name_addition(self, job: str) -> str:
         """Return the name of a job's part of the record, which is short even if the name of the job is long."""
         return f"{hashlib.sha256(job.encode()).hexdigest()[:16]}-{self.run}"
 

@@ -10,6 +10,7 @@ import os
 import secrets
 import shutil
 import socket
+import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from datetime import datetime
@@ -22,6 +23,9 @@ from embedders.output.record import RECORD, Record
 from embedders.planning.parts import WHOLE, Part
 
 CLAIM = "run.json"
+# What a process says of its SLURM job, by the variable that SLURM sets.
+SLURM = {"cluster": "SLURM_CLUSTER_NAME", "SLURM job": "SLURM_JOB_ID", "restart": "SLURM_RESTART_COUNT"}
+ENDED = {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "TIMEOUT"}
 START_S = 5  # a process has written its claim by then
 
 
@@ -146,7 +150,7 @@ def _describe_refusal(path: Path, other: Mapping[str, Any], why: str = "") -> st
 
 
 def _describe_process() -> dict[str, Any]:
-    job = os.environ.get("SLURM_JOB_ID")
+    slurm = {key: os.environ[name] for key, name in SLURM.items() if name in os.environ}
     return {
         "process": os.getpid(),
         "host": socket.gethostname(),
@@ -155,7 +159,8 @@ def _describe_process() -> dict[str, Any]:
         "boot": Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
         "namespace": os.readlink("/proc/self/ns/pid"),
         "start": _find_start(os.getpid()),
-        **({"SLURM job": job, "restart": os.environ.get("SLURM_RESTART_COUNT", "0")} if job else {}),
+        "user": os.getuid(),
+        **slurm,
     }
 
 
@@ -164,11 +169,25 @@ def _is_dead(other: Mapping[str, Any]) -> bool:
     if not other:  # it cannot be read
         return False
     own = _describe_process()
-    if "SLURM job" in own and own["SLURM job"] == other.get("SLURM job") and own["restart"] != other["restart"]:
-        return True  # SLURM starts a job again when the first one has ended, on whichever node
+    if _has_slurm_ended(other, own):
+        return True
     if other["host"] != own["host"] or (other["boot"] == own["boot"] and other["namespace"] != own["namespace"]):
         return False
     return other["boot"] != own["boot"] or _find_start(other["process"]) != other["start"]
+
+
+def _has_slurm_ended(other: Mapping[str, Any], own: Mapping[str, Any]) -> bool:
+    """Return whether the SLURM job of a process has ended, on any node; asked only in a job of the same user."""
+    if any(key not in own or own[key] != other.get(key) for key in ("cluster", "user")) or "SLURM job" not in other:
+        return False
+    if own["SLURM job"] == other["SLURM job"]:
+        return own.get("restart") != other.get("restart")  # a job starts again when it has ended
+    command = ["squeue", "--noheader", "--states=all", f"--jobs={other['SLURM job']}", "--format=%T"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.SubprocessError):
+        return False
+    return done.stdout.strip() in ENDED or "Invalid job id" in done.stderr  # which SLURM forgets after some minutes
 
 
 def _find_start(process: int) -> str | None:

@@ -3,7 +3,9 @@
 A fake driver shows each node its GPUs. All runs are of the same shards, and are held against a run on this machine.
 """
 
+import json
 import os
+import signal
 from collections import Counter
 
 import pytest
@@ -46,7 +48,7 @@ def test_in_an_allocation_of_a_whole_node_snakemake_runs_as_on_one_machine(slurm
 
 def test_the_tasks_of_an_array_each_embed_a_part_and_the_last_job_sums_up(slurm, nodes, local, tmp_path):
     project = make_holding_project(tmp_path / "project", 8)
-    node = ("--nodes=1", f"--gpus={GPUS_PER_NODE}", "--cpus-per-task=8", "--mem=16G", "--time=60")
+    node = ("--nodes=1", f"--gpus={GPUS_PER_NODE}", "--cpus-per-task=8", "--mem=16G", "--time=60", "--requeue")
     options = ("--cores", "1", "--resources", f"gpu={GPUS_PER_NODE}")
     array = (*node, "--array=1-2", "--output=printed-%a.txt")
     job = submit_snakemake(project, *options, allocation=array, part="$SLURM_ARRAY_TASK_ID/2")
@@ -58,9 +60,17 @@ def test_the_tasks_of_an_array_each_embed_a_part_and_the_last_job_sums_up(slurm,
     slurm.ask("scontrol", "requeue", f"{job}_2")
     wait_for(lambda: "BeginTime" in slurm.ask("squeue", "-h", "-j", f"{job}_2", "-o", "%r"), "the end of a part", 60)
     slurm.ask("scontrol", "update", f"JobId={job}_2", "StartTime=now")  # SLURM itself waits for two minutes
+    # One that is killed leaves its claim, here as from a node that is gone.
+    claim = project / "results/record/parts/1-of-2/run.json"
+    claimed = json.loads(claim.read_text())
+    os.kill(claimed["process"], signal.SIGKILL)
+    wait_for(lambda: slurm.read_state(f"{job}_1") == "FAILED", "the end of the other part", 60)
+    claim.write_text(json.dumps(claimed | {"host": "elsewhere"}))
     (project / "hold").unlink()
+    again = submit_snakemake(project, *options, allocation=(*node, "--array=1"), part="$SLURM_ARRAY_TASK_ID/2")
+    slurm.ask("scontrol", "update", f"JobId={last}", f"Dependency=afterany:{job},afterany:{again}")
     wait_for(lambda: slurm.read_state(last) == "COMPLETED", "the end of the last job", 300)
-    assert set(slurm.read_state(job).split()) == {"COMPLETED"}
+    assert slurm.read_state(again) == slurm.read_state(f"{job}_2") == "COMPLETED"
     assert read_results(project) == read_results(local)
     assert "rule embed" not in (project / "printed.txt").read_text()
     uuids = [event["uuid"].rpartition("-")[0] for event in read_events(project)]

@@ -1,5 +1,7 @@
 """What SLURM gives a job and takes from it: memory, a partition for one rule, an instance of MIG, a preempted GPU."""
 
+import re
+
 import pytest
 from support.cluster.holding import make_holding_project, read_events
 from support.cluster.runs import ON_SLURM, finish, make_project, read_job_ids, read_results, select, start_snakemake
@@ -38,7 +40,8 @@ def test_a_job_that_needs_more_memory_gets_it_the_second_time(slurm, nodes, tmp_
     (project / "hungry.py").write_text(HUNGRY)
     printed = finish(start_snakemake(project, *ON_SLURM), project)
     ((killed, again),) = read_job_ids(project).values()
-    assert (slurm.read_state(killed), slurm.read_state(again)) == ("OUT_OF_MEMORY", "COMPLETED")
+    assert slurm.read_state(again) == "COMPLETED"
+    assert re.search(rf"error: Detected \d+ oom-kill event\(s\) in StepId={killed}\.", printed)
     assert "mem_mb=1000" in printed and "mem_mb=2000" in printed
 
 

@@ -39,6 +39,7 @@ def test_what_the_page_says_of_the_profile_is_there():
     assert profile["slurm-status-command"] == "squeue"
     assert 3 * profile["slurm-init-seconds-before-status-checks"] == 180
     assert profile["retries"] == 1
+    assert profile["slurm-requeue"] is True
 
 
 def test_every_key_of_the_configuration_exists():

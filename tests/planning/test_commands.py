@@ -57,7 +57,7 @@ def test_the_options_of_a_score_are_read_as_they_were_meant():
 
 def test_shards_of_any_name_are_words_of_their_own():
     paths = [(f"{name}.tar", f"{name}.parquet", f"{name}.ledger") for name in ("it's $HOME", "[b]; c", "./-d")]
-    found = parse("embed", f"{write_shards(paths, part='p')} --embedder a:B")
+    found = parse("embed", f"{write_shards(paths, addition='p')} --embedder a:B")
     assert (found["shard"], found["output"], found["ledger"]) == paths[0]
     assert list(found["also"]) == paths[1:]
-    assert found["part"] == "p"
+    assert found["addition"] == "p"

@@ -12,7 +12,7 @@ from embedders.errors import ConfigError, OutputError
 from embedders.planning.parts import WHOLE, Part, read_part
 from embedders.planning.running import claim_folder
 
-PLAN = {"list of shards": "1", "recipe": "2"}
+PLAN = {"list of shards": "1", "configuration": "2"}
 CLAIMANT = """
 import json, sys
 from embedders.errors import TarquetError
@@ -51,19 +51,29 @@ def say(process):
     return process.stdout.readline().strip()
 
 
+@pytest.mark.slow
 def test_parts_of_one_run_claim_a_folder_together_also_when_they_start_at_once(claim):
     parts = [claim(f"{number}/8") for number in range(1, 9)]
     assert [say(part) for part in parts] == ["claimed"] * 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("part", "plan", "said"),
     [
         ("1/1", PLAN, "part 1/2 of a run is using this folder (process "),
         ("1/2", PLAN, "part 1/2 of a run is using this folder (process "),
         ("2/3", PLAN, "part 1/2 of a run is using this folder with another number of parts (process "),
-        ("2/2", PLAN | {"recipe": "3"}, "part 1/2 of a run is using this folder with another recipe (process "),
-        ("2/2", {"list of shards": "", "recipe": ""}, "with another list of shards and recipe (process "),
+        (
+            "2/2",
+            PLAN | {"configuration": "3"},
+            "part 1/2 of a run is using this folder with another configuration (process ",
+        ),
+        (
+            "2/2",
+            {"list of shards": "", "configuration": ""},
+            "with another list of shards and configuration (process ",
+        ),
     ],
 )
 def test_what_could_embed_a_shard_twice_is_refused(claim, tmp_path, part, plan, said):
@@ -75,6 +85,7 @@ def test_what_could_embed_a_shard_twice_is_refused(claim, tmp_path, part, plan, 
     assert say(claim(part, plan)) == "claimed"
 
 
+@pytest.mark.slow
 def test_no_part_runs_beside_the_whole_run_and_a_dead_one_gives_way(claim):
     whole = claim("1/1")
     assert say(whole) == "claimed"
@@ -88,14 +99,17 @@ def test_no_part_runs_beside_the_whole_run_and_a_dead_one_gives_way(claim):
     assert say(claim("1/2")) == "claimed"
 
 
+@pytest.mark.slow
 def test_a_job_that_slurm_starts_again_takes_over_from_itself_on_another_node(claim, tmp_path):
-    first = claim("1/2", SLURM_JOB_ID="7")
+    slurm = {"SLURM_CLUSTER_NAME": "c", "SLURM_JOB_ID": "7", "SLURM_CONF": "/dev/null"}  # nobody to ask here
+    first = claim("1/2", **slurm)
     assert say(first) == "claimed"
     path = tmp_path / "record/parts/1-of-2/run.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"host": "elsewhere"}))
-    assert "host elsewhere, SLURM job 7" in say(claim("1/2", SLURM_JOB_ID="7"))
-    assert "host elsewhere, SLURM job 7" in say(claim("1/2", SLURM_JOB_ID="8", SLURM_RESTART_COUNT="1"))
-    assert say(claim("1/2", SLURM_JOB_ID="7", SLURM_RESTART_COUNT="1")) == "claimed"
+    again = {"SLURM_RESTART_COUNT": "1"}
+    for other in ({}, slurm, slurm | again | {"SLURM_JOB_ID": "8"}, slurm | again | {"SLURM_CLUSTER_NAME": "d"}):
+        assert "host elsewhere, SLURM job 7" in say(claim("1/2", **other))
+    assert say(claim("1/2", **slurm, **again)) == "claimed"
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):

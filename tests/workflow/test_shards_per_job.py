@@ -173,11 +173,11 @@ def test_a_job_that_is_started_once_more_goes_on_where_it_was(tmp_path):
     ]
     command = [first, one[0], "--ledger", one[1], "--also", second, *other]
     command += ["--embedder", MEAN_COLOR, "--device", "cpu", "--record", tmp_path / "results"]
-    assert "0 of 2 shards were finished before" in run_cli("embed", *command, "--part", "a").stderr
+    assert "0 of 2 shards were finished before" in run_cli("embed", *command, "--addition", "a").stderr
     other[1].unlink()
-    again = run_cli("embed", *command, "--part", "a").stderr
+    again = run_cli("embed", *command, "--addition", "a").stderr
     assert "1 of 2 shards were finished before" in again and f"{second}: 3 samples" in again
-    assert f"{first}: 3 samples" in run_cli("embed", *command, "--part", "of another run").stderr
+    assert f"{first}: 3 samples" in run_cli("embed", *command, "--addition", "of another run").stderr
 
     make_tar(first, {"a.jpg": b"no image"})
     assert f"failed shard: {first}: 1 of 1 samples failed" in run_cli("embed", *command).stderr

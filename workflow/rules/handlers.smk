@@ -20,7 +20,10 @@ def begin_run():
     These are the merged configuration (file, --configfile, --config, defaults) and the path of each shard by name.
     """
     try:
-        plan = {"list of shards": digest(list(SHARDS)), "recipe": digest(RECIPES)}
+        plan = {
+            "list of shards": digest(list(SHARDS)),
+            "configuration": digest(RECIPES),
+        }
         now = claim_folder(OUT, PART, plan)
         unfinished = [
             path for shard, path in MINE.items() if not FOLDER.is_finished(shard)

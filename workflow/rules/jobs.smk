@@ -135,7 +135,7 @@ def write_shards_of_job(wildcards, threads):
         )
         for shard in JOBS.shards[wildcards.job]
     ]
-    return write_shards(paths, part=JOBS.name_part(wildcards.job))
+    return write_shards(paths, addition=JOBS.name_addition(wildcards.job))
 
 
 # Made once for all jobs, because making it for each job of a run takes time.

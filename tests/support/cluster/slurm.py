@@ -58,6 +58,7 @@ AccountingStorageType=accounting_storage/none
 JobAcctGatherType=jobacct_gather/none
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
+JobRequeue=0
 PartitionName=gpu Nodes=n[1-2] Default=YES MaxTime=INFINITE PriorityTier=1
 PartitionName=urgent Nodes=n[1-2] MaxTime=INFINITE PriorityTier=2 PreemptMode=OFF
 PartitionName=mig Nodes=n3 MaxTime=INFINITE
