@@ -2,10 +2,10 @@
 
     python benchmarks/start.py [RUNS] [CHECKOUT ...]
 
-Each run is one `python -m embedders embed` on the CPU, with a shard of eight small JPEGs with .json and .txt: once with
-a plain class, whose model costs nothing, and once with a model of timm that is so small that only the imports matter.
-The classes note the time when their file is imported, when they are built, when the model is loaded and when the
-first batch comes. The same model as `embedders:TimmImageEmbedder`, without notes, has only the time of the whole job.
+Each run is one `python -m embedders embed` on the CPU, with a shard of eight small JPEGs with .json and .txt: once
+with a plain class, whose model costs nothing, and once with a model of timm that is so small that only the imports
+matter. The classes note the time when their file is imported, when they are built, when the model is loaded and when
+the first batch comes. The same model as `embedders:TimmImageEmbedder`, without notes, has only the time of the job.
 The results are medians of RUNS, 5 by default, after one run that is not counted. Other checkouts of this repository,
 made by `git worktree add`, are measured in turn.
 """
