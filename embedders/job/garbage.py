@@ -9,9 +9,9 @@ from contextlib import contextmanager
 def keep_imports() -> Iterator[None]:
     """Leave out the search for garbage while the block imports modules, and later in what it has made.
 
-    torch makes 190,000 objects that stay until the job ends. Python would search all of them for unused ones again
-    and again: during the imports, from time to time during the job, and at its end. The block must not run the code
-    of a user: its unused weights would stay too, and libraries that count their objects at the end would report some.
+    torch and timm make 400,000 objects that stay until the job ends. Python would search all of them for unused ones
+    again and again: during the imports, from time to time during the job, and at its end. The block must not run a
+    user's code: its unused weights would stay too, and libraries that count their objects at the end would complain.
     """
     was_enabled = gc.isenabled()
     gc.disable()

@@ -14,7 +14,7 @@ from typing import Any
 from embedders.errors import ConfigError, ShardError, TarquetError
 from embedders.job.failures import report_failure
 from embedders.job.garbage import keep_imports
-from embedders.job.locate import build_embedder, split_class_path
+from embedders.job.locate import build_embedder, locate_class, split_class_path
 from embedders.job.shard_job import ShardJob
 from embedders.output.failed import FailureKind
 from embedders.output.files import check_writable
@@ -86,6 +86,9 @@ def run_job(
                 from embedders.job.embed import embed_shards
                 from embedders.job.progress import show_progress
                 from embedders.output.parquet import describe_file, read_ledger
+
+                if class_path.startswith("embedders:"):  # built in; a user's own code is imported after the block
+                    locate_class(class_path)
             if threads is not None:
                 torch.set_num_threads(threads)
             embedder = build_embedder(class_path, args)

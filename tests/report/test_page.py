@@ -186,7 +186,7 @@ def test_what_the_shards_used_is_shown_and_what_is_unknown_too(tmp_path):
     text = " ".join(re.sub(r"<[^>]+>", " ", (tmp_path / "report.html").read_text().partition("<script>")[0]).split())
     for expected in (
         "GPUs: 1 GPU-hours leased, 4 images per GPU-hour; the GPUs were idle for 75% of the time",
-        "Images per GPU-hour 4",
+        "Images/GPU-hour 4",
         "GPUs idle 75 % of the time, in which no kernel ran; the driver did not say it for 1 shards",
         "Peak memory of a GPU 5.0 GB CPU time 35 s Peak memory of a job 2.0 GB",
         "Unknown for 1 of 3 shards, whose ledgers do not have it",
