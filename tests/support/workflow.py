@@ -155,7 +155,7 @@ def read_untimed(path) -> tuple:
     """A ledger, without the times in its footer."""
     table = pq.read_table(path)
     account = json.loads(table.schema.metadata[PROVENANCE])
-    assert account.pop("seconds")
+    assert account.pop("seconds") and account.pop("shard_mtime_ns")
     return table.to_pylist(), account
 
 
