@@ -114,8 +114,8 @@ def _find_rescored(
     """Return the scores whose vectors are no longer those that were scored: by size, then by hash."""
     paths = {name: f"{folder}/embeddings/{names[name][1]}.parquet" for name in scored}
     present = stat_files(paths.values())
-    other = [name for name, path in paths.items() if present.get(path, (None,))[0] != scored[name].bytes]
-    alike = {name: path for name, path in paths.items() if name not in set(other)}
+    alike = {name: path for name, path in paths.items() if present.get(path, (None,))[0] == scored[name].bytes}
+    other = [name for name in paths if name not in alike]
     if unread := [path for path in set(alike.values()) if not hashes.knows(path)]:
         gigabytes = sum(present[path][0] for path in unread) / 1e9
         say(f"scores have no record: their vectors are compared, which reads {gigabytes:.1f} GB once")

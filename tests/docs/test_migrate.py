@@ -8,7 +8,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from support.results import write_vectors
+from support.results import make_provenance, write_vectors
 from support.tools import ROOT
 
 from embedders.output.columns import Columns
@@ -48,10 +48,11 @@ def test_results_become_the_folder_that_clip_retrieval_reads(tmp_path, monkeypat
         vectors = random.normal(size=(rows, 16))
         vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(dtype)
         keys = [f"{path}-{number}" for number in range(rows)]
-        written += zip(keys, vectors, strict=True)
+        written += [(path, key, vector) for key, vector in zip(keys, vectors, strict=True)]
         output = tmp_path / f"results/embeddings/{path}.parquet"
         samples = [{"__key__": key, "caption": key.upper()} for key in keys]
-        write_vectors(output, samples, vectors, Columns("__key__", ["caption"]), "image_embedding")
+        made = make_provenance(rows, shard=path)
+        write_vectors(output, samples, vectors, Columns("__key__", ["caption"]), "image_embedding", made)
     monkeypatch.chdir(tmp_path)
     exec(TO_CLIP_RETRIEVAL, {})
 
@@ -63,8 +64,9 @@ def test_results_become_the_folder_that_clip_retrieval_reads(tmp_path, monkeypat
     index = faiss.IndexFlatIP(16)
     index.add(np.concatenate(arrays).astype("float32"))
     metadata = pd.concat(frames)
-    for key, vector in written:
+    for shard, key, vector in written:
         _, rows = index.search(vector[None].astype("float32"), 1)
         row = metadata[rows[0, 0] : rows[0, 0] + 1].to_dict(orient="records")[0]
-        assert row == {"image_path": key, "caption": key.upper()}
-    assert pq.read_schema(tmp_path / "clip/metadata/metadata_000000.parquet").names == ["image_path", "caption"]
+        assert row == {"shard": shard, "image_path": key, "caption": key.upper()}
+    names = pq.read_schema(tmp_path / "clip/metadata/metadata_000000.parquet").names
+    assert names == ["shard", "image_path", "caption"]

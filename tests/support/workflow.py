@@ -155,7 +155,7 @@ def read_untimed(path) -> tuple:
     """A ledger, without the times and the usage in its footer."""
     table = pq.read_table(path)
     account = json.loads(table.schema.metadata[PROVENANCE])
-    assert account.pop("seconds") and account.pop("usage")
+    assert account.pop("seconds") and account.pop("usage") and account.pop("shard_version")
     return table.to_pylist(), account
 
 
