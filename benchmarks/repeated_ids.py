@@ -2,7 +2,7 @@
 
     python benchmarks/repeated_ids.py [SHARDS] [ROWS_PER_SHARD]
 
-The shards are files of keys and of vectors of one dimension, in four row groups. `reading` only reads the keys.
+The shards are files of keys and of vectors of one dimension, in four row groups.
 """
 
 import os
@@ -20,7 +20,6 @@ import pyarrow as pa
 from embedders.output import writer
 from embedders.output.provenance import EmbedderRecord, Provenance, ShardRecord
 from embedders.output.repeated_ids import find_repeated_ids
-from embedders.output.tables import read_ids
 from embedders.output.writer import EmbeddingWriter
 
 COLUMNS = pa.schema([pa.field("key", pa.string(), nullable=False)])
@@ -46,15 +45,9 @@ def write_run(folder: Path, rows: dict[str, int], name_row: Callable[[int, int, 
             output.close(1, Provenance(made, record, "float32", "__key__", count, count, {}))
 
 
-def read_all(folder: str, rows: dict[str, int]) -> None:
-    """Read the keys of all shards, one after the other."""
-    for shard in rows:
-        read_ids(f"{folder}/embeddings/{shard}.parquet", "key")
-
-
-def search(folder: str, rows: dict[str, int]) -> None:
+def search(folder: str, shards: list[str]) -> None:
     """Find the repeated ids, and print the beginning of what a summary says about them."""
-    print(find_repeated_ids(folder, rows, "__key__").describe()[:110])
+    print(find_repeated_ids(folder, shards, "__key__").describe()[:110])
 
 
 def measure(name: str, work: Callable[[], object]) -> None:
@@ -81,8 +74,7 @@ def main(shards: int = 1_000, rows_per_shard: int = 10_000) -> None:
             else:
                 write_run(Path(folder), rows, name_row)
                 os._exit(0)
-            measure(f"{kind}: reading", partial(read_all, folder, rows))
-            measure(kind, partial(search, folder, rows))
+            measure(kind, partial(search, folder, list(rows)))
 
 
 if __name__ == "__main__":

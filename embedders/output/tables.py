@@ -48,19 +48,6 @@ def read_rows(run: Run, shard: str, schema: pa.Schema) -> Iterator[pa.Table]:
             yield table.cast(schema)
 
 
-def read_ids(path: str, column: str) -> pa.ChunkedArray:
-    """Read one column of an output as text.
-
-    Raises:
-        ShardError: The file is missing or cut short, or has no such column.
-    """
-    with _explain(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
-        table = file.read(columns=[column])
-        if table.column_names != [column]:
-            raise ShardError(f"{path!r}: it has no column {column!r} (id_col); remove it and run again")
-        return table[column].cast(pa.string())
-
-
 def regroup(tables: Iterable[pa.Table], max_bytes: int) -> Iterator[pa.Table]:
     """Join small tables into tables of at least `max_bytes`, but not much more."""
     waiting, size = [], 0
