@@ -250,7 +250,8 @@ def test_jobs_that_share_a_gpu_lease_a_half_each_and_a_mig_instance_is_not_measu
     assert code == 0, printed
     usage = read_usage(project)
     log = (project / "results/logs/embed/00000.log").read_text()
-    seconds = sum(map(float, re.findall(r"([0-9.]+) s (?:starting|waiting for images|in the model)", log)))
+    activities = "starting|waiting for images|in the model|writing|hashing"
+    seconds = sum(map(float, re.findall(rf"([0-9.]+) s (?:{activities})", log)))
     assert usage["gpu_seconds"] == pytest.approx(seconds / 2, rel=0.2)
     assert (usage["gpu_idle_share"], usage["gpu_unmeasured_shards"]) == (None, 1)
     assert "GPU 0 MIG-0: its utilisation is unknown: it is a MIG instance" in log
