@@ -50,7 +50,7 @@ def adopt_outputs(
         Why an output has no entry still, by name.
     """
     try:
-        import pyarrow.parquet  # noqa: F401, so that no thread finds it missing
+        import embedders.output.parquet  # noqa: F401, so that no thread finds pyarrow missing
     except ModuleNotFoundError:
         why = "no record, and Snakemake's Python has no pyarrow to read the footers, which say how; install it there"
         return dict.fromkeys(names, why)
