@@ -174,6 +174,15 @@ def test_what_cannot_be_adopted_is_out_of_date_and_the_reason_is_said(project, b
     }
 
 
+def test_results_of_a_version_with_other_columns_are_out_of_date_and_the_reason_is_said(project, monkeypatch):
+    monkeypatch.chdir(project)
+    record = Record("results")
+    recipe = record.recipes[record.origins["embeddings/a"].recipe]
+    recipes = {"embeddings": recipe | {"schema_version": recipe["schema_version"] + 1}}
+    found = compare_folder("results", {"a": "data/a.tar"}, recipes, Hashes("results/record/hashes.json"), print)
+    assert found.stale["embeddings/a"] == "made by a version of tarquet whose files have other columns"
+
+
 def test_a_truncated_output_without_a_record_is_embedded_again(project):
     shutil.rmtree(project / "results/record")
     cut_vectors(project / "results")
