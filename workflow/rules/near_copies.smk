@@ -32,7 +32,7 @@ rule plan_near_copies:
     shell:
         """
         exec python -m embedders near-copies plan {params.folder:q} {output:q} \
-            --column {params.column:q} \
+            --column={params.column:q} \
             --threads {threads} \
             >{log:q} 2>&1
         """
