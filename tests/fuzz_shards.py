@@ -29,7 +29,7 @@ with atheris.instrument_imports(include=["embedders", "tarfile", "gzip", "json",
     from embedders.errors import ShardError
     from embedders.output.failed import FailedSample
     from embedders.output.ledger import Ledger
-    from embedders.output.parquet import write_ledger
+    from embedders.output.writer import write_ledger
     from embedders.reading.loader import ShardLoad, decode_sample, open_samples
     from embedders.reading.samples import read_samples
 

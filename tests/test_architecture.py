@@ -49,7 +49,13 @@ TOP = {
     "__main__": "cli",
 }
 ONLY_IMPORTER = {
-    "pyarrow.parquet": {"output.near_copies", "output.parquet", "output.tables", "output.writer"},
+    "pyarrow.parquet": {
+        "output.footers",
+        "output.near_copies",
+        "output.parquet",
+        "output.tables",
+        "output.writer",
+    },
     "duckdb": {"output.repeated_ids"},
     "timm": {"builtin.timm_embedder", "builtin.timm_pixels", "builtin.timm_source", "builtin.timm_weights"},
     "open_clip": {"builtin.open_clip_source"},

@@ -22,7 +22,8 @@ from support.tools import (
 )  # fmt: skip
 
 from embedders.cli import main
-from embedders.output.parquet import describe_file, read_ledger
+from embedders.output.footers import describe_file
+from embedders.output.parquet import read_ledger
 
 
 @pytest.fixture

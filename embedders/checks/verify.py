@@ -20,8 +20,9 @@ from embedders.job.provenance import describe_embedder, describe_shard
 from embedders.job.shard_job import ShardJob
 from embedders.job.stream import ShardReader, count_samples, find_fields
 from embedders.output.columns import KEY, SHARD, Columns
+from embedders.output.footers import describe_file
 from embedders.output.ledger import Ledger
-from embedders.output.parquet import describe_file, read_ledger, read_tables
+from embedders.output.parquet import read_ledger, read_tables
 from embedders.output.provenance import Provenance
 from embedders.output.vectors import Shape, describe_shapes, split_columns
 from embedders.reading.copies import Copies

@@ -85,7 +85,8 @@ def run_job(
 
                 from embedders.job.embed import embed_shards
                 from embedders.job.progress import show_progress
-                from embedders.output.parquet import describe_file, read_ledger
+                from embedders.output.footers import describe_file
+                from embedders.output.parquet import read_ledger
 
                 if class_path.startswith("embedders:"):  # built in; a user's own code is imported after the block
                     locate_class(class_path)

@@ -11,8 +11,9 @@ from embedders.errors import EmbedderError
 from embedders.job.head import Head
 from embedders.output.columns import KEY, SHARD, SHARD_FIELD
 from embedders.output.files import write_whole
+from embedders.output.footers import describe_file
 from embedders.output.hashes import hash_file
-from embedders.output.parquet import describe_file, read_groups
+from embedders.output.parquet import read_groups
 from embedders.output.provenance import FileRecord, ScoreProvenance
 from embedders.output.vectors import describe_shapes
 from embedders.output.writer import write_scores

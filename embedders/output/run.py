@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from embedders.errors import ConfigError, ShardError
-from embedders.output.parquet import VectorFile, describe_file
+from embedders.output.footers import VectorFile, describe_file
 from embedders.output.provenance import EmbedderRecord
 from embedders.output.vectors import VectorColumn, describe_shapes
 

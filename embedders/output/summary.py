@@ -11,7 +11,8 @@ from typing import Any
 from embedders.errors import ShardError
 from embedders.output.failed import FailedSample
 from embedders.output.files import write_whole
-from embedders.output.parquet import VectorFile, describe_file, read_account, read_ledger
+from embedders.output.footers import VectorFile, describe_file
+from embedders.output.parquet import read_account, read_ledger
 from embedders.output.provenance import EmbedderRecord
 from embedders.output.repeated_ids import RepeatedIds, find_repeated_ids
 from embedders.output.strays import describe_strays

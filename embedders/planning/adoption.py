@@ -50,7 +50,7 @@ def adopt_outputs(
         Why an output has no entry still, by name.
     """
     try:
-        import embedders.output.parquet  # noqa: F401, so that no thread finds pyarrow missing
+        import embedders.output.footers  # noqa: F401, so that no thread finds pyarrow missing
     except ModuleNotFoundError:
         why = "no record, and Snakemake's Python has no pyarrow to read the footers, which say how; install it there"
         return dict.fromkeys(names, why)
@@ -86,7 +86,7 @@ def _read(folder: str, name: str, kind: str, shard: str) -> _Footer | str:
 
 
 def _read_vectors(folder: str, name: str) -> tuple[str, _Footer]:
-    from embedders.output.parquet import read_provenance
+    from embedders.output.footers import read_provenance
 
     made, _ = read_provenance(f"{folder}/{name}.parquet")
     ledger, version = read_provenance(f"{folder}/{name.replace('embeddings/', 'ledger/', 1)}.parquet")
@@ -98,7 +98,7 @@ def _read_vectors(folder: str, name: str) -> tuple[str, _Footer]:
 
 
 def _read_score(folder: str, name: str) -> tuple[str, _Footer]:
-    from embedders.output.parquet import read_score_provenance
+    from embedders.output.footers import read_score_provenance
 
     made = read_score_provenance(f"{folder}/{name}.parquet")
     return made.shard, _Footer(made.recipe or {}, Origin(digest(made.recipe or {})), made.embeddings)

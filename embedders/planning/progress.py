@@ -48,7 +48,7 @@ class RunProgress:
         self.finished += len(paths)
         self._last = monotonic()
         with suppress(ImportError):  # Snakemake's environment may lack pyarrow; then only shards are counted
-            from embedders.output.parquet import describe_file
+            from embedders.output.footers import describe_file
 
             for path in paths:
                 with suppress(ShardError):  # Snakemake has deleted it, with the other outputs of a failed job

@@ -16,7 +16,8 @@ import numpy as np
 from embedders.errors import ConfigError
 from embedders.output.failed import FailedSample
 from embedders.output.files import write_whole
-from embedders.output.parquet import VectorFile, read_scores
+from embedders.output.footers import VectorFile
+from embedders.output.parquet import read_scores
 from embedders.output.run import read_shards
 from embedders.output.timings import describe_seconds, split_seconds
 from embedders.output.usage import describe_bytes, describe_hours

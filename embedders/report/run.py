@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from embedders.output.failed import FailedSample
-from embedders.output.parquet import VectorFile
+from embedders.output.footers import VectorFile
 from embedders.output.repeated_ids import RepeatedIds
 from embedders.output.summary import Summary, read_accounts
 from embedders.output.timings import sum_seconds

@@ -17,7 +17,7 @@ from embedders.base import ImageEmbedder
 from embedders.cli import main
 from embedders.errors import ConfigError, EmbedderError
 from embedders.job.embed import embed_shard
-from embedders.output.parquet import describe_file
+from embedders.output.footers import describe_file
 from embedders.reading import jpeg
 
 PICTURES = make_pictures()

@@ -20,7 +20,8 @@ from embedders import TimmImageEmbedder, embed_shard
 from embedders.checks.contract import check_embedder
 from embedders.errors import EmbedderError
 from embedders.job.sources import describe_recipe, find_deciding_files
-from embedders.output.parquet import describe_file, read_vectors
+from embedders.output.footers import describe_file
+from embedders.output.parquet import read_vectors
 
 BLOCKS = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/models.md").read_text(), re.S)
 EXAMPLES = [yaml.safe_load(block) for block in BLOCKS if "TimmImageEmbedder" in block]

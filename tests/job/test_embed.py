@@ -16,7 +16,8 @@ from support.tools import clean_environment, leftovers, make_image, make_shard, 
 from embedders import ImageEmbedder, embed_shard
 from embedders.errors import EmbedderError, GpuError, GpuLostError, OutputError, ShardError
 from embedders.output.files import PARTIAL
-from embedders.output.parquet import describe_file, read_account, read_ledger, read_vectors
+from embedders.output.footers import describe_file
+from embedders.output.parquet import read_account, read_ledger, read_vectors
 from embedders.output.summary import summarize_run
 
 

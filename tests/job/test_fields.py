@@ -7,7 +7,7 @@ from support.tools import make_image, make_shard, make_tar
 
 from embedders import embed_shard
 from embedders.errors import ConfigError, EmbedderError
-from embedders.output.parquet import describe_file
+from embedders.output.footers import describe_file
 
 
 def embed(shard, tmp_path, embedder=None, **options):

@@ -17,7 +17,8 @@ from embedders.errors import ConfigError, EmbedderError, ShardError
 from embedders.job.head import Head
 from embedders.job.locate import build_classifier
 from embedders.job.score import score_file
-from embedders.output.parquet import describe_file, inspect_file, read_vectors
+from embedders.output.footers import describe_file
+from embedders.output.parquet import inspect_file, read_vectors
 
 BRIGHTNESS = f"{ROOT}/examples/brightness.py:Brightness"
 

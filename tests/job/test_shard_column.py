@@ -13,7 +13,8 @@ from embedders import embed_shard
 from embedders.errors import ConfigError, EmbedderError
 from embedders.job.score import score_file
 from embedders.output.columns import Columns
-from embedders.output.parquet import describe_file, read_ledger
+from embedders.output.footers import describe_file
+from embedders.output.parquet import read_ledger
 
 FIELD = pa.field("shard", pa.string(), nullable=False)
 

@@ -14,7 +14,8 @@ from support.results import make_provenance, make_rows
 from embedders.errors import ConfigError, ShardError
 from embedders.output.columns import Columns
 from embedders.output.failed import FailedSample
-from embedders.output.parquet import describe_file, read_account, read_ledger, read_vectors
+from embedders.output.footers import describe_file
+from embedders.output.parquet import read_account, read_ledger, read_vectors
 from embedders.output.writer import EmbeddingWriter, write_ledger
 
 PROVENANCE = make_provenance(5, failed={"ä": 1})

@@ -13,7 +13,8 @@ from support.results import make_provenance, make_rows
 
 from embedders.errors import ConfigError
 from embedders.output.columns import Columns
-from embedders.output.parquet import describe_file, read_groups, read_vectors
+from embedders.output.footers import describe_file
+from embedders.output.parquet import read_groups, read_vectors
 from embedders.output.vectors import LIMITS, VectorColumn, choose_column, find_columns, quantize, round_vectors
 from embedders.output.writer import EmbeddingWriter
 

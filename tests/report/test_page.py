@@ -19,8 +19,8 @@ from embedders import embed_shard
 from embedders.errors import ConfigError
 from embedders.job.locate import build_embedder
 from embedders.job.score import score_file
+from embedders.output.footers import describe_file
 from embedders.output.near_copies import CopyCounts, write_near_copies
-from embedders.output.parquet import describe_file
 from embedders.output.usage import Usage
 from embedders.output.writer import write_ledger
 from embedders.report.page import write_report

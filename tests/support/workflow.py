@@ -17,7 +17,7 @@ from PIL import Image
 from snakemake.cli import get_argument_parser
 from support.tools import ROOT
 
-from embedders.output.parquet import PROVENANCE
+from embedders.output.writer import PROVENANCE
 
 COLORS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
 
