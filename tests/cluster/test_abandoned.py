@@ -5,7 +5,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from support.cluster.slurm import CONFIG_FOLDER
+from support.cluster.slurm import CONFIG_FOLDER, MEMORY_GROUPS
 from support.tools import start_python
 
 pytestmark = pytest.mark.cluster
@@ -43,3 +43,4 @@ def test_a_cluster_whose_tests_are_killed_is_taken_down(packages):
         time.sleep(0.1)
     assert not folder.exists() and find_processes(folder) == []
     assert not (CONFIG_FOLDER / "slurm.conf").exists()
+    assert not list(MEMORY_GROUPS.glob("slurm_*"))

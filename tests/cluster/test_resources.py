@@ -18,6 +18,14 @@ class Hungry(ImageEmbedder):
 """
 
 
+@pytest.fixture(scope="module", autouse=True)
+def hungry(slurm, nodes, tmp_path_factory):
+    """A run whose job takes 900 MB more than it needs otherwise; it goes on beside the other tests of this file."""
+    project = make_project(tmp_path_factory.mktemp("hungry") / "project", 1, embedder={"class": "hungry.py:Hungry"})
+    (project / "hungry.py").write_text(HUNGRY)
+    return project, start_snakemake(project, *ON_SLURM, "--default-resources", "slurm_extra='--nodelist=n2'")
+
+
 def test_a_preempted_job_waits_and_starts_again(slurm, nodes, local, tmp_path):
     project = make_holding_project(tmp_path / "project", 1)
     run = start_snakemake(project, *ON_SLURM, "--default-resources", "slurm_extra='--nodelist=n1'")
@@ -31,18 +39,6 @@ def test_a_preempted_job_waits_and_starts_again(slurm, nodes, local, tmp_path):
     finish(run, project)
     assert [event["job"] for event in read_events(project)] == [job, job]
     assert select(read_results(project), 1) == select(read_results(local), 1)
-
-
-def test_a_job_that_needs_more_memory_gets_it_the_second_time(slurm, nodes, tmp_path):
-    if not can_limit_memory():
-        pytest.skip("SLURM cannot limit memory here: no control groups of version 1 that may be written to")
-    project = make_project(tmp_path / "project", 1, embedder={"class": "hungry.py:Hungry"})
-    (project / "hungry.py").write_text(HUNGRY)
-    printed = finish(start_snakemake(project, *ON_SLURM), project)
-    ((killed, again),) = read_job_ids(project).values()
-    assert slurm.read_state(again) == "COMPLETED"
-    assert re.search(rf"error: Detected \d+ oom-kill event\(s\) in StepId={killed}\.", printed)
-    assert "mem_mb=1000" in printed and "mem_mb=2000" in printed
 
 
 def test_one_rule_gets_its_own_partition_and_memory_also_with_several_shards(slurm, nodes, tmp_path):
@@ -67,3 +63,14 @@ def test_each_job_is_on_the_instance_of_mig_that_slurm_gave(slurm, mig_node, tmp
     events = read_events(project)
     assert {event["node"] for event in events} == {mig_node}
     assert {(event["given"], event["uuid"]) for event in events} == {("MIG-0", "MIG-0"), ("MIG-1", "MIG-1")}
+
+
+def test_a_job_that_needs_more_memory_gets_it_the_second_time(slurm, hungry):
+    if not can_limit_memory():
+        pytest.skip("SLURM cannot limit memory here: no control groups of version 1 that may be written to")
+    project, run = hungry
+    printed = finish(run, project)
+    ((killed, again),) = read_job_ids(project).values()
+    assert slurm.read_state(again) == "COMPLETED"
+    assert re.search(rf"error: Detected \d+ oom-kill event\(s\) in StepId={killed}\.", printed)
+    assert "mem_mb=1000" in printed and "mem_mb=2000" in printed

@@ -243,6 +243,11 @@ def clean_up(folder: Path) -> None:
                 stop(int(daemon.read_text()))
         for name in CONFIG_FILES:
             (CONFIG_FOLDER / name).unlink(missing_ok=True)
+        for node in (*NODES, MIG_NODE):
+            groups = MEMORY_GROUPS / f"slurm_{node}"
+            for group in (*sorted(groups.rglob("*/"), reverse=True), groups):
+                with suppress(OSError):  # none, or it is not empty yet
+                    group.rmdir()
         shutil.rmtree(folder)
 
 
