@@ -3,6 +3,7 @@
 import ctypes
 import os
 import shutil
+import signal
 import tempfile
 from pathlib import Path
 
@@ -13,6 +14,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 import pynvml
 import pytest
 from support.fake_nvml.world import World, compile_driver
+
+# What is ignored here, as nohup and a CI do with SIGHUP, would be ignored in the processes that tests start.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_collection_modifyitems(items):

@@ -55,7 +55,7 @@ class EmbeddingWriter:
     def __init__(self, file: BinaryIO, shard: str, columns: pa.Schema, vector_column: str, dtype: str):
         if dtype not in DTYPES:
             raise ConfigError(f"embedding_dtype: {dtype!r}; expected {' or '.join(DTYPES)}")
-        self._shard = pa.scalar(shard, pa.string())
+        self._shard = shard
         self._columns = pa.schema([SHARD_FIELD, *columns])
         _refuse_twice([*self._columns.names, vector_column])
         self._file = file
@@ -113,7 +113,7 @@ class EmbeddingWriter:
 
     def _append(self, rows: pa.RecordBatch, vectors: Mapping[str, np.ndarray]) -> None:
         stored = [array for column in self._vectors for array in column.store(vectors[column.name])]
-        shard = pa.repeat(self._shard, len(rows))
+        shard = build_array([self._shard] * len(rows), pa.string())
         self._batches.append(pa.RecordBatch.from_arrays([shard, *rows.columns, *stored], schema=self._schema))
         self._bytes += self._batches[-1].nbytes
         if self._bytes >= BYTES_PER_GROUP:

@@ -14,7 +14,7 @@ from pathlib import Path
 from embedders.errors import ConfigError
 
 # The packages that every job imports, and below those of other tasks. tests/planning/test_job_python.py checks both.
-JOB = ("click", "embedders", "numpy", "PIL", "pyarrow", "pynvml", "torch")
+JOB = ("click", "duckdb", "embedders", "numpy", "PIL", "pyarrow", "pynvml", "torch")
 # Those of jobs that fetch shards.
 STORAGE = ("boto3", "botocore", "obstore")
 REPORT = ("bokeh", "jinja2", "sklearn", "threadpoolctl")

@@ -158,5 +158,5 @@ def test_any_class_may_ask_for_metadata():
     make_tar("s.tar", members)
     embed_shard(Labelled(), "s.tar", "o.parquet", device="cpu")
     table, vectors, _ = read_vectors("o.parquet")
-    assert table.column_names == ["key", "image_embedding"]
+    assert table.column_names == ["shard", "key", "image_embedding"]
     assert vectors[:, 0].tolist() == [1, 2, 3, 4, 5]

@@ -66,7 +66,7 @@ def embed_alone(embedder):
 def test_a_run_has_a_column_for_each_with_the_vectors_that_it_gives_alone(project):
     run_well(project, "--cores", "1")
     table = pq.read_table("results/embeddings/a.parquet")
-    assert table.column_names == ["key", "clip", "dinov2", "image_embedding"]
+    assert table.column_names == ["shard", "key", "clip", "dinov2", "image_embedding"]
     for column, embedder in (
         ("clip", OpenClipImageEmbedder("local-dir:models/clip")),
         ("dinov2", HuggingFaceImageEmbedder("models/dinov2")),

@@ -60,7 +60,7 @@ def test_a_caption_beside_an_image_with_dots_in_their_names(tmp_path):
     path = make_tar(tmp_path / "s.tar", {"x.input.jpg": make_image(), "x.outputs.txt": b"a caption"})
     table, _ = embed(path, tmp_path, metadata_columns=["caption", "outputs.txt"])
     assert table.drop(["image_embedding"]).to_pylist() == [
-        {"key": "x", "caption": "a caption", "outputs.txt": "a caption"}
+        {"shard": "s", "key": "x", "caption": "a caption", "outputs.txt": "a caption"}
     ]
 
 

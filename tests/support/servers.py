@@ -157,6 +157,7 @@ def start_bucket(environment):
         set_s3(environment, *server.get_host_and_port())
         bucket = boto3.resource("s3", region_name="us-east-1").Bucket("photos")
         bucket.create()
+        bucket.objects.all().delete()  # moto has one memory for all servers of a process
         yield bucket
     finally:
         server.stop()

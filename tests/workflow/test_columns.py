@@ -47,7 +47,7 @@ def configure(project, **keys):
 def test_a_run_of_several_columns_in_int8(project):
     run_well(project, "--cores", "2")
     names = pq.read_schema(project / "results/embeddings/a.parquet").names
-    assert names == ["key", "stripes", "stripes_scale", "whole", "whole_scale", "first", "first_scale"]
+    assert names == ["shard", "key", "stripes", "stripes_scale", "whole", "whole_scale", "first", "first_scale"]
     assert json.loads((project / "results/summary.json").read_text())["embedded"] == 11
     assert read_counts(project / "results/near_copies.parquet").column == "first"
     assert "this page shows &#39;whole&#39;" in (project / "results/report.html").read_text()
