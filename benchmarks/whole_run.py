@@ -16,6 +16,8 @@ import tempfile
 import time
 from pathlib import Path
 
+import timm
+import torch
 import yaml
 from photographs import describe_shards, write_shards
 
@@ -31,7 +33,7 @@ from embedders.job.embed import embed_shards
 from embedders.job.shard_job import ShardJob
 keep_freed_memory()
 torch.set_num_threads(int(sys.argv[2]))
-embedder = TimmImageEmbedder(sys.argv[3], num_threads_per_worker=int(sys.argv[2]))
+embedder = TimmImageEmbedder(sys.argv[3], checkpoint_path="weights.pth", num_threads_per_worker=int(sys.argv[2]))
 jobs = [ShardJob(path, f"warm/{n}.parquet", f"warm/{n}.ledger.parquet") for n, path in enumerate(sys.argv[4:])]
 list(embed_shards(embedder, jobs[:1], device="cpu"))
 start = time.perf_counter()
@@ -51,7 +53,10 @@ def time_run(folder: Path, model: str, shards_per_job: int, number: int) -> floa
     config = {
         "shards": "data/*.tar",
         "output_dir": f"results-{shards_per_job}-{number}",
-        "embedder": {"class": "embedders:TimmImageEmbedder", "args": {"model_name": model}},
+        "embedder": {
+            "class": "embedders:TimmImageEmbedder",
+            "args": {"model_name": model, "checkpoint_path": "weights.pth"},
+        },
         **{"device": "cpu", "gpu": 0, "threads": THREADS, "shards_per_job": shards_per_job, "report": False},
     }
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
@@ -70,6 +75,8 @@ def main(
         paths = write_shards(folder / "data", shards, images)
         print(f"{model}; {describe_shards(paths)}; median of {runs}", flush=True)
         per_job = per_job or PER_JOB
+        # The same in each process: a run whose shards have different weights is refused.
+        torch.save(timm.create_model(model).state_dict(), folder / "weights.pth")
         seconds = {"warm process": [], **{f"shards_per_job: {number}": [] for number in per_job}}
         for run in range(runs):
             seconds["warm process"].append(time_warm(folder, model, paths))
