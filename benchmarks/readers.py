@@ -69,17 +69,24 @@ def read_by_webdataset(paths: list[str]) -> Iterable:
     return (batch[0] for batch in loader)
 
 
-def read_by_dali(paths: list[str]) -> Iterable:
-    """Read with DALI on the CPU, with an index of each tar made beforehand, as its documentation advises."""
-    from nvidia.dali import fn, pipeline_def, types
-    from nvidia.dali.plugin.base_iterator import LastBatchPolicy
-    from nvidia.dali.plugin.pytorch import DALIGenericIterator
+def make_dali_indexes(paths: list[str]) -> list[str]:
+    """Write the index of each tar that DALI's documentation advises, and return their paths."""
     from wds2idx import IndexCreator
 
     indexes = [f"{path}.idx" for path in paths]
     for path, index in zip(paths, indexes, strict=True):
         with IndexCreator(path, index, verbose=False) as creator:
             creator.create_index()
+    return indexes
+
+
+def read_by_dali(paths: list[str]) -> Iterable:
+    """Read with DALI on the CPU, with an index of each tar made beforehand, as its documentation advises."""
+    from nvidia.dali import fn, pipeline_def, types
+    from nvidia.dali.plugin.base_iterator import LastBatchPolicy
+    from nvidia.dali.plugin.pytorch import DALIGenericIterator
+
+    indexes = make_dali_indexes(paths)
 
     @pipeline_def(batch_size=BATCH_SIZE, num_threads=CORES, device_id=None)
     def make_pipeline():

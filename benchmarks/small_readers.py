@@ -14,7 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from contestants import CORES, has_failed, run_in_turn, take_median, take_ratio
-from readers import measure_reader
+from readers import make_dali_indexes, measure_reader
 from small_images import SIDE, write_shard
 
 BATCH_SIZE = 256
@@ -71,12 +71,8 @@ def read_by_webdataset(paths: list[str]) -> Iterable:
 def read_by_dali(paths: list[str]) -> Iterable:
     """Read with DALI on the CPU, with an index of each tar made beforehand."""
     from nvidia.dali import fn, pipeline_def
-    from wds2idx import IndexCreator
 
-    indexes = [f"{path}.idx" for path in paths]
-    for path, index in zip(paths, indexes, strict=True):
-        with IndexCreator(path, index, verbose=False) as creator:
-            creator.create_index()
+    indexes = make_dali_indexes(paths)
 
     @pipeline_def(batch_size=BATCH_SIZE, num_threads=CORES, device_id=None)
     def make_pipeline():

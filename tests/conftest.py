@@ -63,3 +63,13 @@ def node(world, monkeypatch):
         if name.startswith("CUDA_"):
             monkeypatch.delenv(name)
     return world
+
+
+@pytest.fixture
+def scratch(tmp_path, monkeypatch):
+    """The folder for temporary files, in this process and in those that it starts."""
+    folder = tmp_path / "scratch"
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    return folder

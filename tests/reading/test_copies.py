@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -24,15 +23,6 @@ def web(tmp_path):
         (folder / f"{number}.tar").write_bytes(bytes([number]) * 1000)
     with start_web(folder) as web:
         yield web
-
-
-@pytest.fixture
-def scratch(tmp_path, monkeypatch):
-    folder = tmp_path / "scratch"
-    folder.mkdir()
-    monkeypatch.setenv("TMPDIR", str(folder))
-    monkeypatch.setattr(tempfile, "tempdir", None)
-    return folder
 
 
 def list_copies(scratch):

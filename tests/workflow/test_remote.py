@@ -35,14 +35,6 @@ def bucket():
         yield bucket
 
 
-@pytest.fixture
-def scratch(tmp_path, monkeypatch):
-    folder = tmp_path / "scratch"
-    folder.mkdir()
-    monkeypatch.setenv("TMPDIR", str(folder))
-    return folder
-
-
 def configure(project, shards, **config):
     project.mkdir(exist_ok=True)
     settings = {"shards": shards, "embedder": {"class": MEAN_COLOR}, "device": "cpu", "gpu": 0, "threads": 1}

@@ -26,7 +26,7 @@ SITE_PACKAGES = sysconfig.get_path("purelib")
 BASE_PACKAGES = "ca-certificates,python3,python3-venv"
 OF_ONES_OWN = "webcolors==25.10.0"  # stands for what a user adds; not among this machine's packages
 # Tarquet alone; what it is built with, and what a user adds, come from a folder.
-PIP = "[global]\nno-deps = true\nno-index = true\nfind-links = /wheels\n"
+PIP = {"no-deps": "true", "no-index": "true", "find-links": "/wheels"}
 FAST = ("--mksquashfs-args", "-comp zstd -Xcompression-level 1")
 
 
@@ -102,7 +102,8 @@ class Apptainer:
         subprocess.run(["mmdebstrap", "--quiet", *options, "bookworm", base], check=True)
         shutil.rmtree(base / "dev")  # nodes that a namespace may not copy
         (base / "dev").mkdir()
-        (base / "etc/pip.conf").write_text(PIP)
+        settings = ["[global]", *(f"{key} = {value}" for key, value in PIP.items())]
+        (base / "etc/pip.conf").write_text("\n".join(settings) + "\n")
         pins = (ROOT / "requirements.txt").read_text().split()
         wheels = [*(pin for pin in pins if pin.startswith("setuptools==")), OF_ONES_OWN]
         pip = (sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", base / "wheels")
