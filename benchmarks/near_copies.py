@@ -7,7 +7,7 @@ The crops are from the photographs in scikit-image and foolbox, rotated, mirrore
 at 64 x 64 pixels, embedded by EfficientNet-Lite0. One in 20 has three copies: cropped a little, at another size, and
 at another quality. SemDeDup (NeMo Curator's semantic deduplication) compares only within clusters of k-means; its
 `eps` is 1 - cosine. This script has a simple implementation of it with the same clusters. The steps run one after
-the other on the command line, as in the workflow, with two threads.
+the other on the command line, as in the workflow, with two threads; where there is a GPU, they search on it.
 """
 
 import io
@@ -26,7 +26,7 @@ import numpy as np
 import pyarrow as pa
 
 from embedders.copies.plan import normalize, read_plan
-from embedders.copies.search import find_nearest
+from embedders.copies.search import CpuSearch
 from embedders.copies.settings import count_parts
 from embedders.output.near_copies import read_near_copies
 from embedders.output.parquet import read_vectors
@@ -36,7 +36,7 @@ from embedders.output.writer import EmbeddingWriter
 
 COSINE, THREADS, ROWS_PER_SHARD = 0.96, 2, 10_000
 # Number of images that brute force compares with all others.
-QUERIES = 20_000
+QUERIES, QUERIES_OF_MILLIONS = 20_000, 2_000
 
 
 def find_photographs() -> list[np.ndarray]:
@@ -179,11 +179,13 @@ def find_copies(folder: Path) -> None:
 def compare_with_brute_force(folder: Path) -> None:
     """Compare the pairs with those of brute force and of SemDeDup."""
     run, plan = open_run(folder), read_plan(folder / "work/plan.npz")
-    vectors = normalize(np.concatenate([read_vectors(run.find_file(shard))[1] for shard in run.rows]))[0]
-    home = find_nearest(vectors, plan.centres, 1)[1][:, 0]
+    vectors = np.concatenate([normalize(read_vectors(run.find_file(shard))[1])[0] for shard in run.rows])
+    parts = np.array_split(vectors, 100)
+    home = np.concatenate([CpuSearch().find_nearest(part, plan.centres, 1)[1][:, 0] for part in parts])
     index = faiss.IndexFlatIP(vectors.shape[1])
     index.add(vectors)
-    queries = np.sort(np.random.default_rng(0).permutation(len(vectors))[:QUERIES])
+    asked = QUERIES if len(vectors) < 1_000_000 else QUERIES_OF_MILLIONS
+    queries = np.sort(np.random.default_rng(0).permutation(len(vectors))[:asked])
     truth = set()
     for start in range(0, len(queries), 1000):
         rows = queries[start : start + 1000]
@@ -207,7 +209,7 @@ def compare_with_brute_force(folder: Path) -> None:
 
 
 def main() -> None:
-    """Make the vectors unless they exist, find the copies, and check them if that is possible."""
+    """Make the vectors unless they exist, find the copies, and check them."""
     kind, folder = sys.argv[1], Path(sys.argv[2])
     rows = int(sys.argv[3]) if len(sys.argv) > 3 else {"photographs": 100_000, "made-up": 10_000_000}[kind]
     if not (folder / "run_shards.json").is_file():
@@ -217,8 +219,7 @@ def main() -> None:
         # In a new process, because the peak memory of a child process includes that of its parent.
         os.execv(sys.executable, [sys.executable, *sys.argv])
     find_copies(folder)
-    if rows <= 200_000:
-        compare_with_brute_force(folder)
+    compare_with_brute_force(folder)
 
 
 if __name__ == "__main__":

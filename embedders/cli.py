@@ -13,8 +13,8 @@ from pathlib import Path
 import click
 
 from embedders import __version__
+from embedders.cli_copies import near_copies
 from embedders.cli_results import inspect, prune, report, summarize, verify
-from embedders.copies.command import near_copies
 from embedders.errors import ConfigError, EmbedderError
 from embedders.export.command import export
 from embedders.gpu.device import pin_device

@@ -14,7 +14,7 @@ from typing import BinaryIO
 import numpy as np
 
 from embedders.copies.plan import Plan, normalize, read_chunks
-from embedders.copies.search import find_nearest
+from embedders.copies.search import Search
 
 MAX_VISITS = 3
 # Size of the vectors in memory at once when rows are assigned; with visiting rows up to four times as much.
@@ -28,13 +28,16 @@ def make_row_type(dimension: int) -> np.dtype:
     return np.dtype(fields)
 
 
-def assign(plan: Plan, files: dict[str, str], cosine: float, rows_file: BinaryIO, offsets_file: BinaryIO) -> int:
+def assign(
+    plan: Plan, files: dict[str, str], cosine: float, search: Search, rows_file: BinaryIO, offsets_file: BinaryIO
+) -> int:
     """Write the rows of some shards by cluster.
 
     Args:
         plan: The plan.
         files: Path of the vectors by name of the shard.
         cosine: Rows with at least this cosine must be compared.
+        search: Finds the nearest centres.
         rows_file: For the rows, in chunks; a chunk is sorted by cluster, home rows before visiting rows.
         offsets_file: For the offsets of each chunk: where home rows and visiting rows of each cluster begin, and
             where the chunk ends.
@@ -50,7 +53,7 @@ def assign(plan: Plan, files: dict[str, str], cosine: float, rows_file: BinaryIO
             for part in range(0, len(vectors), chunk_rows):
                 unit, sound = normalize(vectors[part : part + chunk_rows])
                 skipped += len(vectors[part : part + chunk_rows]) - len(unit)
-                rows, segments = sort_by_cluster(plan.centres, unit, start + first + part + sound, cosine)
+                rows, segments = sort_by_cluster(plan.centres, unit, start + first + part + sound, cosine, search)
                 rows_file.write(rows.tobytes())
                 counts = np.bincount(segments, minlength=2 * len(plan.centres))
                 offsets.append(written + np.concatenate([[0], np.cumsum(counts)]))
@@ -60,10 +63,10 @@ def assign(plan: Plan, files: dict[str, str], cosine: float, rows_file: BinaryIO
 
 
 def sort_by_cluster(
-    centres: np.ndarray, vectors: np.ndarray, numbers: np.ndarray, cosine: float
+    centres: np.ndarray, vectors: np.ndarray, numbers: np.ndarray, cosine: float, search: Search
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the rows to write, with a copy for each visit, and the segment of each: 2 * cluster + is_visit."""
-    similarities, nearest = find_nearest(vectors, centres, min(1 + MAX_VISITS, len(centres)))
+    similarities, nearest = search.find_nearest(vectors, centres, min(1 + MAX_VISITS, len(centres)))
     home, visits = nearest[:, 0], np.full((len(vectors), MAX_VISITS), -1)
     for place in range(1, nearest.shape[1]):
         apart = np.linalg.norm(centres[home] - centres[nearest[:, place]], axis=1)

@@ -6,12 +6,12 @@ from itertools import chain, islice
 import numpy as np
 
 from embedders.copies.clusters import AssignedRows
-from embedders.copies.search import find_near
+from embedders.copies.search import Search
 
 PAIR = np.dtype([("row", "<i8"), ("other", "<i8"), ("cosine", "<f4")])
 
 
-def compare(rows: AssignedRows, clusters: Iterable[int], cosine: float) -> tuple[np.ndarray, int]:
+def compare(rows: AssignedRows, clusters: Iterable[int], cosine: float, search: Search) -> tuple[np.ndarray, int]:
     """Find the pairs in these clusters with at least this cosine.
 
     Returns:
@@ -21,15 +21,15 @@ def compare(rows: AssignedRows, clusters: Iterable[int], cosine: float) -> tuple
     for cluster in clusters:
         for number, block in enumerate(rows.read(2 * cluster)):
             compared += len(block)
-            found.append(compare_blocks(block, block, cluster, cosine))
+            found.append(compare_blocks(block, block, cluster, cosine, search))
             others = chain(islice(rows.read(2 * cluster), number + 1, None), rows.read(2 * cluster + 1))
-            found += [compare_blocks(queries, block, cluster, cosine) for queries in others]
+            found += [compare_blocks(queries, block, cluster, cosine, search) for queries in others]
     return np.unique(np.concatenate(found)), compared
 
 
-def compare_blocks(queries: np.ndarray, block: np.ndarray, cluster: int, cosine: float) -> np.ndarray:
+def compare_blocks(queries: np.ndarray, block: np.ndarray, cluster: int, cosine: float, search: Search) -> np.ndarray:
     """Find the pairs of a query, which has its home in the cluster or visits it, and a row with its home there."""
-    left, right, cosines = find_near(
+    left, right, cosines = search.find_near(
         np.ascontiguousarray(queries["vector"]), np.ascontiguousarray(block["vector"]), cosine
     )
     one, other = queries[["row", "home"]][left], block[["row", "visits"]][right]

@@ -6,7 +6,7 @@ import torch
 
 from embedders.classifier import ImageClassifier, Scores
 from embedders.errors import EmbedderError, TarquetError, describe_error
-from embedders.job.gpu_failures import explain_failure
+from embedders.gpu.failures import explain_failure
 from embedders.job.model import load_model
 from embedders.job.provenance import describe_classifier
 from embedders.output.provenance import ClassifierRecord

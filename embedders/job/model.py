@@ -11,8 +11,8 @@ import torch
 
 from embedders.base import ImageEmbedder, decode_blank, uses_default_loader
 from embedders.errors import EmbedderError, GpuError, ShardError, TarquetError, describe_error
+from embedders.gpu.failures import explain_failure, is_out_of_memory
 from embedders.job.batch import Batch
-from embedders.job.gpu_failures import explain_failure, is_out_of_memory
 from embedders.job.provenance import hash_weights
 from embedders.output.timings import Timings
 from embedders.output.vectors import LIMITS, Shape, describe_shapes, split_columns

@@ -14,8 +14,8 @@ import torch
 
 from embedders.base import ImageEmbedder, uses_default_loader
 from embedders.errors import EmbedderError, ShardError, TarquetError, describe_error
+from embedders.gpu.failures import explain_gpu_failure
 from embedders.job.batch import Batch
-from embedders.job.gpu_failures import explain_gpu_failure
 from embedders.job.shard_job import ShardJob
 from embedders.output.columns import Columns, read_key
 from embedders.output.failed import FailedSample, FailureKind, SampleError

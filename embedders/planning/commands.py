@@ -53,6 +53,6 @@ def write_score_options(
 
 
 def write_device_options(config: Mapping[str, Any]) -> str:
-    """Return the device settings as options of `embed` and `score`."""
+    """Return the device settings as options of `embed`, `score` and `near-copies`."""
     names = ["device", *(field.name for field in fields(Terms))]
     return shlex.join(f"--{name.replace('_', '-')}={config[name]}" for name in names)

@@ -7,14 +7,17 @@ import sys
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from support.fake_nvml.world import describe
 from support.results import make_run
 from support.tools import clean_environment, run_cli
 
-from embedders.copies import clusters, plan, search
+from embedders.copies import clusters, gpu_search, plan, search
 from embedders.copies.clusters import AssignedRows, assign
 from embedders.copies.compare import compare
+from embedders.copies.gpu_search import GpuSearch
 from embedders.copies.groups import list_near_copies
-from embedders.copies.plan import make_plan, read_plan
+from embedders.copies.plan import make_plan, normalize, read_plan
+from embedders.copies.search import CpuSearch
 from embedders.copies.settings import check_settings, choose_part, count_parts, is_stale, name_search
 from embedders.errors import ConfigError, ShardError
 from embedders.output.near_copies import read_near_copies
@@ -47,9 +50,9 @@ def find_by_force(vectors, cosine):
     return {tuple(pair): cosines[tuple(pair)] for pair in pairs.tolist()}
 
 
-def find_copies(folder, output, cosine=0.96, keep="first", parts=3, column=""):
+def find_copies(folder, output, cosine=0.96, keep="first", parts=3, column="", by=None):
     """All four steps, as the workflow takes them."""
-    run = open_run(folder)
+    run, by = open_run(folder), by or CpuSearch()
     with (output / "plan.npz").open("wb") as file:
         make_plan(run, column).write(file)
     made = read_plan(output / "plan.npz")
@@ -58,12 +61,12 @@ def find_copies(folder, output, cosine=0.96, keep="first", parts=3, column=""):
         paths = output / f"{part}.rows", output / f"{part}.offsets.npy"
         mine = {shard: run.find_file(shard) for shard in choose_part(made.shards, part, parts)}
         with paths[0].open("wb") as rows, paths[1].open("wb") as offsets:
-            assign(made, mine, cosine, rows, offsets)
+            assign(made, mine, cosine, by, rows, offsets)
         files.append(paths)
     pairs = []
     for part in range(parts):
         chosen = choose_part(range(len(made.centres)), part, parts)
-        found, compared = compare(AssignedRows(files, made.centres.shape[1]), chosen, cosine)
+        found, compared = compare(AssignedRows(files, made.centres.shape[1]), chosen, cosine, by)
         pairs.append(output / f"{part}.pairs.npz")
         np.savez(pairs[-1], pairs=found, compared=compared)
     return list_near_copies(run, made, pairs, cosine, keep, output / "near_copies.parquet")
@@ -77,8 +80,10 @@ def number_pairs(table, starts):
     return {(starts[a] + int(b), starts[c] + int(d)): cosine for a, b, c, d, cosine in rows}
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float16"])
-def test_the_pairs_are_those_of_brute_force(dtype, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("dtype", "by"), [("float32", CpuSearch()), ("float16", CpuSearch()), ("float32", GpuSearch("cpu"))]
+)
+def test_the_pairs_are_those_of_brute_force(dtype, by, tmp_path, monkeypatch):
     monkeypatch.setattr(plan, "MIN_ROWS_PER_CLUSTER", 50)
     monkeypatch.setattr(clusters, "BYTES_PER_CHUNK", 4 * 16 * 300)
     monkeypatch.setattr(clusters, "BYTES_PER_BLOCK", 4 * 16 * 40)
@@ -86,7 +91,7 @@ def test_the_pairs_are_those_of_brute_force(dtype, tmp_path, monkeypatch):
     rows = {"a": 900, "b": 0, "c": 2100, "d": 1000}
     parts = dict(zip(rows, np.split(vectors, np.cumsum(list(rows.values()))[:-1]), strict=True))
     make_run(tmp_path / "results", rows, dtype=dtype, vectors=parts | {"b": np.empty((0, 16))})
-    counts = find_copies(tmp_path / "results", tmp_path)
+    counts = find_copies(tmp_path / "results", tmp_path, by=by)
     table, stored = read_near_copies(tmp_path / "near_copies.parquet")
     found = number_pairs(table, open_run(tmp_path / "results").starts)
     truth = find_by_force(vectors.astype(dtype), 0.96)
@@ -158,11 +163,30 @@ def test_a_group_is_what_hangs_together_and_has_one_image_to_keep(tmp_path):
         assert "5 of 6 images are near copies" in counts.describe()
 
 
-def test_a_picture_in_very_many_copies_is_one_group_in_bounded_pairs(tmp_path, monkeypatch):
+@pytest.mark.parametrize("rows", [0, 1, 300])
+def test_a_gpu_finds_what_the_cpu_finds(rows, monkeypatch):
+    monkeypatch.setattr(gpu_search, "_CELLS", 5000)  # 25 queries at once
+    vectors = normalize(make_vectors(500, 16, 200))[0]
+    queries, block = vectors[:rows], vectors[300:]
+    cosines, nearest = GpuSearch("cpu").find_nearest(queries, block, 3)
+    expected_cosines, expected = CpuSearch().find_nearest(queries, block, 3)
+    assert (nearest == expected).all()
+    assert np.allclose(cosines, expected_cosines, atol=1e-6)
+    found, wanted = (
+        {(query, row): cosine for query, row, cosine in zip(*by.find_near(queries, block, 0.9), strict=True)}
+        for by in (GpuSearch("cpu"), CpuSearch())
+    )
+    assert found.keys() == wanted.keys()
+    assert found == pytest.approx(wanted, abs=1e-6)
+    assert len(found) > 200 or rows < 300
+
+
+@pytest.mark.parametrize("by", [CpuSearch(), GpuSearch("cpu")])
+def test_a_picture_in_very_many_copies_is_one_group_in_bounded_pairs(by, tmp_path, monkeypatch):
     monkeypatch.setattr(search, "MAX_PER_ROW", 64)
     vectors = np.ones((1500, 4))
     make_run(tmp_path / "results", {"a": 1500}, vectors={"a": vectors})
-    counts = find_copies(tmp_path / "results", tmp_path, cosine=1.0)
+    counts = find_copies(tmp_path / "results", tmp_path, cosine=1.0, by=by)
     assert (counts.groups, counts.images) == (1, 1500)
     assert counts.pairs <= 1500 * search.MAX_PER_ROW
 
@@ -213,6 +237,23 @@ def test_the_work_is_divided_into_parts_that_hold_everything_once():
     for items, parts in ((7, 3), (2, 5), (1000, 63)):
         divided = [choose_part(range(items), part, parts) for part in range(parts)]
         assert [item for part in divided for item in part] == list(range(items))
+
+
+def test_a_step_on_a_gpu_leases_it_and_a_gpu_that_fails_is_one_line(world, tmp_path):
+    world.write(describe("GPU-a"))
+    make_run(tmp_path / "results", {"a": 30})
+    assert run_cli("near-copies", "plan", tmp_path / "results", tmp_path / "plan.npz").returncode == 0
+    options = ("--part", 0, 1, "--cosine", 0.9)
+    outputs = (tmp_path / "0.rows", tmp_path / "0.offsets.npy")
+    step = ("near-copies", "assign", tmp_path / "results", tmp_path / "plan.npz", *outputs, *options)
+    done = run_cli(*step, env=world.env)
+    leased, error = done.stderr.splitlines()
+    assert done.returncode == 1
+    assert "leased GPU 0 GPU-a" in leased
+    assert error.startswith("error: near_copies: GPU GPU-a failed: RuntimeError: ")  # torch sees through the fake
+    assert not any(path.exists() for path in outputs)
+    assert run_cli(*step, "--device", "cpu", env=world.env).returncode == 0
+    assert all(path.exists() for path in outputs)
 
 
 def test_what_is_refused_is_one_line(tmp_path):

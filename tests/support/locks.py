@@ -20,7 +20,9 @@ ADDED = ("open-clip", "transformers", "lance", "examples", "test")
 DEV = [*RUN, *(text for extra in ADDED for text in EXTRAS[extra])]
 # The report and the search for near copies look at files: of what jobs need, only these.
 LIGHT = [text for text in JOB if re.match("click|numpy|nvidia-ml-py|pillow|pyarrow", text)]
-REPORT, NEAR_COPIES = [*EXTRAS["report"], *LIGHT, *EXTRAS["storage"]], [*EXTRAS["near-copies"], *LIGHT]
+REPORT = [*EXTRAS["report"], *LIGHT, *EXTRAS["storage"]]
+# torch searches on a GPU.
+NEAR_COPIES = [*EXTRAS["near-copies"], *LIGHT, *(text for text in JOB if re.match("torch>", text))]
 # Jobs fetch shards, and so does the report, for its pictures.
 EMBED = [*JOB, *EXTRAS["storage"]]
 

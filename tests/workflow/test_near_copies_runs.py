@@ -113,6 +113,15 @@ def test_a_run_lists_its_near_copies_and_follows_each_change(project):
     assert "Nothing to be done" in run_well(project)
 
 
+def test_where_the_embedding_may_use_a_gpu_the_search_may_too(project):
+    configure(project, device="auto", gpu=1)
+    planned = run_snakemake(project, "-n", "-p", "--forceall").stdout
+    rules = {text.split(":")[0]: text for text in planned.split("rule ")[1:]}
+    for step, gpus in (("plan", False), ("assign", True), ("compare", True)):
+        assert ("gpu=1" in rules[f"{step}_near_copies"]) == gpus
+        assert ("--device=auto" in rules[f"{step}_near_copies"]) == gpus
+
+
 def test_what_cannot_be_is_one_line_before_anything_runs(project, tmp_path):
     for near_copies, columns, message in [
         ({"cosine": 0.98, "keep": "largest"}, [], "metadata_columns has no width and no height; expected both"),

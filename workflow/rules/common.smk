@@ -23,6 +23,7 @@ from embedders.output.strays import describe_strays
 from embedders.planning import snakemake_insides
 from embedders.planning.commands import (
     write_embed_options,
+    write_device_options,
     write_score_options,
     write_shards,
 )

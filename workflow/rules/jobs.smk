@@ -159,6 +159,11 @@ def get_score_options(wildcards, threads):
     return write_score_options(config, SCORES[wildcards.score], OUT, recipe)
 
 
+def get_device_options(wildcards, threads):
+    """Return the options of a job that has no embedder or classifier, but may use a GPU."""
+    return write_device_options(config)
+
+
 # exec: the job itself replaces the shell, so that it is the process that Snakemake waits for and that SLURM signals.
 EMBED_COMMAND = """
     exec python -m embedders embed {params.shards} \

@@ -55,17 +55,20 @@ rule assign_near_copies:
         "../../envs/near_copies.yaml"
     threads: config["threads"]
     resources:
+        gpu=config["gpu"],
         mem_mb=grow(config["mem_mb"]),
         runtime=grow(config["runtime"]),
     params:
         folder=subpath(input.plan, ancestor=3),
         parts=len(COPY_PARTS),
         cosine=config["near_copies"]["cosine"],
+        device=get_device_options,
     shell:
         """
         exec python -m embedders near-copies assign {params.folder:q} {input.plan:q} {output.rows:q} {output.offsets:q} \
             --part {wildcards.part} {params.parts} \
             --cosine {params.cosine} \
+            {params.device} \
             --threads {threads} \
             >{log:q} 2>&1
         """
@@ -92,18 +95,21 @@ rule compare_near_copies:
         "../../envs/near_copies.yaml"
     threads: config["threads"]
     resources:
+        gpu=config["gpu"],
         mem_mb=grow(config["mem_mb"]),
         runtime=grow(config["runtime"]),
     params:
         folder=subpath(output[0], parent=True),
         parts=len(COPY_PARTS),
         cosine=config["near_copies"]["cosine"],
+        device=get_device_options,
     shell:
         """
         exec python -m embedders near-copies compare {input.plan:q} {output:q} \
             --assigned {params.folder:q} \
             --part {wildcards.part} {params.parts} \
             --cosine {params.cosine} \
+            {params.device} \
             --threads {threads} \
             >{log:q} 2>&1
         """

@@ -1,10 +1,19 @@
 """`tarquet near-copies`: the commands for the steps of the search. Each turns its options into one call."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import click
 
 from embedders.errors import ConfigError
+from embedders.gpu.device import pin_device
+from embedders.gpu.terms import Terms
+from embedders.terminal import device_options
+
+if TYPE_CHECKING:
+    from embedders.copies.search import Search
 
 
 @click.group("near-copies", short_help="Find near copies in a finished run.")
@@ -55,6 +64,21 @@ def plan(run, output, column, threads) -> None:
     click.echo(f"{len(made.centres)} clusters for {made.starts[-1]} rows")
 
 
+@contextmanager
+def pin_search(work: str, threads: int, device: str, terms: Terms) -> Iterator["Search"]:
+    """Lease a GPU and search on it, or search on the CPU; as `pin_device`."""
+    from embedders.copies.search import CpuSearch, set_threads
+
+    set_threads(threads)
+    with pin_device(work, device, terms) as torch_device:
+        if torch_device == "cpu":
+            yield CpuSearch()
+        else:
+            from embedders.copies.gpu_search import GpuSearch  # imports torch, only now that the GPU is pinned
+
+            yield GpuSearch(torch_device)
+
+
 @near_copies.command(short_help="Sort the rows of some shards by cluster.")
 @click.argument("run", type=click.Path())
 @click.argument("plan", type=click.Path())
@@ -70,19 +94,22 @@ def plan(run, output, column, threads) -> None:
 )
 @cosine_option
 @thread_option
-def assign(run, plan, rows, offsets, part, cosine, threads) -> None:
+@device_options
+def assign(run, plan, rows, offsets, part, cosine, threads, device, terms) -> None:
     """Sort rows of some shards of RUN by the clusters of PLAN into ROWS, and write where each begins to OFFSETS."""
     from embedders.copies.clusters import assign
     from embedders.copies.plan import read_plan
-    from embedders.copies.search import set_threads
     from embedders.copies.settings import choose_part
     from embedders.output.files import write_whole
 
-    set_threads(threads)
     made = read_plan(plan)
     files = {shard: f"{run}/embeddings/{shard}.parquet" for shard in choose_part(made.shards, *part)}
-    with write_whole(rows) as rows_file, write_whole(offsets) as offsets_file:
-        skipped = assign(made, files, cosine, rows_file, offsets_file)
+    with (
+        pin_search(f"near copies of {run}", threads, device, terms) as search,
+        write_whole(rows) as rows_file,
+        write_whole(offsets) as offsets_file,
+    ):
+        skipped = assign(made, files, cosine, search, rows_file, offsets_file)
     click.echo(f"{len(files)} shards; left out {skipped} vectors that are zero or contain NaN or infinity")
 
 
@@ -102,22 +129,22 @@ def assign(run, plan, rows, offsets, part, cosine, threads) -> None:
 )
 @cosine_option
 @thread_option
-def compare(plan, output, assigned, part, cosine, threads) -> None:
+@device_options
+def compare(plan, output, assigned, part, cosine, threads, device, terms) -> None:
     """Find the near copies in some clusters of PLAN, and write the pairs to OUTPUT."""
     import numpy as np
 
     from embedders.copies.clusters import AssignedRows
     from embedders.copies.compare import compare
     from embedders.copies.plan import read_plan
-    from embedders.copies.search import set_threads
     from embedders.copies.settings import choose_part
     from embedders.output.files import write_whole
 
-    set_threads(threads)
     centres = read_plan(plan).centres
     clusters = choose_part(range(len(centres)), *part)
     files = [(f"{assigned}/{number}.rows", f"{assigned}/{number}.offsets.npy") for number in range(part[1])]
-    pairs, compared = compare(AssignedRows(files, centres.shape[1]), clusters, cosine)
+    with pin_search(f"near copies of {assigned}", threads, device, terms) as search:
+        pairs, compared = compare(AssignedRows(files, centres.shape[1]), clusters, cosine, search)
     with write_whole(output) as file:
         np.savez(file, pairs=pairs, compared=compared)
     click.echo(f"{len(pairs)} pairs of {compared} rows in {len(clusters)} clusters")
