@@ -141,15 +141,15 @@ def write_run(folder: Path, batches: Iterable[np.ndarray]) -> None:
     (folder / "run_shards.json").write_text(json.dumps(shards))
 
 
-def run_step(name: str, *arguments: object) -> tuple[float, float]:
-    """Run a step on the command line, and return its seconds and its peak memory in MB."""
+def run_step(name: str, *arguments: object) -> tuple[float, float, float]:
+    """Run a step on the command line, and return its seconds, its CPU seconds and its peak memory in MB."""
     command = [sys.executable, "-m", "embedders", "near-copies", name, *map(str, arguments)]
     begin = time.monotonic()
     process = subprocess.Popen(command)
     _, status, usage = os.wait4(process.pid, 0)
     if status:
         raise SystemExit(f"{command} failed")
-    return time.monotonic() - begin, usage.ru_maxrss / 1000
+    return time.monotonic() - begin, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1000
 
 
 def find_copies(folder: Path) -> None:
@@ -171,9 +171,13 @@ def find_copies(folder: Path) -> None:
     output = folder / "near_copies.parquet"
     steps["list"] = [run_step("list", folder, work / "plan.npz", *pairs, "--output", output, "--cosine", COSINE)]
     for name, taken in steps.items():
-        seconds, peak = sum(step[0] for step in taken), max(step[1] for step in taken)
-        print(f"{name:8} {len(taken):4} jobs  {seconds:7.1f} s  peak {peak:6.0f} MB")
-    print(f"all {sum(step[0] for taken in steps.values() for step in taken):.0f} s; {written / 1e9:.1f} GB of rows")
+        (seconds, cpu), peak = (
+            (sum(step[place] for step in taken) for place in (0, 1)),
+            max(step[2] for step in taken),
+        )
+        print(f"{name:8} {len(taken):4} jobs  {seconds:7.1f} s  {cpu:7.1f} CPU s  peak {peak:6.0f} MB")
+    seconds, cpu = (sum(step[place] for taken in steps.values() for step in taken) for place in (0, 1))
+    print(f"all {seconds:.0f} s, {cpu:.0f} CPU s; {written / 1e9:.1f} GB of rows")
 
 
 def compare_with_brute_force(folder: Path) -> None:
