@@ -18,7 +18,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
-from itertools import permutations
+from itertools import chain, permutations
 from pathlib import Path
 
 import faiss
@@ -171,13 +171,12 @@ def find_copies(folder: Path) -> None:
     output = folder / "near_copies.parquet"
     steps["list"] = [run_step("list", folder, work / "plan.npz", *pairs, "--output", output, "--cosine", COSINE)]
     for name, taken in steps.items():
-        (seconds, cpu), peak = (
-            (sum(step[place] for step in taken) for place in (0, 1)),
-            max(step[2] for step in taken),
+        seconds, cpu, peaks = zip(*taken, strict=True)
+        print(
+            f"{name:8} {len(taken):4} jobs  {sum(seconds):7.1f} s  {sum(cpu):7.1f} CPU s  peak {max(peaks):6.0f} MB"
         )
-        print(f"{name:8} {len(taken):4} jobs  {seconds:7.1f} s  {cpu:7.1f} CPU s  peak {peak:6.0f} MB")
-    seconds, cpu = (sum(step[place] for taken in steps.values() for step in taken) for place in (0, 1))
-    print(f"all {seconds:.0f} s, {cpu:.0f} CPU s; {written / 1e9:.1f} GB of rows")
+    seconds, cpu, _ = zip(*chain.from_iterable(steps.values()), strict=True)
+    print(f"all {sum(seconds):.0f} s, {sum(cpu):.0f} CPU s; {written / 1e9:.1f} GB of rows")
 
 
 def compare_with_brute_force(folder: Path) -> None:
