@@ -172,9 +172,8 @@ def find_copies(folder: Path) -> None:
     steps["list"] = [run_step("list", folder, work / "plan.npz", *pairs, "--output", output, "--cosine", COSINE)]
     for name, taken in steps.items():
         seconds, cpu, peaks = zip(*taken, strict=True)
-        print(
-            f"{name:8} {len(taken):4} jobs  {sum(seconds):7.1f} s  {sum(cpu):7.1f} CPU s  peak {max(peaks):6.0f} MB"
-        )
+        times = f"{sum(seconds):7.1f} s {sum(cpu):7.1f} CPU s"
+        print(f"{name:8} {len(taken):4} jobs {times}  peak {max(peaks):5.0f} MB")
     seconds, cpu, _ = zip(*chain.from_iterable(steps.values()), strict=True)
     print(f"all {sum(seconds):.0f} s, {sum(cpu):.0f} CPU s; {written / 1e9:.1f} GB of rows")
 
