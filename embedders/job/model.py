@@ -16,6 +16,7 @@ from embedders.job.gpu_failures import explain_failure, is_out_of_memory
 from embedders.job.provenance import hash_weights
 from embedders.output.timings import Timings
 from embedders.output.vectors import LIMITS, Shape, describe_shapes, split_columns
+from embedders.reading.loader import stack_images
 
 log = logging.getLogger(__name__)
 
@@ -139,15 +140,15 @@ class Model:
         """Return the shapes of a blank image's vectors, to give an empty shard the same schema as the others."""
         if not uses_default_loader(self.embedder):
             raise ShardError(
-                f"{tar_path}: no sample, so the dimension of the vectors is unknown; expected at least one, "
-                "because this embedder has its own loader; leave empty shards out"
+                f"{tar_path}: no sample is embedded, so the dimension of the vectors is unknown; expected at least "
+                "one, because this embedder has its own loader; leave such shards out"
             )
-        where = f"{tar_path}: no sample, so the dimension is taken from a blank image"
+        where = f"{tar_path}: no sample is embedded, so the dimension is taken from a blank image"
         try:
             image = decode_blank(self.embedder)
         except Exception as error:
             raise EmbedderError(f"{where}: preprocess raised {describe_error(error)}") from error
-        self._wait(self._run(image.unsqueeze(0), where), where)
+        self._wait(self._run(stack_images([image], [{"__key__": "blank"}], tar_path), where), where)
         return self.shapes
 
     def _describe_place(self, keys: Sequence[Any], tar_path: str) -> str:

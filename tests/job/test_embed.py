@@ -336,8 +336,17 @@ def test_a_missing_shard_is_one_line(tmp_path):
 
 
 def test_an_empty_shard_cannot_tell_the_dimension_of_a_loader_of_ones_own(tmp_path):
-    with pytest.raises(ShardError, match="no sample, so the dimension"):
+    with pytest.raises(ShardError, match="no sample is embedded, so the dimension"):
         embed(Own(), make_tar(tmp_path / "s.tar", {}), tmp_path)
+
+
+def test_an_empty_shard_of_a_class_that_makes_no_tensor_is_one_line(tmp_path):
+    class NoTensor(MeanColor):
+        def preprocess(self, image):
+            return np.zeros(3)
+
+    with pytest.raises(EmbedderError, match=r"sample 'blank': preprocess gave a ndarray; expected a torch\.Tensor"):
+        embed(NoTensor(), make_tar(tmp_path / "s.tar", {}), tmp_path)
 
 
 # Memory of the device.
