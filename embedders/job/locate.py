@@ -35,7 +35,7 @@ def split_class_path(class_path: str, kind: str = "embedder") -> tuple[str, str]
     module, _, name = class_path.rpartition(":")
     if not module or not name.isidentifier():
         raise EmbedderError(f"{kind} class {class_path!r}: {EXPECTED}")
-    if module.endswith(".py") and not Path(module).is_file():
+    if module.endswith(".py") and not os.path.isfile(module):
         raise EmbedderError(f"{kind} class {class_path!r}: there is no file {module!r}; {EXPECTED}")
     return module, name
 
