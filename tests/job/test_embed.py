@@ -14,7 +14,7 @@ from mean_color import MeanColor
 from support.tools import clean_environment, leftovers, make_image, make_shard, make_tar, run_cli, start_python
 
 from embedders import ImageEmbedder, embed_shard
-from embedders.errors import EmbedderError, GpuError, GpuLostError, OutputError, ShardError
+from embedders.errors import ConfigError, EmbedderError, GpuError, GpuLostError, OutputError, ShardError
 from embedders.output.files import PARTIAL
 from embedders.output.footers import describe_file
 from embedders.output.parquet import read_account, read_ledger, read_vectors
@@ -333,6 +333,18 @@ def test_a_breach_of_the_contract_is_one_line_that_names_shard_and_sample(tmp_pa
 def test_a_missing_shard_is_one_line(tmp_path):
     with pytest.raises(ShardError, match=r"none\.tar': no such shard"):
         embed(MeanColor(), tmp_path / "none.tar", tmp_path)
+
+
+def test_an_output_that_would_replace_the_shard_or_the_ledger_is_refused(tmp_path, shard):
+    (tmp_path / "link.parquet").symlink_to(shard)
+    content, output = (tmp_path / "s.tar").read_bytes(), tmp_path / "s.parquet"
+    for paths in ((shard, shard), (shard, tmp_path / "link.parquet"), (shard, output, output), (shard, output, shard)):
+        with pytest.raises(ConfigError, match="expected files of their own, because one would replace another"):
+            embed_shard(MeanColor(), *paths[:2], ledger_path=paths[2] if len(paths) > 2 else None, device="cpu")
+    done = run_cli("embed", shard, shard, "--embedder", "none:None")
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "error: shard, output and ledger are '" in done.stderr
+    assert (tmp_path / "s.tar").read_bytes() == content and not output.exists()
 
 
 def test_an_empty_shard_cannot_tell_the_dimension_of_a_loader_of_ones_own(tmp_path):
