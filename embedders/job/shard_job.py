@@ -34,7 +34,7 @@ class ShardJob:
         paths = [self.tar_path, *self.outputs]
         if len(set(map(os.path.realpath, paths))) < len(paths):
             raise ConfigError(
-                f"shard, output and ledger are {', '.join(map(repr, paths))}; expected files of their own, because one "
+                f"shard, output and ledger are {', '.join(map(repr, paths))}; expected different files, because one "
                 "would replace another; change a path"
             )
         name = self.name or os.path.basename(self.parquet_path).removesuffix(".parquet")

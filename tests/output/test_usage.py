@@ -31,7 +31,8 @@ def test_what_a_shard_used_is_read_as_it_was_written(tmp_path):
 
 def test_inspect_shows_the_usage_from_the_ledger_of_the_same_run_only(tmp_path, monkeypatch):
     for name, usage in {"mine": HALF_BUSY, "other": ON_A_CPU}.items():
-        write_shard(tmp_path / name, "a", 1, [], usage=usage, ledger="ledger/a.parquet", embedder=replace(make_provenance().embedder, model_name=name))
+        embedder = replace(make_provenance().embedder, model_name=name)
+        write_shard(tmp_path / name, "a", 1, [], usage=usage, ledger="ledger/a.parquet", embedder=embedder)
     path = str(tmp_path / "mine/embeddings/a.parquet")
     for place, shown in {"mine": HALF_BUSY.as_json(), "other": None, "": None}.items():
         monkeypatch.chdir(tmp_path / place)

@@ -412,7 +412,7 @@ CASES: dict[str, tuple[bytes | list[bytes | int], dict[str, str] | str]] = {
 }
 
 RUN = """
-import json, os, resource, sys, warnings
+import json, os, sys, warnings
 from pathlib import Path
 warnings.simplefilter("ignore")
 os.environ["HOME"] = os.environ["TMPDIR"] = f"{sys.argv[1]}/home"
@@ -420,6 +420,7 @@ import torch
 from mean_color import MeanColor
 from embedders import embed_shard
 from embedders.errors import TarquetError
+from embedders.job.meter import read_peak_memory
 from embedders.output.parquet import read_ledger, read_vectors
 
 seen, folder = [], Path(sys.argv[1])
@@ -459,7 +460,7 @@ found = []
 for shard in shards:
     strict = embed(shard, False)
     found.append({"strict": strict, "tolerant": embed(shard, True) if "error" in strict else None})
-peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+peak_mb = read_peak_memory() >> 20
 (folder / "found.json").write_text(json.dumps({"found": found, "seen": seen[:-1], "peak_mb": peak_mb}))
 """
 

@@ -67,7 +67,8 @@ sys.stdout.buffer.write(decode_image(encoded).tobytes().hex().encode())
 def test_truncated_jpegs_take_no_memory_along(tmp_path):
     (tmp_path / "1.jpg").write_bytes(make_image(0, (2000, 1500))[:-5000])
     code = """
-import resource, sys
+import sys
+from embedders.job.meter import read_peak_memory
 from embedders.reading.images import ImageError
 from embedders.reading.pixels import decode_to_tensor
 encoded = open(sys.argv[1], "rb").read()
@@ -78,7 +79,7 @@ def decode(times):
             sys.exit("not truncated")
         except ImageError:
             pass
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    return read_peak_memory() >> 20
 before = decode(4)
 print(decode(60) - before)
 """
