@@ -124,7 +124,7 @@ def _import_file(path: str) -> ModuleType:
     file = Path(path).resolve()
     if str(file.parent) not in sys.path:
         sys.path.insert(0, str(file.parent))  # so that it can import the files next to it
-    # With a prefix, so that a file called timm.py does not replace timm; and with the folder, so that two files of one
+    # With a prefix, so that a file called timm.py does not replace timm. With the folder, so that two files of one
     # name do not replace each other.
     folder = zlib.crc32(os.fsencode(file.parent))
     spec = importlib.util.spec_from_file_location(f"embedder_file_{file.stem}_{folder:08x}", file)
