@@ -88,6 +88,11 @@ def write_shard(
             # The ledger before the vectors, which never exist without the list of samples that they lack.
             with write_whole(job.ledger_path) as ledger_file:
                 write_ledger(ledger_file, ledger.failed, provenance, timings.round(), usage, asdict(reader.version))
+    if load.only is not None and ledger.seen < len(load.only):
+        log.warning(
+            "%s: only %d of the %d samples to embed again are in it; expected the shard that they failed in",
+            *(job.tar_path, ledger.seen, len(load.only)),
+        )
     if provenance.null_columns:
         names = ", ".join(map(repr, provenance.null_columns))
         log.warning("%s: null in every row: %s; check the names in metadata_columns", job.tar_path, names)

@@ -180,6 +180,14 @@ def test_vectors_do_not_depend_on_the_batch_size_or_on_neighbours(tmp_path, shar
     assert np.allclose(found[0], found[2], atol=1e-5)
 
 
+def test_samples_to_embed_again_that_the_shard_does_not_hold_are_counted_in_the_log(tmp_path, shard, caplog):
+    embed(MeanColor(), shard, tmp_path, only={"00001", "00003"})
+    assert "to embed again" not in caplog.text
+    embed(MeanColor(), shard, tmp_path, only={"00001", "of another shard", "gone"})
+    assert f"{shard}: only 1 of the 3 samples to embed again are in it; expected the shard that" in caplog.text
+    assert read_vectors(str(tmp_path / "out" / "s.parquet"))[0]["key"].to_pylist() == ["00001"]
+
+
 def test_a_model_is_loaded_once_for_several_shards(tmp_path, shard):
     class Counting(MeanColor):
         loads = 0
