@@ -264,5 +264,5 @@ def test_files_that_are_missing_cut_or_not_ours_are_named(tmp_path):
     pq.write_table(pa.table({"a": [1]}), tmp_path / "other.parquet")
     for name in ("none.parquet", "cut.parquet", "text.parquet", "other.parquet"):
         for read in (describe_file, read_vectors, read_ledger):
-            with pytest.raises(ShardError, match=name):
+            with pytest.raises(ShardError, match=f"{name}': {'no such file' if 'none' in name else ''}"):
                 read(str(tmp_path / name))
