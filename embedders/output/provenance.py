@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, Self
 
-# 2: the column `shard`, its name and the recipe in the footers
+# Since version 2 there is the column `shard`, and its name and the recipe are in the footers.
 SCHEMA_VERSION = 2
 
 

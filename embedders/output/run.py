@@ -17,7 +17,7 @@ from embedders.output.footers import VectorFile, describe_file
 from embedders.output.provenance import EmbedderRecord
 from embedders.output.vectors import VectorColumn, describe_shapes
 
-# What a vector depends on, besides its image: vectors can be compared only if all of these are the same.
+# Keys of `EmbedderRecord`: vectors can be compared only if all of these are the same.
 DECIDING = ("class", "args", "model_name", "source_sha256", "weights_sha256", "preprocessing")
 
 
