@@ -1,6 +1,6 @@
 """What shards used of processors, memory and GPUs: the record in the footer of each ledger, and its totals.
 
-Only this module writes and reads that JSON, and describes it. A ledger from before has no such record: the usage of its
+Only this module writes, reads and describes that JSON. A ledger from before has no such record: the usage of its
 shard counts as unknown, not as zero.
 """
 
