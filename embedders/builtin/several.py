@@ -10,8 +10,7 @@ from embedders.base import ImageEmbedder, decode_blank, uses_default_loader
 from embedders.builtin.resize import share_pixels
 from embedders.errors import EmbedderError
 from embedders.job.locate import build_embedder
-from embedders.job.model import load_model
-from embedders.job.provenance import find_modules
+from embedders.job.weights import find_modules, load_model
 
 
 class SeveralEmbedders(ImageEmbedder):

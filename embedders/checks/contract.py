@@ -25,7 +25,7 @@ from embedders.checks.verify import compare_vectors
 from embedders.errors import EmbedderError, TarquetError, describe_error
 from embedders.gpu.visibility import is_cuda_running
 from embedders.job.model import Model
-from embedders.job.provenance import find_modules
+from embedders.job.weights import find_modules
 from embedders.output.failed import FailureKind
 from embedders.output.vectors import describe_shapes, split_columns
 

@@ -14,7 +14,7 @@ import torch
 
 from embedders.base import ImageEmbedder
 from embedders.errors import TarquetError, make_one_line
-from embedders.job.stream import add_key, count_samples, find_fields, read_batches
+from embedders.job.loaders import add_key, count_samples, find_fields, read_batches
 from embedders.output.columns import Columns
 from embedders.output.failed import FailedSample, FailureKind
 from embedders.output.ledger import Ledger

@@ -14,11 +14,12 @@ import numpy as np
 
 from embedders.base import ImageEmbedder
 from embedders.errors import GpuError, ShardError, TarquetError
+from embedders.job.loaders import count_samples, find_fields
 from embedders.job.locate import build_embedder
 from embedders.job.model import Model
 from embedders.job.provenance import describe_embedder, describe_shard
 from embedders.job.shard_job import ShardJob
-from embedders.job.stream import ShardReader, count_samples, find_fields
+from embedders.job.stream import ShardReader
 from embedders.output.columns import KEY, SHARD, Columns
 from embedders.output.footers import describe_file
 from embedders.output.ledger import Ledger
@@ -182,7 +183,7 @@ def embed_chosen(
     columns = Columns(provenance.id_col)
     chosen = set(keys)
     load = ShardLoad(Ledger(tar_path), True, chosen, find_fields(embedder, columns), provenance.image_suffix)
-    for batch in ShardReader(embedder, ShardJob(tar_path, ""), columns, load, model.device).read():
+    for batch in ShardReader(embedder, ShardJob(tar_path, ""), columns, load, model.device, Copies([])).read():
         for key, vector in zip(batch.keys, model.embed(batch.images, batch.keys, tar_path), strict=True):
             if key in chosen:
                 yield key, vector

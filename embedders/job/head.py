@@ -7,8 +7,8 @@ import torch
 from embedders.classifier import ImageClassifier, Scores
 from embedders.errors import EmbedderError, TarquetError, describe_error
 from embedders.gpu.failures import explain_failure
-from embedders.job.model import load_model
 from embedders.job.provenance import describe_classifier
+from embedders.job.weights import load_model
 from embedders.output.provenance import ClassifierRecord
 
 
@@ -17,7 +17,7 @@ class Head:
 
     Attributes:
         field: Name and type of the column of scores, which is not nullable.
-        weights: Fingerprint of the weights, from `provenance.hash_weights`.
+        weights: Fingerprint of the weights, from `weights.hash_weights`.
 
     Raises:
         EmbedderError: The object is not a classifier, or its model cannot be loaded.

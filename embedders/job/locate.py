@@ -7,7 +7,9 @@ import difflib
 import importlib
 import importlib.util
 import inspect
+import os
 import sys
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
@@ -33,7 +35,7 @@ def split_class_path(class_path: str, kind: str = "embedder") -> tuple[str, str]
     module, _, name = class_path.rpartition(":")
     if not module or not name.isidentifier():
         raise EmbedderError(f"{kind} class {class_path!r}: {EXPECTED}")
-    if module.endswith(".py") and not Path(module).is_file():
+    if module.endswith(".py") and not os.path.isfile(module):
         raise EmbedderError(f"{kind} class {class_path!r}: there is no file {module!r}; {EXPECTED}")
     return module, name
 
@@ -122,8 +124,10 @@ def _import_file(path: str) -> ModuleType:
     file = Path(path).resolve()
     if str(file.parent) not in sys.path:
         sys.path.insert(0, str(file.parent))  # so that it can import the files next to it
-    # With a prefix, so that a file called timm.py does not replace timm.
-    spec = importlib.util.spec_from_file_location(f"embedder_file_{file.stem}", file)
+    # With a prefix, so that a file called timm.py does not replace timm. With the folder, so that two files of one
+    # name do not replace each other.
+    folder = zlib.crc32(os.fsencode(file.parent))
+    spec = importlib.util.spec_from_file_location(f"embedder_file_{file.stem}_{folder:08x}", file)
     if spec is None or spec.loader is None:
         raise EmbedderError(f"{path!r}: cannot be imported; expected a .py file")
     module = importlib.util.module_from_spec(spec)

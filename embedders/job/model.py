@@ -2,8 +2,7 @@
 
 import gc
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from time import perf_counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,9 +12,10 @@ from embedders.base import ImageEmbedder, decode_blank, uses_default_loader
 from embedders.errors import EmbedderError, GpuError, ShardError, TarquetError, describe_error
 from embedders.gpu.failures import explain_failure, is_out_of_memory
 from embedders.job.batch import Batch
-from embedders.job.provenance import hash_weights
+from embedders.job.weights import load_model
 from embedders.output.timings import Timings
 from embedders.output.vectors import LIMITS, Shape, describe_shapes, split_columns
+from embedders.reading.loader import stack_images
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ class Model:
         shapes: Shape of each column of vectors by its name: `(dimension,)`, or `(parts, dimension)` for several
             vectors per image; empty before the first batch. A model that returns a mapping has a column for each of
             its names, other models have one.
-        weights: Fingerprint of the weights, from `provenance.hash_weights`.
+        weights: Fingerprint of the weights, from `weights.hash_weights`.
         max_batch_size: Largest batch to run since the device ran out of memory; `None` if it never did.
     """
 
@@ -139,15 +139,15 @@ class Model:
         """Return the shapes of a blank image's vectors, to give an empty shard the same schema as the others."""
         if not uses_default_loader(self.embedder):
             raise ShardError(
-                f"{tar_path}: no sample, so the dimension of the vectors is unknown; expected at least one, "
-                "because this embedder has its own loader; leave empty shards out"
+                f"{tar_path}: no sample is embedded, so the dimension of the vectors is unknown; expected at least "
+                "one, because this embedder has its own loader; leave such shards out"
             )
-        where = f"{tar_path}: no sample, so the dimension is taken from a blank image"
+        where = f"{tar_path}: no sample is embedded, so the dimension is taken from a blank image"
         try:
             image = decode_blank(self.embedder)
         except Exception as error:
             raise EmbedderError(f"{where}: preprocess raised {describe_error(error)}") from error
-        self._wait(self._run(image.unsqueeze(0), where), where)
+        self._wait(self._run(stack_images([image], [{"__key__": "blank"}], tar_path), where), where)
         return self.shapes
 
     def _describe_place(self, keys: Sequence[Any], tar_path: str) -> str:
@@ -214,32 +214,3 @@ class Model:
         except Exception as error:
             raise explain_failure(error, where, self.device) from error
         return np.concatenate([vectors.numpy() for vectors, _ in started])
-
-
-def load_model(owner: Any, method: str, device: str) -> tuple[Callable[[Any], torch.Tensor], str | None]:
-    """Load the model of an embedder or classifier by this method and hash its weights, once per device.
-
-    Returns:
-        The model and the hash of its weights, `None` if it has no weights that can be found.
-    """
-    models = owner.__dict__.setdefault("_loaded_models", {})
-    if device not in models:
-        start = perf_counter()
-        try:
-            model = getattr(owner, method)(device)
-            if not callable(model):
-                raise EmbedderError(
-                    f"{owner.model_name}: {method} returned a {type(model).__name__}; expected a function of a "
-                    "batch; return the model"
-                )
-            if isinstance(model, torch.nn.Module):
-                model.eval()  # else, by dropout and batch statistics, a vector depends on the rest of the batch
-            models[device] = model, hash_weights(model)  # reads from the device, so it may find the device lost
-        except TarquetError:
-            raise
-        except Exception as error:
-            raise explain_failure(error, f"{owner.model_name}: {method}", device) from error
-        for note in getattr(owner, "notes", ()):  # a classifier has none
-            log.warning("%s", note)
-        log.info("loaded %s on %s in %.1f s", owner.model_name, device, perf_counter() - start)
-    return models[device]

@@ -1,10 +1,8 @@
 """Describes what vectors were made from, for the footer of their Parquet file: embedder, weights and shard."""
 
-import hashlib
 import inspect
 import platform
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +25,7 @@ def describe_embedder(embedder: ImageEmbedder, weights: str | None, device: str)
 
     Args:
         embedder: The embedder.
-        weights: Fingerprint of the model's weights, from `hash_weights`.
+        weights: Fingerprint of the model's weights, from `weights.hash_weights`.
         device: `"cuda"` or `"cpu"`.
     """
     versions = {"tarquet": __version__, "python": platform.python_version()}
@@ -49,7 +47,7 @@ def describe_embedder(embedder: ImageEmbedder, weights: str | None, device: str)
 
 
 def describe_classifier(classifier: ImageClassifier, weights: str | None) -> ClassifierRecord:
-    """Return the description of a classifier whose model is loaded; `weights` comes from `hash_weights`."""
+    """Return the description of a classifier whose model is loaded; `weights` comes from `weights.hash_weights`."""
     return ClassifierRecord(
         **_describe_recipe(classifier),
         model_name=classifier.model_name,
@@ -83,32 +81,3 @@ def hash_source(embedder_class: type) -> str | None:
         return None if source is None else hash_file(source)
     except (TypeError, OSError):
         return None
-
-
-def hash_weights(model: Callable) -> str | None:
-    """Return the SHA-256 of the names and values of a model's weights.
-
-    It is `None` if no `torch.nn.Module` is found (an ONNX session, a plain function).
-    """
-    modules = find_modules(model)
-    digest = hashlib.sha256()
-    for module in modules:
-        for name, value in module.state_dict().items():
-            digest.update(name.encode())
-            if isinstance(value, torch.Tensor):
-                digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest() if modules else None
-
-
-def find_modules(model: Callable) -> list[torch.nn.Module]:
-    """Return the torch modules of a model: itself, its attributes, a function's closure, a method's object."""
-    candidates = [model, *getattr(model, "__dict__", {}).values()]
-    if inspect.isfunction(model):
-        candidates += inspect.getclosurevars(model).nonlocals.values()
-    modules = [candidate for candidate in candidates if isinstance(candidate, torch.nn.Module)]
-    if inspect.ismethod(model):
-        owner = model.__self__
-        owned = [owner, *getattr(owner, "__dict__", {}).values()]
-        # A module without weights is not part of the model; it may be a transform for `preprocess`.
-        modules += [module for module in owned if isinstance(module, torch.nn.Module) and module.state_dict()]
-    return modules

@@ -60,9 +60,15 @@ def run_job(
         log.info("%d of %d shards were finished before", len(jobs) - len(todo), len(jobs))
     if not todo:
         return
+    if only is not None:
+        from embedders.output.parquet import read_ledger
+
+        # A file without a suffix has no key; its name may be the key of a sample that was embedded.
+        options["only"] = {sample.key for sample in read_ledger(only) if sample.kind != FailureKind.BAD_NAME}
+        options["max_failed_fraction"] = 1.0  # all of them failed before, so any number may fail again
+        todo = [replace(job, retried_sha256=hash_file(only)) for job in todo]
     if addition is not None:
-        named = {job: addition.name_shard(job.parquet_path) for job in todo}
-        todo = [replace(job, name=named[job], recipe=addition.recipe) for job in todo]
+        todo = [replace(job, name=addition.name_shard(job.parquet_path), recipe=addition.recipe) for job in todo]
         # As Snakemake does with the outputs that it knows: if the job fails, old results must not pass for new ones.
         for path in (path for job in todo for path in job.outputs):
             Path(path).unlink(missing_ok=True)
@@ -78,7 +84,7 @@ def run_job(
         with startup.time("waiting_for_gpu"):
             torch_device = stack.enter_context(device)
         if torch_device == "cpu":
-            startup.seconds.clear()
+            startup.seconds.clear()  # no GPU was waited for
         with startup.time("starting"):
             with keep_imports():
                 import torch
@@ -86,7 +92,6 @@ def run_job(
                 from embedders.job.embed import embed_shards
                 from embedders.job.progress import show_progress
                 from embedders.output.footers import describe_file
-                from embedders.output.parquet import read_ledger
 
                 if class_path.startswith("embedders:"):  # built in; a user's own code is imported after the block
                     locate_class(class_path)
@@ -95,11 +100,6 @@ def run_job(
             embedder = build_embedder(class_path, args)
             if embedder.num_threads_per_worker is None:
                 embedder.num_threads_per_worker = threads
-        if only is not None:
-            # A file without a suffix has no key; its name may be the key of a sample that was embedded.
-            options["only"] = {sample.key for sample in read_ledger(only) if sample.kind != FailureKind.BAD_NAME}
-            options["max_failed_fraction"] = 1.0  # all of them failed before, so any number may fail again
-            todo = [replace(job, retried_sha256=hash_file(only)) for job in todo]
         options["on_batch"] = stack.enter_context(show_progress(todo))
         options["on_error"] = go_on if len(jobs) > 1 else None
         # Before the shards are read; the hash of the content tells whether one changes later.

@@ -4,6 +4,8 @@ import os
 from dataclasses import dataclass, field
 from typing import Any
 
+from embedders.errors import ConfigError
+
 
 @dataclass(frozen=True)
 class ShardJob:
@@ -16,6 +18,9 @@ class ShardJob:
         name: Name of the shard, for the column `shard`; by default that of `parquet_path`, without folder and suffix.
         recipe: What decides the vectors beside the shard, if a run wants them.
         retried_sha256: For a retry, SHA-256 of the ledger that names the samples.
+
+    Raises:
+        ConfigError: Two of the paths are those of one file.
     """
 
     tar_path: str
@@ -26,6 +31,12 @@ class ShardJob:
     retried_sha256: str | None = None
 
     def __post_init__(self):
+        paths = [self.tar_path, *self.outputs]
+        if len(set(map(os.path.realpath, paths))) < len(paths):
+            raise ConfigError(
+                f"shard, output and ledger are {', '.join(map(repr, paths))}; expected different files, because one "
+                "would replace another; change a path"
+            )
         name = self.name or os.path.basename(self.parquet_path).removesuffix(".parquet")
         object.__setattr__(self, "name", name.encode("utf-8", "replace").decode())  # Parquet holds UTF-8 only
 

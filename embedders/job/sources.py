@@ -62,8 +62,10 @@ def _find_all_sources(class_path: str, args: Any, kind: str) -> list[Path]:
         value = todo.pop()
         if isinstance(value, Mapping):
             todo += value.values()
-            if isinstance(value.get("class"), str):
-                found += find_sources(value["class"], kind)
+            inner = value.get("class")
+            # A user's own class may have an argument of that name for something else, such as a label.
+            if isinstance(inner, str) and ":" in inner and value.keys() <= {"class", "args"}:
+                found += find_sources(inner, kind)
         elif isinstance(value, list | tuple):
             todo += value
     return list(dict.fromkeys(found))
@@ -156,12 +158,13 @@ def _describe_value(value: Any, hash_file: Callable[[Path], str]) -> Any:
 
 def _list_model_folder(value: Any) -> list[Path]:
     """Return the files of a model's folder, if an argument names one (`local-dir:`, or it has a model's config)."""
-    if not isinstance(value, str) or not 0 < len(value) < 4096:
+    if not isinstance(value, str) or not value:
         return []
     folder = Path(value.removeprefix(_FOLDER))
-    is_models = value.startswith(_FOLDER) or any((folder / name).is_file() for name in _MODEL_CONFIGS)
-    return sorted(path for path in folder.iterdir() if path.is_file()) if is_models and folder.is_dir() else []
+    # By os.path, because pathlib raises an error for a text that is too long for a name.
+    is_models = value.startswith(_FOLDER) or any(map(os.path.isfile, (folder / name for name in _MODEL_CONFIGS)))
+    return sorted(filter(Path.is_file, folder.iterdir())) if is_models and os.path.isdir(folder) else []
 
 
 def _is_file(value: Any) -> bool:
-    return isinstance(value, str) and len(value) < 4096 and Path(value).is_file()
+    return isinstance(value, str) and os.path.isfile(value)

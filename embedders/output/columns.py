@@ -62,6 +62,10 @@ class Columns:
                     f"{option}: {SHARD!r} is the column of the names of shards; expected another field; rename this "
                     f"one in the shards{'' if option == 'id_col' else ', or store it with metadata_columns: all'}"
                 )
+        if self.with_all and id_col == ALL_METADATA:
+            raise ConfigError(
+                f"id_col: {id_col!r} is the column of metadata_columns: all; expected another field; list the columns"
+            )
         ids = {} if id_col in ("__key__", KEY) else {id_col: "string"}
         self.types = {KEY: "string"} | ids | dict(metadata_columns)
         if self.with_all:

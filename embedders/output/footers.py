@@ -61,11 +61,15 @@ def explain_reading(path: str) -> Iterator[None]:
     """Explain in one line what makes a file of Parquet unreadable.
 
     Raises:
-        ShardError: The file is missing or cut short.
+        ShardError: The file is missing, cut short, or lacks a column.
     """
     try:
         yield
-    except (OSError, ValueError, pa.ArrowException) as error:
+    except MemoryError:  # pyarrow's is one of its ArrowExceptions too, and says nothing about the file
+        raise
+    except FileNotFoundError as error:
+        raise ShardError(f"{path!r}: no such file; expected a Parquet file of tarquet; check the path") from error
+    except (OSError, ValueError, KeyError, pa.ArrowException) as error:
         reason = str(error).strip().splitlines()[0]
         raise ShardError(f"{path!r}: cannot be read ({reason}); expected a complete file; make it again") from error
 

@@ -21,7 +21,8 @@ class Hashes:
     """Stored hashes of files.
 
     Args:
-        path: The file that stores them. Nothing is stored while the parent of its folder does not exist.
+        path: The file that stores them, in a folder of an output folder. Nothing is stored if there is no output
+            folder yet, so that a dry run does not create it.
     """
 
     def __init__(self, path: str | Path):

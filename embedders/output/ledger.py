@@ -107,8 +107,10 @@ class Ledger:
         return [key for key, count in self._open.items() for _ in range(count)]
 
     def count_kinds(self) -> dict[str, int]:
-        """Return the number of failed samples by kind, most frequent first."""
-        return dict(Counter(str(failed.kind) for failed in self.failed).most_common())
+        """Return the number of failed samples by kind, most frequent first, and equally frequent ones by name."""
+        # Not in the order in which they failed, which depends on threads: this is in the footer of the vectors.
+        counts = Counter(str(failed.kind) for failed in self.failed)
+        return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
     def check(self, max_failed_fraction: float) -> None:
         """Check that the sum is right, and that not too many samples failed.

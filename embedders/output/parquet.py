@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from embedders.errors import ShardError
 from embedders.output.columns import KEY, SHARD
 from embedders.output.failed import FailedSample
-from embedders.output.footers import VectorFile, describe_file, explain_reading, read_footer
+from embedders.output.footers import VectorFile, describe_file, explain_reading, read_footer, read_provenance
 from embedders.output.provenance import ScoreProvenance
 from embedders.output.usage import Usage
 from embedders.output.vectors import choose_column, find_columns
@@ -135,8 +135,10 @@ def inspect_file(path: str) -> dict[str, Any]:
         return {"file": str(path), "rows": rows} | ScoreProvenance.from_json(stored).as_json()
     described = describe_file(path)
     account: dict[str, Any] = {}
-    if described.provenance.ledger:
+    if ledger := described.provenance.ledger:
         with suppress(ShardError):
-            _, seconds, usage = read_account(described.provenance.ledger)
-            account = {"seconds": seconds, "usage": usage and usage.as_json()}
+            # From another working folder, the path may lead to the ledger of another run.
+            if read_provenance(ledger)[0] == described.provenance:
+                _, seconds, usage = read_account(ledger)
+                account = {"seconds": seconds, "usage": usage and usage.as_json()}
     return described.as_json() | account

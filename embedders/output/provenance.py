@@ -3,10 +3,12 @@
 The footer of vectors holds no times and no host name, so that the same run twice gives the same bytes.
 """
 
+import os
+from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, Self
 
-# 2: the column `shard`, its name and the recipe in the footers
+# Since version 2 there is the column `shard`, and its name and the recipe are in the footers.
 SCHEMA_VERSION = 2
 
 
@@ -66,6 +68,19 @@ class EmbedderRecord(_Record):
     device: str
     versions: dict[str, str]
     notes: list[str] = field(default_factory=list)
+
+    def select(self, keys: Iterable[str]) -> dict[str, Any]:
+        """Return the values of these keys of its JSON, with files by their names only: they may have been moved."""
+        stored = self.as_json()
+        return {key: _shorten_paths(stored[key]) for key in keys}
+
+
+def _shorten_paths(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _shorten_paths(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_shorten_paths(item) for item in value]
+    return os.path.basename(value) if isinstance(value, str) else value
 
 
 @dataclass(frozen=True)

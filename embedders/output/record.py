@@ -49,7 +49,8 @@ class Addition:
     Args:
         folder: The output folder.
         recipe: What decides the content of an output beside its shard.
-        name: Its own name, where the process may have had one before it that was stopped half-way.
+        name: Name of its file. A process that is started again under the same name goes on with what it had added.
+            Without one, the name is random.
 
     Attributes:
         recipe: What decides the content of an output beside its shard.

@@ -8,13 +8,15 @@ from typing import Any
 
 from embedders.errors import ShardError
 from embedders.output.columns import KEY, SHARD
+from embedders.output.footers import read_footer
 
 NAMED = 5
 # Ids with one hash are compared themselves, up to this number of hashes. Beyond it, a collision hardly matters.
 COMPARED = 1000
 # DuckDB writes what does not fit into this to a temporary folder in the run's folder. It needs 125 MB for a thread.
 MEMORY, THREADS = "512MB", 2
-_READ = "SELECT {column}::VARCHAR AS id, {shard} AS shard FROM read_parquet(?, hive_partitioning = false)"
+# Columns by their numbers: for DuckDB `Key` and `key` are one name.
+_READ = "SELECT #{id}::VARCHAR AS id, #{shard} AS shard FROM read_parquet(?, hive_partitioning = false)"
 # By hash, because groups of text do not go to a temporary file.
 _COUNT = """
     CREATE TEMP TABLE repeated AS
@@ -84,8 +86,11 @@ def find_repeated_ids(folder: str | Path, shards: Sequence[str], id_col: str) ->
         return RepeatedIds(id_col)
     # DuckDB reads names of files as patterns.
     files = [escape(f"{folder}/embeddings/{shard}.parquet") for shard in shards]
-    column = (KEY if id_col == "__key__" else id_col).replace('"', '""')
-    read = _READ.format(column=f'"{column}"', shard=SHARD)
+    columns = read_footer(f"{folder}/embeddings/{shards[0]}.parquet")[1].names
+    column = KEY if id_col == "__key__" else id_col
+    if column not in columns:
+        raise ShardError(f"{str(folder)!r}: no column {column!r} (id_col); expected one of {', '.join(columns)}")
+    read = _READ.format(id=columns.index(column) + 1, shard=columns.index(SHARD) + 1)
     limits: dict[str, Any] = {"memory_limit": MEMORY, "threads": THREADS, "preserve_insertion_order": False}
     try:
         with duckdb.connect(config=limits | {"temp_directory": f"{folder}/.repeated_ids"}) as database:

@@ -17,8 +17,8 @@ from embedders.output.footers import VectorFile, describe_file
 from embedders.output.provenance import EmbedderRecord
 from embedders.output.vectors import VectorColumn, describe_shapes
 
-# What a vector depends on, besides its image: vectors can be compared only if all of these are the same.
-DECIDING = ("class_path", "args", "model_name", "source_sha256", "weights_sha256", "preprocessing")
+# Keys of `EmbedderRecord`: vectors can be compared only if all of these are the same.
+DECIDING = ("class", "args", "model_name", "source_sha256", "weights_sha256", "preprocessing")
 
 
 @dataclass(frozen=True)
@@ -100,8 +100,9 @@ def open_run(folder: str | Path, names: Sequence[str] = ()) -> Run:
     shards = list(read_shards(folder))
     missing = [shard for shard in shards if not (folder / f"embeddings/{shard}.parquet").is_file()]
     if missing or not shards:
+        some = f", such as {missing[0]!r}" if missing else ""
         raise ConfigError(
-            f"{str(folder)!r}: {len(missing)} of its {len(shards)} shards have no vectors{_name_first(missing)}; "
+            f"{str(folder)!r}: {len(missing)} of its {len(shards)} shards have no vectors{some}; "
             "expected a finished run; run snakemake first"
         )
     rows, sizes, samples = {}, {}, 0
@@ -134,14 +135,8 @@ def _compare(one: VectorFile, other: VectorFile) -> Iterator[tuple[str, Any, Any
     """Yield the name and both values of everything in `DECIDING` that differs."""
     if one.columns != other.columns:
         yield "type of vectors", one.vectors, other.vectors
-    for name in DECIDING:
-        values = (getattr(file.provenance.embedder, name) for file in (one, other))
-        if (value := next(values)) != (expected := next(values)):
-            yield name, value, expected
-
-
-def _name_first(names: list[str]) -> str:
-    return f", such as {names[0]!r}" if names else ""
+    values, expected = (file.provenance.embedder.select(DECIDING) for file in (one, other))
+    yield from ((name, values[name], expected[name]) for name in DECIDING if values[name] != expected[name])
 
 
 def _shorten(value: Any) -> str:

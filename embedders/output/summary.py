@@ -1,19 +1,16 @@
 """The summary of a run: counted from the files of its shards, never from what its jobs reported."""
 
 import json
-import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 from embedders.errors import ShardError
 from embedders.output.failed import FailedSample
 from embedders.output.files import write_whole
 from embedders.output.footers import VectorFile, describe_file
 from embedders.output.parquet import read_account, read_ledger
-from embedders.output.provenance import EmbedderRecord
 from embedders.output.repeated_ids import RepeatedIds, find_repeated_ids
 from embedders.output.strays import describe_strays
 from embedders.output.timings import describe_seconds, find_bottleneck
@@ -21,6 +18,8 @@ from embedders.output.usage import Usage, UsageTotals
 
 # Enough to see what is wrong; the ledgers hold all the names.
 NAMES_PER_KIND = 5
+# What must be the same in all the shards.
+MODEL_KEYS = ("class", "args", "source_sha256", "weights_sha256")
 
 
 @dataclass(frozen=True)
@@ -148,26 +147,12 @@ def summarize_run(folder: str | Path, shards: Sequence[str]) -> Summary:
     for account in read_accounts(folder, shards):
         id_col = account.output.provenance.id_col
         summary.add(account, f"{folder}/ledger/{account.shard}.parquet")
-        models.setdefault(_describe_model(account.output.provenance.embedder), []).append(account.shard)
+        model = json.dumps(account.output.provenance.embedder.select(MODEL_KEYS), sort_keys=True)
+        models.setdefault(model, []).append(account.shard)
     if len(models) > 1:
         raise ShardError(f"{str(folder)!r}: {_describe_difference(models)}")
     summary.repeated_ids = find_repeated_ids(folder, shards, id_col)
     return summary
-
-
-def _describe_model(embedder: EmbedderRecord) -> str:
-    """Return as JSON what must be the same in all the shards; the folders of files may differ and are left out."""
-    stored = embedder.as_json()
-    kept = {key: stored[key] for key in ("class", "args", "source_sha256", "weights_sha256")}
-    return json.dumps(_shorten_paths(kept), sort_keys=True)
-
-
-def _shorten_paths(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _shorten_paths(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_shorten_paths(item) for item in value]
-    return os.path.basename(value) if isinstance(value, str) else value
 
 
 def _describe_difference(models: Mapping[str, Sequence[str]]) -> str:

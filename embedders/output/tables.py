@@ -7,7 +7,7 @@ from typing import BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from embedders.errors import ShardError
+from embedders.output.footers import explain_reading
 from embedders.output.run import Run
 from embedders.output.vectors import find_columns
 
@@ -17,7 +17,7 @@ def read_schema(run: Run, with_vectors: bool = True) -> pa.Schema:
 
     Vectors of int8 are float32 here, without their scales.
     """
-    with _explain(path := run.find_file(next(iter(run.rows)))):
+    with explain_reading(path := run.find_file(next(iter(run.rows)))):
         schema = pq.read_schema(path)
     stored = [field.name for column in find_columns(schema).values() for field in column.fields]
     others = [field for field in schema if field.name not in stored]
@@ -32,7 +32,7 @@ def read_rows(run: Run, shard: str, schema: pa.Schema) -> Iterator[pa.Table]:
         ShardError: The file is missing or incomplete, or has other columns than the first shard.
     """
     with (
-        _explain(path := run.find_file(shard)),
+        explain_reading(path := run.find_file(shard)),
         pq.ParquetFile(path, page_checksum_verification=True) as file,
     ):
         columns, vectors = schema.names, find_columns(file.schema_arrow)
@@ -85,12 +85,3 @@ def open_writer(file: BinaryIO, schema: pa.Schema, plain: Sequence[str] = ()) ->
         writer.close()
     finally:
         writer.is_open = False  # otherwise pyarrow writes a footer into an unfinished file during garbage collection
-
-
-@contextmanager
-def _explain(path: str) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, ValueError, KeyError, pa.ArrowException) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ShardError(f"{path!r}: cannot be read ({reason}); expected a complete file; make it again") from error

@@ -1,7 +1,7 @@
 """What shards used of processors, memory and GPUs: the record in the footer of each ledger, and its totals.
 
-Only this module writes and reads that JSON, and says it in words. A ledger from before has no such record: its shard
-counts as unknown, not as nothing.
+Only this module writes, reads and describes that JSON. A ledger from before has no such record: the usage of its
+shard counts as unknown, not as zero.
 """
 
 from dataclasses import asdict, dataclass, fields

@@ -16,6 +16,8 @@ from embedders.errors import ConfigError, make_one_line
 
 # For each part of a file; the time for a whole one is not limited.
 READ_TIMEOUT_S, CONNECT_TIMEOUT_S = 60, 15
+# Where the settings of each kind of server are.
+_SETTINGS = {"s3": "~/.aws and AWS_*", "gs": "GOOGLE_*", "http": "~/.netrc", "https": "~/.netrc"}
 # The servers that every region of Amazon has.
 _OF_AMAZON = re.compile(r"https://s3([.-][a-z0-9-]+)?\.amazonaws\.com(\.cn)?")
 
@@ -30,8 +32,21 @@ def open_store(scheme: str, host: str, retries: int) -> Any:
         retries: How often the store tries again by itself.
 
     Raises:
-        ConfigError: The settings cannot be used.
+        ConfigError: The address or the settings cannot be used.
     """
+    from obstore.exceptions import BaseError
+
+    try:
+        return _open_store(scheme, host, retries)
+    except (BaseError, OSError, ValueError) as error:
+        reason = make_one_line(str(error).partition("\n\nDebug source")[0])
+        raise ConfigError(
+            f"'{scheme}://{host}': {reason}; expected a server that can be opened; check the address and "
+            f"{_SETTINGS[scheme]}"
+        ) from error
+
+
+def _open_store(scheme: str, host: str, retries: int) -> Any:
     from obstore.store import GCSStore, HTTPStore
 
     client: dict[str, Any] = {
@@ -64,8 +79,8 @@ def _open_bucket(bucket: str, client: dict[str, Any], common: dict[str, Any]) ->
         credentials = session.get_credentials()
         once = Config(connect_timeout=5, read_timeout=10, retries={"max_attempts": 1})
         s3 = session.client("s3", config=once if credentials else once.merge(Config(signature_version=UNSIGNED)))
-    except (BotoCoreError, ValueError) as error:
-        raise ConfigError(f"'s3://{bucket}': {make_one_line(str(error))}; check ~/.aws and AWS_*") from error
+    except BotoCoreError as error:
+        raise ValueError(str(error)) from error
     options: dict[str, Any] = {"region": s3.meta.region_name}
     if _OF_AMAZON.fullmatch(s3.meta.endpoint_url):
         options["region"] = _find_region(s3, bucket) or s3.meta.region_name

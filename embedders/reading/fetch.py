@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 TRIES = 8
 FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 30.0
 _MD5 = re.compile("[0-9a-f]{32}")
-# Buckets whose entity tags look like an MD5 and are none, because the files are encrypted there.
+# Buckets whose entity tags look like an MD5 but are not that of the content, because they encrypt their files.
 _without_md5: set[str] = set()
 
 
@@ -48,7 +48,8 @@ class Download:
     def run(self) -> Version:
         """Fetch the file, and return its version.
 
-        The entity tag of S3 is an MD5 in most cases. If it looks like one and is another, the file is fetched twice.
+        The entity tag of S3 is in most cases the MD5 of the content. If it looks like an MD5 but differs, the file is
+        fetched twice, and the two downloads are compared.
 
         Raises:
             ShardError: It is not there, changes meanwhile, or the server does not answer.

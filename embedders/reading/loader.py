@@ -71,7 +71,7 @@ _CURRENT: ContextVar[ShardLoad | None] = ContextVar("current shard load", defaul
 
 
 def find_load(tar_path: str) -> ShardLoad:
-    """Return the load that `ShardLoad.run` works for; outside of it a new one, which nobody asks for its account."""
+    """Return the load that `ShardLoad.run` works for; outside of it, a new one, whose ledger is not used."""
     return _CURRENT.get() or ShardLoad(Ledger(tar_path))
 
 

@@ -111,9 +111,7 @@ def _parse_text(suffix: str, text: str, type_name: str) -> str | int | float | b
     try:
         return _PARSERS[type_name](text)
     except (ValueError, KeyError):
-        raise SampleError(
-            FailureKind.BAD_METADATA, f"its .{suffix} is {text[:200]!r}; expected {type_name}"
-        ) from None
+        raise _bad(f"its .{suffix} is {text[:200]!r}; expected {type_name}") from None
 
 
 def _read_json(members: Mapping[str, bytes | None]) -> dict:
@@ -128,9 +126,7 @@ def _read_json(members: Mapping[str, bytes | None]) -> dict:
     except ValueError as error:
         raise _bad(f"its .json cannot be read: {error}") from error
     if not isinstance(metadata, dict):
-        raise SampleError(
-            FailureKind.BAD_METADATA, f"its .json holds a {type(metadata).__name__}, expected an object"
-        )
+        raise _bad(f"its .json holds a {type(metadata).__name__}, expected an object")
     if content.count(b"{") + content.count(b"[") > MAX_JSON_DEPTH and _is_deep(metadata):
         raise _bad("its .json is nested too deeply")
     return metadata
@@ -139,9 +135,7 @@ def _read_json(members: Mapping[str, bytes | None]) -> dict:
 def _check_size(members: Mapping[str, bytes | None], suffix: str) -> None:
     size = len(members[suffix] or b"")
     if size > MAX_TEXT_BYTES:
-        raise SampleError(
-            FailureKind.BAD_METADATA, f"its .{suffix} has {size} bytes; expected at most {MAX_TEXT_BYTES}"
-        )
+        raise _bad(f"its .{suffix} has {size} bytes; expected at most {MAX_TEXT_BYTES}")
 
 
 def _is_deep(metadata: dict) -> bool:

@@ -81,7 +81,9 @@ def require_address(address: str) -> None:
             f"{where}: expected an address without ?, because what follows may be a key, which logs and results "
             "would show; use an address such as s3://bucket/00000.tar, or write name and password to ~/.netrc"
         )
-    if not host or {"", ".", ".."} & set(path.split("/")):
+    # Other names of buckets make obstore panic.
+    is_bad = scheme in LISTED and not (host.isascii() and host.isprintable() and " " not in host)
+    if not host or is_bad or {"", ".", ".."} & set(path.split("/")):
         raise ConfigError(
             f"{where}: expected an address such as s3://bucket/00000.tar, without // and .. in its path"
         )

@@ -5,9 +5,9 @@ one, webdataset stops early without a message; here every kind of damage is an e
 Owns keys and grouping; not the tar itself (`tar`), nor what the members hold (`images`, `metadata`).
 """
 
+import os
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from embedders.errors import ConfigError, ShardError
 from embedders.output.failed import FailureKind, SampleError
@@ -61,7 +61,7 @@ def check_exists(tar_path: str) -> None:
     """
     if is_remote(tar_path):
         require_address(tar_path)
-    elif not Path(tar_path).is_file():
+    elif not os.path.isfile(tar_path):  # pathlib raises an error for a name that is too long
         raise ShardError(f"{tar_path!r}: no such shard; expected a .tar file; check the path")
 
 

@@ -21,7 +21,7 @@ REQUESTS = 64
 # A folder of a bucket with fewer shards is not listed: it may hold a million other files.
 MIN_TO_LIST = 100
 RETRIES = 5
-# What has come of a chunk is lost if the connection breaks.
+# If the connection breaks, the part of a chunk that has come is lost.
 MIN_CHUNK_BYTES = 1 << 16
 _EPOCH = datetime.fromtimestamp(0, UTC)
 

@@ -14,7 +14,7 @@ from mean_color import MeanColor
 from support.tools import clean_environment, leftovers, make_image, make_shard, make_tar, run_cli, start_python
 
 from embedders import ImageEmbedder, embed_shard
-from embedders.errors import EmbedderError, GpuError, GpuLostError, OutputError, ShardError
+from embedders.errors import ConfigError, EmbedderError, GpuError, GpuLostError, OutputError, ShardError
 from embedders.output.files import PARTIAL
 from embedders.output.footers import describe_file
 from embedders.output.parquet import read_account, read_ledger, read_vectors
@@ -180,6 +180,14 @@ def test_vectors_do_not_depend_on_the_batch_size_or_on_neighbours(tmp_path, shar
     assert np.allclose(found[0], found[2], atol=1e-5)
 
 
+def test_samples_to_embed_again_that_the_shard_does_not_hold_are_counted_in_the_log(tmp_path, shard, caplog):
+    embed(MeanColor(), shard, tmp_path, only={"00001", "00003"})
+    assert "to embed again" not in caplog.text
+    embed(MeanColor(), shard, tmp_path, only={"00001", "of another shard", "gone"})
+    assert f"{shard}: only 1 of the 3 samples to embed again are in it; expected the shard that" in caplog.text
+    assert read_vectors(str(tmp_path / "out" / "s.parquet"))[0]["key"].to_pylist() == ["00001"]
+
+
 def test_a_model_is_loaded_once_for_several_shards(tmp_path, shard):
     class Counting(MeanColor):
         loads = 0
@@ -335,9 +343,30 @@ def test_a_missing_shard_is_one_line(tmp_path):
         embed(MeanColor(), tmp_path / "none.tar", tmp_path)
 
 
+def test_an_output_that_would_replace_the_shard_or_the_ledger_is_refused(tmp_path, shard):
+    (tmp_path / "link.parquet").symlink_to(shard)
+    content, output = (tmp_path / "s.tar").read_bytes(), tmp_path / "s.parquet"
+    for path, ledger in ((shard, None), (tmp_path / "link.parquet", None), (output, output), (output, shard)):
+        with pytest.raises(ConfigError, match="expected different files, because one would replace another"):
+            embed_shard(MeanColor(), shard, path, ledger_path=ledger, device="cpu")
+    done = run_cli("embed", shard, shard, "--embedder", "none:None")
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "error: shard, output and ledger are '" in done.stderr
+    assert (tmp_path / "s.tar").read_bytes() == content and not output.exists()
+
+
 def test_an_empty_shard_cannot_tell_the_dimension_of_a_loader_of_ones_own(tmp_path):
-    with pytest.raises(ShardError, match="no sample, so the dimension"):
+    with pytest.raises(ShardError, match="no sample is embedded, so the dimension"):
         embed(Own(), make_tar(tmp_path / "s.tar", {}), tmp_path)
+
+
+def test_an_empty_shard_of_a_class_that_makes_no_tensor_is_one_line(tmp_path):
+    class NoTensor(MeanColor):
+        def preprocess(self, image):
+            return np.zeros(3)
+
+    with pytest.raises(EmbedderError, match=r"sample 'blank': preprocess gave a ndarray; expected a torch\.Tensor"):
+        embed(NoTensor(), make_tar(tmp_path / "s.tar", {}), tmp_path)
 
 
 # Memory of the device.
@@ -449,7 +478,7 @@ def test_two_jobs_of_one_output_at_once_leave_one_whole_file(tmp_path, shard):
     out = tmp_path / "out"
     jobs = [start_python(SLOW, shard, out / "s.parquet", 0.02) for _ in range(2)]
     for job in jobs:
-        _, errors = job.communicate(timeout=60)
+        _, errors = job.communicate(timeout=120)
         assert job.returncode == 0, errors
     assert leftovers(out) == ["s.parquet"]
     assert read_vectors(str(out / "s.parquet"))[1].shape == (7, 3)
@@ -497,9 +526,9 @@ def test_a_failing_job_says_one_line_and_exits_with_1(tmp_path):
 
 MEASURE = """
 import sys
-from pathlib import Path
 import torch
 from embedders import ImageEmbedder, embed_shard
+from embedders.job.meter import read_peak_memory
 
 class Wide(ImageEmbedder):
     num_threads_per_worker = 2
@@ -510,8 +539,7 @@ class Wide(ImageEmbedder):
 
 torch.set_num_threads(1)
 embed_shard(Wide(), sys.argv[1], sys.argv[2], device="cpu", metadata_columns="all")
-# Not getrusage: its peak starts with that of the process that started this one.
-print(next(line.split()[1] for line in Path("/proc/self/status").open() if line.startswith("VmHWM")))
+print(read_peak_memory() >> 20)
 """
 
 
@@ -526,6 +554,6 @@ def test_ten_thousand_images_take_no_more_memory_than_a_thousand(tmp_path):
         job = start_python(MEASURE, path, tmp_path / "out.parquet", 1280)
         output, errors = job.communicate(timeout=120)
         assert job.returncode == 0, errors
-        peaks_mb.append(int(output) // 1024)
+        peaks_mb.append(int(output))
     print("peak RSS in MB:", peaks_mb)
     assert peaks_mb[1] <= 1.1 * peaks_mb[0], f"peaks of {peaks_mb} MB for 1,000 and 10,000 images"

@@ -6,6 +6,8 @@ from support.tools import MEAN_COLOR
 from embedders import TimmImageEmbedder
 from embedders.errors import EmbedderError
 from embedders.job.locate import build_embedder, locate_class, split_class_path
+from embedders.job.provenance import hash_source
+from embedders.output.hashes import hash_file
 
 EMBEDDER = """
 from embedders import ImageEmbedder
@@ -70,6 +72,15 @@ def test_a_file_can_import_the_files_beside_it_and_takes_no_other_modules_place(
     (folder / "sub" / "helper.py").write_text(EMBEDDER.replace("Mine", "Base"))
     assert build_embedder("sub/timm.py:Mine", {"size": 1}).size == 1
     assert "sub" not in sys.modules["timm"].__file__
+
+
+def test_files_of_one_name_in_two_folders_are_two_modules(folder):
+    for name in ("a", "b"):
+        (folder / name).mkdir()
+        (folder / name / "model.py").write_text(f"{EMBEDDER}\n# {name}\n")
+    found = {name: locate_class(f"{name}/model.py:Mine") for name in ("a", "b")}
+    for name, located in found.items():
+        assert hash_source(located) == hash_file(folder / name / "model.py")
 
 
 def test_the_arguments_reach_the_constructor_and_are_kept_as_a_recipe(folder):

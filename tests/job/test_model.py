@@ -17,7 +17,7 @@ from embedders.errors import EmbedderError, GpuError, GpuLostError
 from embedders.job.batch import Batch
 from embedders.job.locate import build_embedder
 from embedders.job.model import Model
-from embedders.job.provenance import hash_weights
+from embedders.job.weights import hash_weights
 from embedders.output.columns import Columns
 from embedders.output.parquet import read_vectors
 from embedders.output.timings import Timings

@@ -101,6 +101,28 @@ def test_the_files_that_decide_are_found(project):
     assert found >= {"mine.py", "helper.py", "late.py", "w.pt"}
 
 
+@pytest.mark.parametrize(
+    "args",
+    [
+        *({"prompt": "a photo of " * length} for length in (30, 500)),
+        *({"prompt": text} for text in ("", "a\0b", "local-dir:" + "x" * 300)),
+        {"head": {"class": "linear"}},
+        {"labels": {"class": "a: the first", "other": "b"}},
+    ],
+)
+def test_an_argument_that_is_a_text_names_no_file_and_no_class(project, args):
+    assert describe_recipe("mine.py:Mine", args)["args"] == args
+    assert find_deciding_files("mine.py:Mine", args) == find_deciding_files("mine.py:Mine", {})
+
+
+def test_the_sources_of_classes_in_arguments_count(project):
+    args = {"embedders": [{"class": "late.py:A", "args": {"size": 1}}, {"class": "pkg.unrelated:B"}]}
+    found = {os.path.relpath(path, project) for path in find_deciding_files("unrelated.py:Several", args)}
+    assert found == {"unrelated.py", "late.py", "pkg/unrelated.py"}
+    with pytest.raises(EmbedderError, match=r"there is no file 'none\.py'"):
+        find_deciding_files("mine.py:Mine", {"embedders": [{"class": "none.py:A"}]})
+
+
 @pytest.mark.parametrize("config", ["config.json", "open_clip_config.json"])
 @pytest.mark.parametrize("prefix", ["", "local-dir:"])
 def test_a_models_folder_counts_by_the_files_in_it(project, config, prefix):

@@ -232,6 +232,12 @@ def test_columns_that_cannot_be_are_refused(columns, reason):
         Columns("__key__", columns)
 
 
+def test_an_id_that_is_called_as_the_column_of_all_metadata_is_refused():
+    with pytest.raises(ConfigError, match="'metadata' is the column of metadata_columns: all; expected another"):
+        Columns("metadata", "all")
+    assert read_row(Columns("metadata", ["a"]), metadata="m", a=1) == {"key": "k", "metadata": "m", "a": "1"}
+
+
 def test_a_vector_column_named_like_another_and_an_unknown_type_are_refused():
     with pytest.raises(ConfigError, match="'caption' would be there twice"):
         EmbeddingWriter(io.BytesIO(), "a", Columns("id", ["caption"]).schema, "caption", "float32")
@@ -258,5 +264,5 @@ def test_files_that_are_missing_cut_or_not_ours_are_named(tmp_path):
     pq.write_table(pa.table({"a": [1]}), tmp_path / "other.parquet")
     for name in ("none.parquet", "cut.parquet", "text.parquet", "other.parquet"):
         for read in (describe_file, read_vectors, read_ledger):
-            with pytest.raises(ShardError, match=name):
+            with pytest.raises(ShardError, match=f"{name}': {'no such file' if 'none' in name else ''}"):
                 read(str(tmp_path / name))

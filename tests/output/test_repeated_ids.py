@@ -63,8 +63,21 @@ def test_names_of_shards_are_no_patterns(tmp_path):
 def test_numbers_are_ids_too(tmp_path):
     make_ids(tmp_path, {"a": [1, 2], "b": [2, 3]}, columns={"id": "int64"})
     assert summarize_ids(tmp_path, "ab").some == {"2": ["a", "b"]}
-    with pytest.raises(ShardError, match=r"'other' \(id_col\) cannot be compared \(Binder Error: .*other"):
+    with pytest.raises(ShardError, match=r"no column 'other' \(id_col\); expected one of shard, key, id, v$"):
         find_repeated_ids(tmp_path, ["a"], "other")
+    (tmp_path / "embeddings/b.parquet").write_bytes(b"no Parquet")
+    with pytest.raises(ShardError, match=r"'id' \(id_col\) cannot be compared \(.*; expected complete outputs"):
+        summarize_ids(tmp_path, "ab")
+
+
+@pytest.mark.parametrize("id_col", ["Key", "Shard", 'a "b"'])
+def test_an_id_may_differ_from_another_column_in_capitals_only(tmp_path, id_col):
+    ids = {"a": ["one", "two"], "b": ["two", "three"]}
+    make_run(
+        tmp_path, {"a": 2, "b": 2}, 2, columns=[id_col.swapcase()], id_col=id_col,
+        fields=lambda shard, row: {id_col: ids[shard][row]},
+    )  # fmt: skip
+    assert find_repeated_ids(tmp_path, ["a", "b"], id_col).some == {"two": ["a", "b"]}
 
 
 def summarize_ids(folder, shards):

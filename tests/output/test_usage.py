@@ -1,9 +1,10 @@
 import json
+from dataclasses import replace
 
 import pytest
-from support.results import write_shard
+from support.results import make_provenance, write_shard
 
-from embedders.output.parquet import read_account
+from embedders.output.parquet import inspect_file, read_account
 from embedders.output.summary import summarize_run, write_summary
 from embedders.output.usage import Usage, UsageTotals
 from embedders.report.findings import judge_run
@@ -26,6 +27,16 @@ def test_what_a_shard_used_is_read_as_it_was_written(tmp_path):
         write_shard(tmp_path, name, 1, [], usage=usage)
         assert read_account(str(tmp_path / f"ledger/{name}.parquet"))[2] == usage
     assert Usage.from_json(HALF_BUSY.as_json() | {"of_a_later_version": 1}) == HALF_BUSY
+
+
+def test_inspect_shows_the_usage_from_the_ledger_of_the_same_run_only(tmp_path, monkeypatch):
+    for name, usage in {"mine": HALF_BUSY, "other": ON_A_CPU}.items():
+        embedder = replace(make_provenance().embedder, model_name=name)
+        write_shard(tmp_path / name, "a", 1, [], usage=usage, ledger="ledger/a.parquet", embedder=embedder)
+    path = str(tmp_path / "mine/embeddings/a.parquet")
+    for place, shown in {"mine": HALF_BUSY.as_json(), "other": None, "": None}.items():
+        monkeypatch.chdir(tmp_path / place)
+        assert inspect_file(path).get("usage") == shown
 
 
 def test_a_run_on_a_cpu_says_nothing_of_gpus():

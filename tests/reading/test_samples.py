@@ -251,7 +251,7 @@ def test_what_is_no_tar_is_an_error(tmp_path, content):
 
 
 def test_a_shard_that_is_missing_or_cannot_be_read_is_an_error(tmp_path):
-    for path in (tmp_path / "none.tar", tmp_path):
+    for path in (tmp_path / "none.tar", tmp_path, tmp_path / ("n" * 300)):
         with pytest.raises(ShardError, match="no such shard"):
             check_exists(str(path))
         assert_damaged(path)

@@ -143,10 +143,32 @@ def test_a_profile_of_aws_names_keys_region_and_server(bucket, tmp_path, monkeyp
     monkeypatch.setenv("AWS_PROFILE", "none")
     credentials.open_store.cache_clear()
     with pytest.raises(
-        ConfigError, match=r"'s3://photos': The config profile \(none\) could not be found; check ~/.aws"
+        ConfigError, match=r"'s3://photos': The config profile \(none\) could not be found; .* and ~/.aws"
     ):
         find_versions(["s3://photos/a/0.tar"])
     credentials.open_store.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("address", "variable", "content", "line"),
+    [
+        ("https://ho st/0.tar", "", "", "'https://ho st': invalid international domain name; .* and ~/.netrc"),
+        ("https://host:99999/0.tar", "", "", "'https://host:99999': invalid port number; "),
+        ("s3://photos/0.tar", "AWS_CA_BUNDLE", None, r"'s3://photos': .*No such file .* and ~/\.aws and AWS_\*"),
+        ("s3://photos/0.tar", "AWS_CA_BUNDLE", "no certificate", "'s3://photos': No certificates found in"),
+        ("gs://b/0.tar", "GOOGLE_APPLICATION_CREDENTIALS", None, r"'gs://b': .*Unable to open .* and GOOGLE_\*$"),
+        ("gs://b/0.tar", "GOOGLE_APPLICATION_CREDENTIALS", "{}", r"'gs://b': .*missing field `type`.* GOOGLE_\*$"),
+    ],
+)
+def test_settings_that_cannot_be_used_are_one_line(bucket, tmp_path, monkeypatch, address, variable, content, line):
+    if variable:
+        monkeypatch.setenv(variable, str(tmp_path / "file"))
+    if content is not None:
+        (tmp_path / "file").write_text(content)
+    credentials.open_store.cache_clear()
+    with pytest.raises(ConfigError, match=line) as caught:
+        find_versions([address])
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -158,6 +180,8 @@ def test_a_profile_of_aws_names_keys_region_and_server(bucket, tmp_path, monkeyp
         ("s3://a//0.tar", "without // and .. in its path"),
         ("s3://a/../0.tar", "without // and .. in its path"),
         ("s3:///0.tar", "expected an address such as"),
+        ("s3://my bucket/0.tar", "expected an address such as"),
+        ("gs://bücket/0.tar", "expected an address such as"),
     ],
 )
 def test_an_address_that_cannot_be_used_is_said_without_its_secrets(address, line):
