@@ -49,6 +49,7 @@ onstart:
 
 
 onsuccess:
+    name_new_strays()
     name_next_step()
 
 
