@@ -22,8 +22,8 @@ NAME_MARK = "/./"
 WILDCARD = re.compile(r"[*?\[{]")
 _MISREAD = re.compile(r"^[_.]|[=\\]|:(?=:)")
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-# What follows the name of a shard in the names of its results, logs and benchmarks.
-_RESULT_SUFFIXES = (".parquet", ".log", ".tsv")
+# What follows the name of a shard in the names of its results, logs, benchmarks and markers.
+_RESULT_SUFFIXES = (".parquet", ".log", ".tsv", ".done")
 
 
 @dataclass(frozen=True)
