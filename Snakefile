@@ -45,10 +45,11 @@ onstart:
     require_python()
     begin_run()
     stop_in_time()
-    follow_run(OUT, MINE, logger.info)
+    follow_run(OUT, len(MINE), JOBS.by_shard, logger.info)
 
 
 onsuccess:
+    name_new_strays()
     name_next_step()
 
 

@@ -62,6 +62,8 @@ class CaptionedModel:
 
     def __call__(self, batch: torch.Tensor) -> dict[str, torch.Tensor]:
         size = math.prod(self.shape)
-        tokens = batch[:, size:].contiguous().view(torch.int32).to(self.images.device, torch.int64)
+        # A copy, because a view as int32 of a part of a row must begin at a multiple of four bytes.
+        tokens = batch[:, size:].clone(memory_format=torch.contiguous_format)
+        tokens = tokens.view(torch.int32).to(self.images.device, torch.int64)
         vectors = self.images(batch[:, :size].unflatten(1, self.shape))
         return dict(zip(self.columns, (vectors, self.images.compute(self.encode_texts, tokens)), strict=True))

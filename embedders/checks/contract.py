@@ -167,7 +167,7 @@ def check_model(
     if training:
         message = f"{training[0]} is in training mode; expected .eval(): dropout and batch statistics change vectors"
         yield Finding("model", message, is_wrong=True)
-    if len(vectors) > 1 and not len(set(map(bytes, vectors))) > 1:
+    if len(vectors) > 1 and len(set(map(bytes, vectors))) == 1:
         message = "all the images have the same vector; expected different ones; check preprocess and the layer used"
         yield Finding("model", message, is_wrong=True)
     limit = MIN_COSINE[model.device]
@@ -187,8 +187,9 @@ def check_model(
             f"it returns {', '.join(map(str, dtypes))}; expected floats, the features and not classes",
             is_wrong=True,
         )
-    if last is None or len(vectors) < 2:
-        yield Finding("model", f"an image alone was not tried: cannot take one out of a {type(images).__name__}")
+    if last is None or len(vectors) == 1:
+        why = f"cannot take one out of a {type(images).__name__}" if last is None else "the first batch has only one"
+        yield Finding("model", f"an image alone was not tried: {why}")
         return
     alone = min(compare_vectors(vectors[-1], embed_batch(model, (last, metadata[-1:]), tar_path)[0]))
     if alone < limit:

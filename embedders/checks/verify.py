@@ -3,6 +3,7 @@
 Owns the comparison; the vectors to compare with are made with the same code as in a job (`locate`, `model`).
 """
 
+import json
 import random
 from collections import Counter
 from collections.abc import Iterator
@@ -59,6 +60,7 @@ class Output:
     Attributes:
         path: The file.
         provenance: How it was made.
+        shards: The names in its column `shard`.
         keys: The key of each row.
         shapes: The shapes of its columns of vectors.
         chosen: Random rows.
@@ -147,7 +149,8 @@ def _compare_vectors(output: Output, keys: list[str], tar_path: str, device: str
         return
     embedder = build_embedder(said.class_path, said.args)
     model = Model(embedder, device, output.provenance.embedding_dtype)
-    then, now = said.as_json(), describe_embedder(embedder, model.weights, device).as_json()
+    # By JSON, as the footer was, so that a tuple equals the list that was read.
+    then, now = said.as_json(), json.loads(json.dumps(describe_embedder(embedder, model.weights, device).as_json()))
     changed = ", ".join(name for name in then if now[name] != then[name]) or "nothing that the footer names"
     if model.weights != said.weights_sha256:
         yield f"the weights of {said.model_name} differ from those that it was made with"
@@ -213,14 +216,6 @@ def compare_vectors(one: np.ndarray, other: np.ndarray) -> tuple[float, float]:
     return float(one @ other / (short * long)) if short else 0.0, float(short / long)
 
 
-def find_shard(output: Output, tar_path: str | None) -> str:
-    """Return the shard to compare an output with: the given one, or the one in its footer."""
-    tar_path = tar_path or output.provenance.shard.path
-    if not is_remote(tar_path) and not Path(tar_path).is_file():
-        raise ShardError(f"{output.path!r}: its shard {tar_path!r} is not there; name it with --shard")
-    return tar_path
-
-
 def verify_file(file: str, shard: str | None, ledger: str | None, sample: int, device: str) -> dict[str, Any]:
     """Verify one output, and return the result as a dict that fits into JSON.
 
@@ -239,7 +234,9 @@ def verify_file(file: str, shard: str | None, ledger: str | None, sample: int, d
         output = read_output(file, ledger, sample)
         found |= {"rows": len(output.keys), "failed": len(output.failed_keys or [])}
         found["embedded_again"] = min(sample, len(output.keys))
-        tar_path = find_shard(output, shard)
+        tar_path = shard or output.provenance.shard.path
+        if not is_remote(tar_path) and not Path(tar_path).is_file():
+            raise ShardError(f"{file!r}: its shard {tar_path!r} is not there; name it with --shard")
         with Copies([tar_path]) as copies:
             lines = list(verify_output(output, copies.find(tar_path), device))
             wrong = [copies.name_in(line) for line in lines]

@@ -15,18 +15,22 @@ TABLE = "embeddings"
 
 
 class LanceTarget(Target):
-    """Writes the table; each part is one version of it, which appears complete or not at all."""
+    """Writes the table; each part is one version of it, which appears complete or not at all.
+
+    Several vectors of an image become `list<fixed_size_list<T>[dimension]>`, LanceDB's type for them. As nested
+    fixed-size lists, lancedb 0.40 cannot write them, or cannot read them back, unless they are tiny.
+    """
 
     def __init__(self, run: Run, parts: list[Part], folder: Path):
         super().__init__(run, parts, folder)
-        self._schema = read_schema(run)
+        self._schema = pa.schema([_loosen(field) for field in read_schema(run)])
         database, exists = lancedb.connect(folder), (folder / f"{TABLE}.lance").exists()
         self._table = database.open_table(TABLE) if exists else database.create_table(TABLE, schema=self._schema)
 
     def count_finished(self, recorded: int) -> int:
         """Return how many parts the table has, which may be one more than the recorded number."""
         rows = self._table.count_rows()
-        return sum(part.start + part.rows <= rows for part in self.parts)
+        return sum(0 < part.start + part.rows <= rows for part in self.parts)
 
     def write(self, part: Part) -> None:
         """Add the rows of a part."""
@@ -34,8 +38,8 @@ class LanceTarget(Target):
 
         def read() -> Iterator[pa.RecordBatch]:
             try:
-                for table in self.read(part, self._schema):
-                    yield from table.to_batches()
+                for table in self.read(part, read_schema(self.run)):
+                    yield from table.cast(self._schema).to_batches()
             except TarquetError as error:
                 errors.append(error)
                 raise
@@ -46,3 +50,11 @@ class LanceTarget(Target):
             if errors:  # lancedb hides the error that its reader raised
                 raise errors[0] from None
             raise
+
+
+def _loosen(field: pa.Field) -> pa.Field:
+    """Return the field that stores nested fixed-size lists as lists of fixed-size lists."""
+    kind = field.type
+    if pa.types.is_fixed_size_list(kind) and pa.types.is_fixed_size_list(kind.value_type):
+        return field.with_type(pa.list_(kind.value_field))
+    return field

@@ -12,7 +12,6 @@ from embedders.output.files import write_whole
 from embedders.output.footers import VectorFile, describe_file
 from embedders.output.parquet import read_account, read_ledger
 from embedders.output.repeated_ids import RepeatedIds, find_repeated_ids
-from embedders.output.strays import describe_strays
 from embedders.output.timings import describe_seconds, find_bottleneck
 from embedders.output.usage import Usage, UsageTotals
 
@@ -113,8 +112,6 @@ class Summary:
             lines.append(f"time: {describe_seconds(self.seconds)}; {find_bottleneck(self.seconds)}")
         if self.shards:
             lines.append(f"use: {self.usage.describe()}")
-        if self.strays:
-            lines.append(describe_strays(self.strays))
         return "\n".join(lines)
 
     def describe_remarks(self) -> str:

@@ -111,6 +111,8 @@ def require_output_dir(output_dir: str) -> None:
         raise ConfigError(f"{expected}, but it {reason}; use another name")
     if "$" in output_dir:
         raise ConfigError(f"{expected}, but it has a $, and variables are not expanded; write the value")
+    if os.path.realpath(output_dir) == os.getcwd():
+        raise ConfigError(f"{expected} for the results alone, but it is the working folder; name another folder")
     existing = Path(output_dir).absolute()
     while not os.path.lexists(existing):
         existing = existing.parent

@@ -50,7 +50,7 @@ class Jobs:
         """
         if not self.is_grouped:
             return f"{folder}/embeddings/{job}.parquet"
-        return f"{self.part.find_folder(folder)}/jobs/{self.run}/{job}"
+        return f"{self.part.find_folder(folder)}/jobs/{self.run}/{job}.done"
 
     def name_addition(self, job: str) -> str:
         """Return the name of a job's part of the record, which is short even if the name of the job is long."""

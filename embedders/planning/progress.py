@@ -3,15 +3,14 @@
 It runs in Snakemake's main process: on the one machine, or on the login node of a cluster.
 """
 
-import os
-from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from threading import Thread
 from time import monotonic, sleep
 
 from embedders.errors import ShardError
 from embedders.output.timings import describe_duration
+from embedders.planning.file_times import stat_files
 
 # Each look lists the output folders; with more shards or slower storage, it is done less often.
 LOOK_INTERVAL_S = 10
@@ -21,6 +20,11 @@ INTERVALS_PER_LOOK = 100
 class RunProgress:
     """Counts the finished shards of a run and their images.
 
+    Args:
+        folder: The output folder.
+        shards: Number of shards.
+        unfinished: Names of those that this run embeds, some of them perhaps again.
+
     Attributes:
         shards: Number of shards.
         finished: Number of finished shards, including those of an earlier run.
@@ -28,17 +32,14 @@ class RunProgress:
         failed: Number of samples that failed since the start of this run.
     """
 
-    def __init__(self, folder: str, shards: Iterable[str]):
-        self._folder = f"{folder}/embeddings"
-        self._unfinished: dict[str, set[str]] = defaultdict(set)
-        for shard in shards:
-            subfolder, _, name = shard.rpartition("/")
-            self._unfinished[subfolder].add(f"{name}.parquet")
-        self.shards = sum(map(len, self._unfinished.values()))
+    def __init__(self, folder: str, shards: int, unfinished: Collection[str]):
+        self.shards = shards
+        self.finished = self._before = shards - len(unfinished)
         self.images = self.failed = 0
         self._start = self._last = monotonic()
-        self._before = len(self._take_finished())
-        self.finished = self._before
+        self._unfinished = {f"{folder}/embeddings/{shard}.parquet" for shard in unfinished}
+        # Outputs that are out of date stay in place until their job replaces them.
+        self._outdated = stat_files(self._unfinished)
 
     def look(self) -> bool:
         """Count the shards finished since the last look; return whether there are any."""
@@ -76,17 +77,12 @@ class RunProgress:
             interval_s = max(LOOK_INTERVAL_S, INTERVALS_PER_LOOK * (monotonic() - start))
 
     def _take_finished(self) -> list[str]:
-        paths = []
-        for subfolder, names in self._unfinished.items():
-            if not names:
-                continue
-            with suppress(FileNotFoundError):
-                there = names & set(os.listdir(os.path.join(self._folder, subfolder)))
-                names -= there
-                paths += [os.path.join(self._folder, subfolder, name) for name in sorted(there)]
-        return paths
+        there = stat_files(self._unfinished)
+        finished = [path for path, status in there.items() if self._outdated.get(path) != status]
+        self._unfinished.difference_update(finished)
+        return finished
 
 
-def follow_run(folder: str, shards: Iterable[str], say: Callable[[str], None]) -> None:
+def follow_run(folder: str, shards: int, unfinished: Collection[str], say: Callable[[str], None]) -> None:
     """Follow a run in a daemon thread, which ends with the process."""
-    Thread(target=RunProgress(folder, shards).follow, args=(say,), daemon=True).start()
+    Thread(target=RunProgress(folder, shards, unfinished).follow, args=(say,), daemon=True).start()

@@ -6,6 +6,7 @@ Owns names and the messages about names that cannot be used; `shards` decides wh
 import os
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
@@ -21,8 +22,8 @@ NAME_MARK = "/./"
 WILDCARD = re.compile(r"[*?\[{]")
 _MISREAD = re.compile(r"^[_.]|[=\\]|:(?=:)")
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-# What follows the name of a shard in the names of its results, logs and benchmarks.
-_RESULT_SUFFIXES = (".parquet", ".log", ".tsv")
+# What follows the name of a shard in the names of its results, logs, benchmarks and markers.
+_RESULT_SUFFIXES = (".parquet", ".log", ".tsv", ".done")
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,9 @@ class Shard:
         """Return whether the paths of two shards are the same file."""
         if is_remote(self.path) or is_remote(other.path):
             return self.path == other.path
-        return os.path.samefile(self.path, other.path)
+        with suppress(OSError):  # a broken link
+            return os.path.samefile(self.path, other.path)
+        return False
 
 
 def read_key(key: str) -> str:

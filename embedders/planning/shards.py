@@ -77,16 +77,29 @@ def group_shards(
         shards_per_job: A number, or `auto`: then a job gets about `BYTES_PER_JOB`, estimated from a few of the
             shards, but less if there would be fewer than `MIN_JOBS` jobs.
         versions: Of the shards with an address, by address.
+
+    Raises:
+        ConfigError: A shard is a broken link, or cannot be looked up.
     """
     names = list(shards)
     if shards_per_job == "auto":
         some = [shards[name] for name in names[:: max(1, len(names) // 16)]]
-        sizes = [(versions[path].bytes or 0) if path in versions else os.path.getsize(path) for path in some]
-        mean_bytes = sum(sizes) / len(sizes)
+        mean_bytes = sum(_find_size(path, versions) for path in some) / len(some)
         count = max(1, min(int(BYTES_PER_JOB / max(mean_bytes, 1)), len(names) // MIN_JOBS, MAX_SHARDS_PER_JOB))
     else:
         count = int(shards_per_job)
     return [names[start : start + count] for start in range(0, len(names), count)]
+
+
+def _find_size(path: str, versions: Mapping[str, Version]) -> int:
+    if path in versions:
+        return versions[path].bytes or 0
+    try:
+        return os.path.getsize(path)
+    except OSError as error:
+        raise ConfigError(
+            f"shards: {path!r} cannot be looked up ({error.strerror}); expected a file; is it a broken link?"
+        ) from error
 
 
 def _read_shards(shards: Patterns | Mapping[str, Patterns]) -> Iterator[Shard]:

@@ -79,7 +79,8 @@ def draw_bars(names: Sequence[str], values: Sequence[float], notes: Sequence[str
 def draw_histogram(values: np.ndarray, label: str) -> StandaloneEmbedJson:
     """Draw a histogram of at least one value."""
     low, high = float(values.min()), float(values.max())
-    pad = 0.0 if high - low > LEAST_RANGE else LEAST_RANGE  # numpy rejects bins of zero width
+    least = max(LEAST_RANGE, 1e-12 * abs(high))  # numpy rejects bins of zero width, also those that rounding makes so
+    pad = 0.0 if high - low > least else least
     bins = min(BINS, max(5, math.isqrt(len(values))))
     counts, edges = np.histogram(values.astype(np.float64), bins, (low - pad, high + pad))
     source = ColumnDataSource({"count": counts, "left": edges[:-1], "right": edges[1:]})

@@ -205,14 +205,15 @@ def describe_time(seconds: Mapping[str, float]) -> dict[str, Any]:
 
 
 def gather_scores(folder: Path, shards: list[str], strays: Collection[str]) -> dict[str, np.ndarray]:
-    """Return the finite scores of these shards by the name of the score, without strays."""
+    """Return the finite scores of these shards by the name of the score, without strays; text is left out."""
     scores = {}
     for place in sorted((folder / "scores").glob("*/")):
         paths = [path for shard in shards if (path := place / f"{shard}.parquet").is_file()]
         paths = [path for path in paths if str(path.relative_to(folder)) not in strays]
         values = np.concatenate([read_scores(str(path)) for path in paths] or [np.empty(0)])
-        if len(values) and np.issubdtype(values.dtype, np.number):
-            scores[place.name] = values[np.isfinite(values)]
+        values = values[np.isfinite(values)] if values.dtype.kind in "bif" else values[:0]
+        if len(values):
+            scores[place.name] = values
     return scores
 
 

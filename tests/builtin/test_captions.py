@@ -108,6 +108,16 @@ def test_an_empty_shard_has_the_same_columns(model):
     assert embed("empty.tar", {"model_name": model}, embedding_dtype="int8")[0].schema.equals(full)
 
 
+def test_one_image_whose_pixels_are_an_odd_number_of_bytes(model):
+    settings = json.loads(Path("clip/open_clip_config.json").read_text())
+    settings["model_cfg"]["vision_cfg"]["image_size"] = 65  # of as many patches as 64
+    Path("clip/open_clip_config.json").write_text(json.dumps(settings))
+    make_captioned("s.tar", [CAPTIONS[0]] + [None] * 11)
+    table, found = embed("s.tar", {"model_name": model}, max_failed_fraction=1)
+    assert table["key"].to_pylist() == ["0"]
+    np.testing.assert_allclose(found["text_embedding"], embed_directly(model)[1][:1], atol=1e-5)
+
+
 def test_several_embedders_may_have_captions_and_each_column_its_own_name(model):
     make_captioned("s.tar")
     clip = {"class": CLIP, "args": {"model_name": model, "with_text": True}}

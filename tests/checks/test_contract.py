@@ -259,6 +259,12 @@ def test_a_sound_embedder_has_nothing_wrong(shard, kind):
     assert findings[-1].endswith(alone)
 
 
+def test_a_shard_of_one_image_is_checked_as_far_as_it_goes(tmp_path):
+    findings = list(check_embedder(embedder_of(mean), make_shard(tmp_path / "s.tar", 1)))
+    assert not any(finding.is_wrong for finding in findings)
+    assert findings[-1].message == "an image alone was not tried: the first batch has only one"
+
+
 def test_an_id_col_of_the_data_set_serves(shard):
     assert find_wrong(embedder_of(mean), shard, id_col="id") == []
     assert find_wrong(embedder_of(mean, load_dataset_shard=load_plainly), shard, id_col="id") == []

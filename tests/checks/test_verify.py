@@ -39,6 +39,9 @@ class Linear(ImageEmbedder):
         layer, scale = self.layer, self.scale
         return lambda batch: layer(batch.mean(dim=(2, 3))) * scale
 
+    def describe_preprocessing(self):
+        return super().describe_preprocessing() | {"size": (224, 224)}
+
 class OwnLoader(Linear):
     def load_dataset_shard(self, tar_path):
         with tarfile.open(tar_path) as archive:
@@ -129,7 +132,7 @@ def test_inspect_shows_all_that_made_the_vectors(folder):
     assert made["args"] == {"weights": f"{folder}/weights.pth"}
     assert (made["model_name"], made["device"], made["source_sha256"]) == ("linear", "cpu", source)
     assert len(made["weights_sha256"]) == 64
-    assert made["preprocessing"] == {"background": "white"}
+    assert made["preprocessing"] == {"background": "white", "size": [224, 224]}
     assert made["versions"].items() >= {
         "tarquet": embedders.__version__, "torch": torch.__version__, "torchvision": torchvision.__version__,
         "simplejpeg": simplejpeg.__version__,

@@ -7,6 +7,8 @@ import json
 import os
 import re
 import subprocess
+import tempfile
+from pathlib import Path
 
 import pytest
 import yaml
@@ -29,20 +31,32 @@ ANSWERS = {
         {"qstat": GONE, "qacct": "jobnumber    7\nfailed       0    \nexit_status  0                   \n"},
         {"qstat": GONE, "qacct": "jobnumber    7\nfailed       100 : assumedly after job\nexit_status  137\n"},
     ),
+    "slurm.sh": ({"squeue": "RUNNING"}, {"squeue": "COMPLETED"}, {"squeue": "PREEMPTED"}),
 }
 
 
 @pytest.mark.parametrize("script", ANSWERS)
 def test_a_script_says_how_a_job_ended_and_takes_silence_for_running(script, tmp_path):
     for answer, said in zip((*ANSWERS[script], {}), ("running", "success", "failed", "running"), strict=True):
-        folder = tmp_path / f"{said}{len(answer)}"
-        folder.mkdir()
-        for command, text in answer.items():
-            (folder / command).write_text(f"#!/bin/sh\ncat <<END\n{text}\nEND\n")
-            (folder / command).chmod(0o755)
-        environment = os.environ | {"PATH": f"{folder}:/usr/bin:/bin"}
-        done = subprocess.run([PROFILE / script, "7"], env=environment, capture_output=True, text=True, check=True)
-        assert done.stdout == f"{said}\n"
+        done = ask(tmp_path, script, answer)
+        assert (done.returncode, done.stdout) == (0, f"{said}\n")
+
+
+def test_a_scheduler_that_forgets_how_jobs_ended_keeps_no_run_waiting(tmp_path):
+    done = ask(tmp_path, "pbs.sh", {"qstat": "qstat: PBS is not configured to maintain job history"})
+    assert (done.returncode, done.stdout) == (1, "") and "set job_history_enable" in done.stderr
+    done = ask(tmp_path, "slurm.sh", {"squeue": "slurm_load_jobs error: Invalid job id specified"})
+    assert (done.returncode, done.stdout) == (0, "failed\n")
+
+
+def ask(tmp_path, script, answers):
+    """Run a script in a PATH with these commands, each of which only prints a text."""
+    folder = Path(tempfile.mkdtemp(dir=tmp_path))
+    for command, text in answers.items():
+        (folder / command).write_text(f"#!/bin/sh\ncat <<END\n{text}\nEND\n")
+        (folder / command).chmod(0o755)
+    environment = os.environ | {"PATH": f"{folder}:/usr/bin:/bin", "SLURM_CONF": os.devnull}
+    return subprocess.run([PROFILE / script, "7"], env=environment, capture_output=True, text=True)
 
 
 def test_the_profile_has_a_block_for_each_scheduler_with_its_script():

@@ -116,6 +116,18 @@ def test_all_the_columns_of_vectors_are_exported_int8_as_float32(form, dtype, tm
         assert "`a b`: 48 vectors of 3 dimensions (float32), 2 for each image." in card
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_lancedb_reads_and_searches_images_of_many_vectors(dtype, tmp_path):
+    make_run(tmp_path / "results", {"a": 20, "b": 3}, dtype=dtype, shapes={"tokens": (101, 64)})
+    export_run(tmp_path / "results", "lance", tmp_path / "out")
+    table = lancedb.connect(tmp_path / "out").open_table("embeddings")
+    stored = [read_vectors(str(tmp_path / f"results/embeddings/{shard}.parquet"))[1] for shard in "ab"]
+    truth = np.concatenate(stored).reshape(23, 101, 64)
+    assert np.array_equal(np.array(table.to_arrow()["tokens"].to_pylist(), dtype), truth)
+    found = table.search(truth[21], "tokens").distance_type("cosine").limit(1).to_list()
+    assert (found[0]["shard"], found[0]["key"]) == ("b", "00001")
+
+
 def test_chosen_columns_only_and_a_wrong_name_is_a_line(tmp_path):
     make_run(tmp_path / "results", ROWS, shapes=COLUMNS)
     done = run_cli("export", tmp_path / "results", tmp_path / "out", "--to", "npy", "--column", "a b")

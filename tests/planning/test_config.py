@@ -132,6 +132,8 @@ def test_the_home_folder_is_written_out_where_a_file_is_named(monkeypatch):
         ("a\nb", "has a control character"),
         ("$SCRATCH/a", r"has a \$, and variables are not expanded"),
         ("-a", "begins with -"),
+        (".", "it is the working folder"),
+        ("data/..", "it is the working folder"),
     ],
 )
 def test_an_output_folder_that_cannot_be_is_refused(tmp_path, monkeypatch, output_dir, reason):

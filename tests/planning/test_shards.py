@@ -8,7 +8,7 @@ from webdataset.shardlists import expand_urls
 
 from embedders.errors import ConfigError
 from embedders.planning.shard_names import make_visible, require_distinct
-from embedders.planning.shards import find_shards
+from embedders.planning.shards import find_shards, group_shards
 
 
 @pytest.fixture
@@ -264,6 +264,15 @@ def test_a_pattern_that_names_nothing_is_one_line(folder, pattern, reason):
     with pytest.raises(ConfigError, match=reason) as caught:
         find_shards(pattern)
     assert "\n" not in str(caught.value)
+
+
+def test_a_broken_link_is_named_before_the_run(folder):
+    for name in ("data/02.tar", "other/02.tar"):
+        (folder / name).symlink_to("gone.tar")
+    with pytest.raises(ConfigError, match=r"^shards: 'data/02.tar' cannot be looked up \(No such file or dir"):
+        group_shards(find_shards("data/*.tar"), "auto")
+    with pytest.raises(ConfigError, match="would both be named '02'"):
+        find_shards(["data/02.tar", "other/02.tar"])
 
 
 def test_a_shard_that_was_added_is_found_without_a_new_process(folder):

@@ -26,10 +26,19 @@ def find_column(drawn, name):
 
 
 @pytest.mark.parametrize(
-    "values", [[0.5], [1.0] * 9, [1.0, np.nextafter(np.float32(1), 0)], [1e6, 1e6 + 1], np.linspace(-1, 1, 500)]
+    "values",
+    [
+        np.array([0.5], "f"),
+        np.array([1.0] * 9, "f"),
+        np.array([1.0, np.nextafter(np.float32(1), 0)], "f"),
+        np.array([1e6, 1e6 + 1], "f"),
+        np.linspace(-1, 1, 500),
+        np.array([2**60] * 3),
+        np.array([True, False, True]),
+    ],
 )
 def test_a_histogram_counts_all_the_values(values):
-    (counts,) = find_column(draw_histogram(np.array(values, np.float32), "cosine"), "count")
+    (counts,) = find_column(draw_histogram(values, "cosine"), "count")
     assert np.frombuffer(gzip.decompress(base64.b64decode(counts["array"]["data"])), counts["dtype"]).sum() == len(
         values
     )

@@ -170,11 +170,17 @@ def test_a_folder_without_a_run_is_one_line(tmp_path):
 def test_scores_are_drawn(run, tmp_path):
     scored = shutil.copytree(run, tmp_path / "results")
     for name in "ab":
-        (scored / "scores/bright").mkdir(parents=True, exist_ok=True)
-        arguments = (scored / f"embeddings/{name}.parquet", scored / f"scores/bright/{name}.parquet")
-        score_file(*arguments, Brightness(), "cpu")
+        for score, kind in (("bright", float), ("is_bright", bool), ("nothing", float)):
+            classifier = Brightness()
+            classifier.pred_type = kind
+            classifier.postprocess = lambda scores, score=score: scores if score != "nothing" else scores * np.nan
+            score_file(
+                scored / f"embeddings/{name}.parquet", scored / f"scores/{score}/{name}.parquet", classifier, "cpu"
+            )
     write_report(scored, tmp_path / "report.html")
-    assert 'data-chart="score bright"' in (tmp_path / "report.html").read_text()
+    html = (tmp_path / "report.html").read_text()
+    assert 'data-chart="score bright"' in html and 'data-chart="score is_bright"' in html
+    assert 'data-chart="score nothing"' not in html
 
 
 def test_what_the_shards_used_is_shown_and_what_is_unknown_too(tmp_path):
@@ -252,7 +258,7 @@ def assert_hint(browser, key, by_touch):
     else:
         browser.execute_cdp_cmd("Input.dispatchMouseEvent", {"type": "mouseMoved", "x": x - 9, "y": y})
         browser.execute_cdp_cmd("Input.dispatchMouseEvent", {"type": "mouseMoved", "x": x, "y": y})
-    hint = WebDriverWait(browser, 10).until(read_hint)
+    hint = WebDriverWait(browser, 60).until(read_hint)
     assert key in hint["text"]
     assert hint["picture"] > 0
     return hint

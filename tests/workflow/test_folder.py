@@ -155,7 +155,8 @@ def test_what_belongs_to_no_shard_is_named_everywhere_and_moved_away_on_request_
         *(f"retried/{kind}/{name}.parquet" for kind in ("embeddings", "ledger") for name in "bc"),
         "scores/old/b.parquet",
     }
-    assert "belong to no shard of this run" in printed
+    named = [line for line in printed.splitlines() if " to no shard of this run" in line]
+    assert [int(line.split()[0]) for line in named] == [7, 2]  # at the start, and those of b at the end
     summary = json.loads((project / "results/summary.json").read_text())
     assert set(summary["strays"]) == strays
     assert "9 files belong to no shard of this run" in (project / "results/report.html").read_text()
@@ -164,6 +165,8 @@ def test_what_belongs_to_no_shard_is_named_everywhere_and_moved_away_on_request_
     shown = run_cli("prune", project / "results")
     assert all(f"{path}: " in shown.stdout for path in strays)
     assert all((project / "results" / path).is_file() for path in strays)
+    printed = run_well(project, "-F")
+    assert printed.count(" to no shard of this run") == 1
     run_cli("prune", project / "results", "--move")
     assert not any((project / "results" / path).exists() for path in strays)
     (pruned,) = (project / "results/pruned").iterdir()

@@ -14,12 +14,18 @@ from snakemake.logging import logger
 # Snakemake may run outside the environment of the jobs, without tarquet. The path starts from this file's folder,
 # because workflow.basedir is another workflow's if this one is used as a module.
 sys.path.insert(0, os.path.join(str(workflow.current_basedir), "../.."))
+from embedders.copies.settings import (
+    check_settings,
+    count_parts,
+    is_stale,
+    name_search,
+)
 from embedders.errors import TarquetError
 from embedders.job.time_limit import describe_end, end_before_limit
 from embedders.output.files import write_whole
 from embedders.output.hashes import Hashes
 from embedders.output.record import RECORD, digest
-from embedders.output.strays import describe_strays
+from embedders.output.strays import describe_strays, find_strays
 from embedders.planning import snakemake_insides
 from embedders.planning.commands import (
     write_embed_options,
@@ -33,12 +39,6 @@ from embedders.planning.config import (
     require_clone,
     require_output_dir,
     take_command_line,
-)
-from embedders.copies.settings import (
-    check_settings,
-    count_parts,
-    is_stale,
-    name_search,
 )
 from embedders.planning.container import check_image, describe_container
 from embedders.planning.folder import (

@@ -57,6 +57,13 @@ def name_failures():
         print(line, file=sys.stderr)
 
 
+def name_new_strays():
+    """Name the files that became strays during the run, which named the others when it started."""
+    strays = find_strays(OUT, SHARDS, SCORES)
+    if new := {path: why for path, why in strays.items() if path not in FOLDER.strays}:
+        logger.warning(describe_strays(new))
+
+
 def name_next_step():
     """Say at the end of a part of a run what writes the summary."""
     if not PART.is_whole:
