@@ -35,6 +35,7 @@ $(READY): requirements.txt pyproject.toml
 	@$(INSTALL) -r requirements.txt | $(LARGE)
 	@$(INSTALL) --quiet --no-deps --no-build-isolation -e .
 	@touch $@
+	@echo "The environment is ready. Activate it: . .venv/bin/activate"
 
 $(TESTS_READY): $(READY) requirements-dev.txt
 	@echo "Installing requirements-dev.txt: what tests need beyond a run. The large files:"

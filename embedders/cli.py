@@ -25,6 +25,13 @@ from embedders.terminal import JsonValue, device_options, echo_marked, errors_al
 
 LIMIT_S = 60  # a job needs seconds to end, unless its model is in a long call
 
+columns_option = click.option(
+    "--metadata-columns",
+    type=JsonValue(),
+    default="[]",
+    help="""Metadata fields to store, as JSON: '["url"]', '{"width": "int64"}' or '"all"'.""",
+)
+
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.version_option(__version__, prog_name="tarquet")
@@ -48,13 +55,11 @@ def main() -> None:
 @click.option("--embedder-args", type=JsonValue(), default="{}", help="Arguments of the class, as JSON.")
 @click.option("--ledger", default=None, help="Parquet file to write the failed samples to.")
 @click.option("--also", nargs=3, multiple=True, metavar="SHARD OUTPUT LEDGER", help="Another shard; can be repeated.")
-@click.option("--record", default=None, help="Output folder of the run; its record gets an entry for OUTPUT.")
-@click.option("--recipe", type=JsonValue(), default="{}", help="Class, arguments and options to record, as JSON.")
-@click.option("--addition", default=None, help="Name of this job's part of the record; its shards are skipped.")
+@click.option("--record", default=None, help="For the workflow: output folder of the run.")
+@click.option("--recipe", type=JsonValue(), default="{}", help="For the workflow: what to record of OUTPUT.")
+@click.option("--addition", default=None, help="For the workflow: name of the job in the record.")
 @click.option("--id-col", default="__key__", help="Metadata field that identifies a sample.")
-@click.option(
-    "--metadata-columns", type=JsonValue(), default="[]", help="Metadata fields to keep, as JSON, or '\"all\"'."
-)
+@columns_option
 @click.option("--image-suffix", default="", help="Suffix of the image to use if a sample has several, such as jpg.")
 @click.option(
     "--embedding-dtype", type=click.Choice(["float32", "float16", "int8"]), default="float32", help="Type to store."
@@ -63,7 +68,7 @@ def main() -> None:
     "--max-failed-fraction",
     type=click.FloatRange(0, 1),
     default=0.1,
-    help="Share of failed samples that is an error.",
+    help="A shard fails if a larger share of its samples fails.",
 )
 @click.option("--accept-damaged-shards", is_flag=True, help="Embed the readable part of a damaged tar.")
 @click.option("--only", default=None, help="Ledger of an earlier run: embed only the samples that it names.")
@@ -76,7 +81,7 @@ def embed(
 
     SHARD may be an address, such as s3://bucket/00000.tar.
 
-    Example: python -m embedders embed 00000.tar 00000.parquet --embedder my_embedder.py:MyEmbedder
+    Example: tarquet embed 00000.tar 00000.parquet --embedder my_embedder.py:MyEmbedder
     """
     with one_line_errors():
         end_before_limit(LIMIT_S, log.warning)
@@ -97,7 +102,7 @@ def embed(
 def gpus(as_json) -> None:
     """Show the GPUs of this machine: memory, load, processes, and the job that has leased each.
 
-    Example: python -m embedders gpus --json
+    Example: tarquet gpus --json
     """
     from embedders.gpu.table import describe_gpus, format_gpus
 
@@ -113,18 +118,17 @@ def gpus(as_json) -> None:
 )
 @click.option("--embedder-args", type=JsonValue(), default="{}", help="Arguments of the class, as JSON.")
 @click.option("--id-col", default="__key__", help="Metadata field that identifies a sample.")
-@click.option(
-    "--metadata-columns", type=JsonValue(), default="[]", help="Metadata fields to keep, as JSON, or '\"all\"'."
-)
+@columns_option
 @click.option("--image-suffix", default="", help="Suffix of the image to use if a sample has several, such as jpg.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @device_options
 def check(embedder, shards, embedder_args, id_col, metadata_columns, image_suffix, as_json, device, terms) -> None:
-    """Try EMBEDDER, "path/to/file.py:Class", on a few images, and estimate how long all the shards take.
+    """Try EMBEDDER, "package.module:Class" or "path/to/file.py:Class", on a few images of the first shard.
 
-    Checks the class, its loader, its model and the content of the first shard. Fails if a finding is wrong.
+    Checks the class, its loader, its model and the content of the shard, and estimates how long all the shards take.
+    Fails if a finding is wrong.
 
-    Example: python -m embedders check my_embedder.py:MyEmbedder --shard 'data/*.tar'
+    Example: tarquet check my_embedder.py:MyEmbedder --shard 'data/*.tar'
     """
     with one_line_errors():
         from embedders.planning.shards import find_shards
@@ -159,14 +163,14 @@ def check(embedder, shards, embedder_args, id_col, metadata_columns, image_suffi
 @click.argument("output", type=click.Path())
 @click.option("--classifier", required=True, help='"package.module:Class" or "path/to/file.py:Class".')
 @click.option("--classifier-args", type=JsonValue(), default="{}", help="Arguments of the class, as JSON.")
-@click.option("--record", default=None, help="Output folder of the run; its record gets an entry for OUTPUT.")
-@click.option("--recipe", type=JsonValue(), default="{}", help="Class and arguments to record, as JSON.")
+@click.option("--record", default=None, help="For the workflow: output folder of the run.")
+@click.option("--recipe", type=JsonValue(), default="{}", help="For the workflow: what to record of OUTPUT.")
 @click.option("--threads", type=click.IntRange(1), default=None, help="CPU threads to compute with.")
 @device_options
 def score(embeddings, output, classifier, classifier_args, record, recipe, threads, device, terms) -> None:
     """Score the vectors of EMBEDDINGS, an output of `embed`. OUTPUT is a Parquet file of shard, key and score.
 
-    Example: python -m embedders score results/embeddings/00000.parquet scores.parquet --classifier my.py:MyClassifier
+    Example: tarquet score results/embeddings/00000.parquet scores.parquet --classifier my.py:MyClassifier
     """
     with one_line_errors():
         end_before_limit(LIMIT_S, log.warning)

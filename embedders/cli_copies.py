@@ -22,7 +22,7 @@ def near_copies() -> None:
 
     The workflow runs all of them if config.yaml has `near_copies: {cosine: 0.96}`.
 
-    Example: python -m embedders near-copies plan results plan.npz
+    Example: tarquet near-copies plan results plan.npz
     """
     logging.getLogger("faiss").setLevel(logging.WARNING)  # it says which instructions of the processor it uses
     try:

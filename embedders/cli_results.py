@@ -17,7 +17,7 @@ from embedders.terminal import device_options, echo_verdict, one_line_errors
 def inspect(file) -> None:
     """Show how the vectors of FILE, an output of `embed`, were made.
 
-    Example: python -m embedders inspect results/embeddings/00000.parquet
+    Example: tarquet inspect results/embeddings/00000.parquet
     """
     from embedders.output.parquet import inspect_file
 
@@ -35,7 +35,7 @@ def inspect(file) -> None:
 def verify(files, shard, ledger, sample, as_json, device, terms) -> None:
     """Check FILES, outputs of `embed` or folders of runs, against ledgers and shards, and embed random rows again.
 
-    Example: python -m embedders verify results --sample 8
+    Example: tarquet verify results --sample 8
     """
     with one_line_errors():
         from embedders.checks.outputs import find_outputs
@@ -64,7 +64,7 @@ def verify(files, shard, ledger, sample, as_json, device, terms) -> None:
 def summarize(shards, output) -> None:
     """Write the summary of a run to OUTPUT. SHARDS is the run_shards.json in its output folder.
 
-    Example: python -m embedders summarize results/run_shards.json results/summary.json
+    Example: tarquet summarize results/run_shards.json results/summary.json
     """
     with one_line_errors():
         from embedders.output.strays import find_strays
@@ -87,7 +87,7 @@ def summarize(shards, output) -> None:
 def prune(folder, move) -> None:
     """List the results in FOLDER, an output_dir, that belong to no shard of its last run. Nothing is deleted.
 
-    Example: python -m embedders prune results --move
+    Example: tarquet prune results --move
     """
     with one_line_errors():
         from embedders.output.strays import find_strays, move_strays
@@ -115,7 +115,7 @@ def prune(folder, move) -> None:
 def report(folder, output, column) -> None:
     """Write the HTML report of the run in FOLDER, an output_dir: failures, speed, a map, neighbours.
 
-    Example: python -m embedders report results
+    Example: tarquet report results
     """
     with one_line_errors():
         from embedders.planning.job_python import check_report_python

@@ -28,7 +28,7 @@ END_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
 # One for each field of `Terms`, which holds the defaults.
 TERMS_OPTIONS = {
     "gpu_wait_timeout_s": (click.FloatRange(0), "Seconds to wait for a free GPU; 0 tries once."),
-    "gpu_max_used_mb": (click.IntRange(0), "A GPU with more memory in use is not free."),
+    "gpu_max_used_mb": (click.IntRange(0), "A GPU with more memory in use, in MB, is not free."),
     "gpu_max_processes": (click.IntRange(0), "A GPU with more compute processes is not free."),
     "jobs_per_gpu": (click.IntRange(1), "Jobs that share a GPU."),
 }

@@ -27,10 +27,10 @@ class ResNetEmbedder(ImageEmbedder):
 
     def load_dataset_shard(self, tar_path):
         transform = ResNet18_Weights.DEFAULT.transforms()
-        decode = wds.map_tuple(lambda jpg: transform(Image.open(io.BytesIO(jpg)).convert("RGB")), json.loads)
-        # TarSamples in the place of webdataset's own reader, which takes damage for the end of the tar.
-        stages = (TarSamples(tar_path), wds.to_tuple("jpg", "json"), decode, wds.batched(self.batch_size))
-        return wds.DataPipeline(*stages)
+        # TarSamples: webdataset's reader takes damage for the end of the tar. The handler leaves out a bad image.
+        decode = (lambda jpg: transform(Image.open(io.BytesIO(jpg)).convert("RGB")), json.loads)
+        stages = (wds.to_tuple("jpg", "json"), wds.map_tuple(*decode, handler=wds.warn_and_continue))
+        return wds.DataPipeline(TarSamples(tar_path), *stages, wds.batched(self.batch_size))
 
     def load_embedding_model(self, device):
         model = resnet18()

@@ -160,8 +160,9 @@ def test_the_near_name_is_suggested():
 @pytest.mark.parametrize("command", sorted(main.commands))
 def test_the_help_of_every_command_has_an_example_that_its_options_accept(command):
     text = " ".join(CliRunner().invoke(main, [command, "--help"], terminal_width=400).stdout.split())
-    example = re.search(rf"Example: python -m embedders ({command} .*?) Options:", text).group(1)
+    example = re.search(rf"Example: tarquet ({command} .*?) Options:", text).group(1)
     main.commands[command].make_context(command, shlex.split(example)[1:])
+    assert "\\b" not in text  # click's mark for a paragraph, which a raw docstring would show
 
 
 def test_bash_completes_commands_options_and_files(tmp_path):

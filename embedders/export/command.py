@@ -9,16 +9,14 @@ import click
 @click.option("--to", "form", type=click.Choice(["npy", "lance", "huggingface"]), required=True, help="The format.")
 @click.option("--column", "columns", multiple=True, help="Column of vectors; can be repeated. By default all.")
 def export(run, folder, form, columns) -> None:
-    r"""Write the vectors of RUN, the output_dir of a finished run, to FOLDER, which appears complete or not at all.
+    """Write the vectors of RUN, the output_dir of a finished run, to FOLDER, which appears complete or not at all.
 
-    \b
-    npy          an array, vectors.npy, or one for each of several columns, and keys.parquet with the other columns
-    lance        a table for LanceDB
-    huggingface  a data set for Hugging Face, with its card
+    npy is one array, vectors.npy, with keys.parquet for the other columns; lance is a table for LanceDB; huggingface
+    is a data set for Hugging Face, with its card.
 
-    An export that was stopped continues where it was.
+    After an interruption, the same command continues.
 
-    Example: python -m embedders export results vectors --to npy
+    Example: tarquet export results vectors --to npy
     """
     from embedders.export.export import export_run
 

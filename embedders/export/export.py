@@ -95,7 +95,7 @@ def find_format(name: str) -> type[Target]:
         if error.name != library:
             raise
         raise ConfigError(
-            f"--to {name}: it needs {library}, which is not installed; expected it; run pip install 'tarquet[{name}]'"
+            f"--to {name}: it needs {library}, which is not installed; run pip install 'tarquet[{name}]'"
         ) from error
 
 

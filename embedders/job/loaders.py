@@ -74,7 +74,8 @@ def read_batches(
         if uses_default_loader(embedder):
             raise
         raise explain_gpu_failure(error, where, device) or EmbedderError(
-            f"{where} failed: {describe_error(error)}; expected it to yield pairs of a batch and a list of dicts"
+            f"{where} failed: {describe_error(error)}; expected it to yield pairs of a batch and a list of dicts; "
+            "to leave out only a bad sample, catch its error there (webdataset: handler=wds.warn_and_continue)"
         ) from error
 
 

@@ -38,6 +38,7 @@ Results: {results}
   ledger/*.parquet       images that could not be embedded, and why
   near_copies.parquet    pairs and groups of near copies: the crops of one photograph
   summary.json           totals
+  report.html            failures, speed, a map and neighbours; open it in a browser
 
 Read them:
   import numpy as np, pyarrow.dataset as ds

@@ -44,6 +44,6 @@ def test_what_the_page_says_of_the_profile_is_there():
 
 def test_every_key_of_the_configuration_exists():
     keys = yaml.safe_load(SCHEMA_PATH.read_text())["properties"]
-    named = {"gpu", "threads", "mem_mb", "runtime", "shards_per_job", "accept_damaged_shards", "device"}
+    named = {"gpu", "threads", "mem_mb", "runtime", "shards_per_job", "accept_damaged_shards"}
     assert named <= set(keys)
     assert all(f"`{key}" in PAGE for key in named)
