@@ -129,6 +129,7 @@ LIGHT = {
     "reading.scratch",
     "reading.stores",
     "reading.tar",
+    "report.settings",
 }
 HEAVY = {"torch", "torchvision", "timm", "pyarrow", "numpy", "PIL", "webdataset", "boto3", "obstore"}
 

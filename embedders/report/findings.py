@@ -136,7 +136,8 @@ def judge_columns(shapes: Mapping[str, Shape], shown: str | None) -> list[Findin
         return [Finding("note", text, "vectors")]
     if len(shapes) == 1:
         return []
-    text = f"Of the columns of vectors, {names}, this page shows {shown!r}; tarquet report --column shows another."
+    hint = "`report: {column: NAME}` in config.yaml shows another"
+    text = f"Of the columns of vectors, {names}, this page shows {shown!r}; {hint}."
     return [Finding("note", text, "vectors")]
 
 

@@ -149,6 +149,7 @@ def describe_run(
     return {
         "folder": str(folder),
         "run": run,
+        "asked_column": column,
         "arguments": json.dumps(first.provenance.embedder.args),
         "is_shown": shown is not None,
         "dimension": f"{shown.shape[-1]:,}" if shown else describe_shapes(first.shapes),

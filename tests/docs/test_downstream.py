@@ -1,6 +1,12 @@
-"""docs/read-vectors.md: each piece of its code is run on the results of a real run, in each type of vectors."""
+"""docs/read-vectors.md: each piece of its code but FiftyOne's is run on the results of a real job, in each type."""
 
+import io
+import os
 import re
+import subprocess
+import sysconfig
+import venv
+import zipfile
 
 import datasets
 import numpy as np
@@ -17,7 +23,10 @@ CODE = {
     name: re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL) for name, text in SECTIONS.items()
 }
 PARTS, INT8 = CODE.pop("Several vectors per image"), CODE.pop("int8")
+BY_HAND = CODE.pop("FiftyOne")
+VERSIONS = SECTIONS["Versions"].replace("\n", " ")
 RECIPES = {name: codes[0] for name, codes in CODE.items() if codes}
+ATLAS = re.search(r"```sh\n(.*?)\n(.*?)\n```", SECTIONS["Embedding Atlas"]).groups()
 READERS = ["pyarrow", "pandas", "polars", "Hugging Face datasets", "PyTorch"]
 SEARCHERS = ["DuckDB", "LanceDB", "FAISS"]
 QUERY = {"DuckDB": "a-0001", "LanceDB": "a-0001"}  # FAISS is asked for the first row
@@ -131,14 +140,14 @@ def test_a_search_finds_the_nearest_by_cosine(name, project, truth, monkeypatch)
     check_nearest(run_recipe(name, project, monkeypatch)["nearest"], keys, vectors, QUERY.get(name, keys[0]))
 
 
-def check_nearest(nearest, keys, vectors, query):
+def check_nearest(nearest, keys, vectors, query, count=10):
     found = [row["key"] if isinstance(row, dict) else row[0] if isinstance(row, tuple) else row for row in nearest]
     unit = vectors.astype(np.float64)
     unit /= np.linalg.norm(unit, axis=1, keepdims=True)
     cosines = dict(zip(keys, unit @ unit[keys.index(query)], strict=True))
     assert found[0] == query
-    assert len(set(found)) == 10
-    np.testing.assert_allclose([cosines[key] for key in found], sorted(cosines.values())[::-1][:10], atol=1e-5)
+    assert len(set(found)) == count
+    np.testing.assert_allclose([cosines[key] for key in found], sorted(cosines.values())[::-1][:count], atol=1e-5)
 
 
 @pytest.mark.slow
@@ -177,13 +186,63 @@ def test_int8_is_read_back_within_half_a_scale_by_each_reader(tmp_path, monkeypa
     check_nearest(ran["FAISS"]["nearest"], keys, numbers, keys[0])
 
 
+@pytest.fixture(scope="module")
+def atlas(tmp_path_factory):
+    """The folder of an environment with Embedding Atlas, installed by the page's command beside what is installed."""
+    environment = tmp_path_factory.mktemp("atlas")
+    venv.create(environment, with_pip=True)
+    (site_packages,) = environment.glob("lib/python*/site-packages")
+    (site_packages / "tests.pth").write_text(sysconfig.get_path("purelib"))
+    pins = [*read_pins("requirements.txt").values(), *read_pins("requirements-dev.txt").values()]
+    version = re.search(r"embedding-atlas (\d\S*\d)", VERSIONS)[1]
+    (environment / "constraints.txt").write_text("\n".join([*pins, f"embedding-atlas=={version}"]))
+    run_in(environment, ATLAS[0], environment)
+    return environment
+
+
+def run_in(environment, command, folder):
+    paths = {"PATH": f"{environment}/bin:{os.environ['PATH']}", "PIP_CONSTRAINT": f"{environment}/constraints.txt"}
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=folder, env=os.environ | paths, capture_output=True, text=True, timeout=1200
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.long
+def test_embedding_atlas_takes_the_vectors_and_finds_the_nearest(atlas, project, truth, tmp_path):
+    check_atlas(atlas, project, *truth[:3], tmp_path)
+
+
+@pytest.mark.long
+def test_embedding_atlas_takes_int8(atlas, tmp_path):
+    project = make_project(tmp_path, "Grey", "int8")
+    check_atlas(atlas, project, *read_truth(project, "int8")[:3], tmp_path)
+
+
+def check_atlas(atlas, project, keys, numbers, vectors, folder):
+    # A web page with what the server would send to a browser.
+    command = ATLAS[1].replace("embedding-atlas", f"embedding-atlas --export-application {folder}/map.zip", 1)
+    run_in(atlas, command, project)
+    with zipfile.ZipFile(folder / "map.zip") as page:
+        rows = pq.read_table(io.BytesIO(page.read("data/dataset.parquet"))).to_pylist()
+    assert {row["key"]: row["number"] for row in rows} == dict(zip(keys, numbers, strict=True))
+    assert np.isfinite([[row["projection_x"], row["projection_y"]] for row in rows]).all()
+    for row in rows[:3]:
+        nearest = [rows[number]["key"] for number in row["__neighbors"]["ids"]]
+        check_nearest(nearest[:5], keys, vectors, row["key"], 5)  # to Atlas all negative cosines are equally far
+
+
 def test_every_recipe_of_the_page_is_run():
     assert set(RECIPES) == {*READERS, *SEARCHERS}
-    assert PAGE.count("```python") == len(RECIPES) + len(PARTS) + len(INT8)
+    assert PAGE.count("```python") == len(RECIPES) + len(PARTS) + len(INT8) + len(BY_HAND)
+    assert PAGE.count("```sh") == 1, "that of Embedding Atlas"
+    for code in BY_HAND:
+        compile(code, "docs/read-vectors.md", "exec")
 
 
 def test_the_versions_of_the_page_are_those_of_the_requirements():
     pins = [*read_pins("requirements.txt").values(), *read_pins("requirements-dev.txt").values()]
-    named = re.findall(r"([a-z-]+) (\d+\.[\d.]*\d)", PAGE.partition("## Versions")[2].replace("\n", " "))
+    named = re.findall(r"([a-z-]+) (\d+\.[\d.]*\d)", VERSIONS.partition("`make test-long`")[0])
     assert len(named) == len(RECIPES)
     assert not [f"{name}=={version}" for name, version in named if f"{name}=={version}" not in pins]

@@ -24,6 +24,7 @@ from embedders.output.near_copies import CopyCounts, write_near_copies
 from embedders.output.usage import Usage
 from embedders.output.writer import write_ledger
 from embedders.report.page import write_report
+from embedders.report.settings import shows_other_column
 
 HOSTILE = [
     "<script>hacked=1</script>",
@@ -136,11 +137,24 @@ def test_the_page_shows_the_named_column_or_the_first_with_one_vector_per_image(
         assert done.returncode == 0, done.stderr
         html = (tmp_path / "results/report.html").read_text()
         assert f"<dt>Dimension</dt><dd>{dimension}</dd>" in html
-        assert f"this page shows &#39;{column or 'first'}&#39;; tarquet report --column shows another" in html
+        assert f"this page shows &#39;{column or 'first'}&#39;; `report: {{column: NAME}}` in config.yaml" in html
         assert 'data-chart="map"' in html
     done = run_cli("report", tmp_path / "results", "--column", "tokens")
     assert done.returncode == 1
     assert "column 'tokens' has several vectors per image" in done.stderr.splitlines()[-1]
+
+
+def test_a_page_names_the_column_that_it_was_asked_for(tmp_path):
+    odd = """<a> & "b", it's \u00fc"""
+    make_results(tmp_path / "results", {"first": (4,), odd: (5,)})
+    path = tmp_path / "report.html"
+    assert not shows_other_column(str(path), odd)
+    for column, other in (("", odd), (odd, "")):
+        write_report(tmp_path / "results", path, column)
+        assert not shows_other_column(str(path), column)
+        assert shows_other_column(str(path), other)
+    path.write_text("<!doctype html><title>a page from before</title>")
+    assert not shows_other_column(str(path), "")
 
 
 def test_a_page_of_several_vectors_per_image_says_that_it_has_no_map(tmp_path):

@@ -22,19 +22,21 @@ TYPES = {
 def describe_type(rules):
     if "anyOf" in rules:
         return ", ".join(describe_type(choice) for choice in rules["anyOf"])
+    if isinstance(rules.get("type"), list):
+        return ", ".join(TYPES[name] for name in rules["type"])
     values = rules.get("enum", [rules["const"]] if "const" in rules else [])
     return ", ".join(f"`{value}`" for value in values) or TYPES[rules["type"]]
 
 
 def list_keys(schema, prefix=""):
     for key, rules in schema["properties"].items():
-        if "properties" in rules:
-            yield from list_keys(rules, f"{prefix}{key}.")
-        else:
+        if rules.get("type") != "object" or "properties" not in rules:
             missing = "must be set" if key in schema.get("required", []) else "from `device`"
             default = f"`{json.dumps(rules['default'])}`" if "default" in rules else missing
             cells = (f"`{prefix}{key}`", describe_type(rules), default, " ".join(rules["description"].split()))
             yield f"| {' | '.join(cells)} |"
+        if "properties" in rules:
+            yield from list_keys(rules, f"{prefix}{key}.")
 
 
 def format_table():

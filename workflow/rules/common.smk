@@ -63,6 +63,7 @@ from embedders.planning.shards import find_shards
 from embedders.planning.unfinished import describe_failures
 from embedders.reading.remote import is_remote
 from embedders.reading.stores import find_versions
+from embedders.report.settings import find_column, shows_other_column
 
 os.environ.update(PATH=prefer_own_python(os.environ.get("PATH", os.defpath)))
 

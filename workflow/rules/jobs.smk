@@ -185,3 +185,15 @@ def find_pairs(wildcards):
     if is_stale(path, config["near_copies"], SHARDS):
         snakemake_insides.force(workflow, [path])
     return expand(f"{COPIES}/{{part}}.pairs.npz", part=COPY_PARTS)
+
+
+# The column of vectors that the report shows.
+REPORT_COLUMN = find_column(config)
+
+
+def find_summary(wildcards):
+    """Return the summary; force a new report if the present one shows another column."""
+    path = f"{OUT}/report.html"
+    if shows_other_column(path, REPORT_COLUMN):
+        snakemake_insides.force(workflow, [path])
+    return f"{OUT}/summary.json"

@@ -12,7 +12,7 @@ rule write_report:
     """Write the report of the run."""
     input:
         # The summary stands for all the vectors, because it changes when any of them does.
-        f"{OUT}/summary.json",
+        find_summary,
         expand(f"{OUT}/scores/{{score}}/{{shard}}.parquet", score=SCORES, shard=SHARDS),
         f"{OUT}/near_copies.parquet" if config["near_copies"]["cosine"] else [],
     output:
@@ -28,7 +28,11 @@ rule write_report:
         None
     params:
         folder=subpath(output[0], parent=True),
+        column=REPORT_COLUMN,
     shell:
         """
-        python -m embedders report {params.folder:q} --output {output:q} >{log:q} 2>&1
+        python -m embedders report {params.folder:q} \
+            --output {output:q} \
+            --column={params.column:q} \
+            >{log:q} 2>&1
         """
