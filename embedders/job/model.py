@@ -196,6 +196,12 @@ class Model:
             raise EmbedderError(
                 f"{where}: the model returned {texts or 'no vectors'}; expected (images, dimension): one {EXPECTED}"
             )
+        for part in parts.values():
+            if part.is_complex() or part.layout != torch.strided:
+                raise EmbedderError(
+                    f"{where}: the model returned a tensor of {part.dtype}, {part.layout}; expected real "
+                    "numbers in a dense tensor"
+                )
         shapes = {name: tuple(part.shape[1:]) for name, part in parts.items()}
         if self.shapes and shapes != self.shapes:
             raise EmbedderError(

@@ -98,8 +98,11 @@ def load_batches(
 
     Raises:
         ShardError: The shard is missing or damaged.
-        EmbedderError: `decode` returns images of different shapes.
+        EmbedderError: `decode` returns images of different shapes, or a number is not one of 1, 2, 3, ...
     """
+    for name, number in (("batch_size", batch_size), ("num_threads_per_worker", threads)):
+        if number is not None and not (isinstance(number, int) and number > 0):
+            raise EmbedderError(f"{tar_path}: {name} is {number!r}; expected a whole number of 1 or more")
     take = decode if with_metadata else lambda image, metadata: decode(image)
     return _load(tar_path, take, batch_size, threads or len(os.sched_getaffinity(0)), find_load(tar_path))
 

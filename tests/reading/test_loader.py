@@ -138,6 +138,15 @@ def test_preprocess_that_gives_no_tensor_is_one_error(tmp_path):
         load(NoTensor(), make_tar(tmp_path / "s.tar", {"a.jpg": make_image()}))
 
 
+@pytest.mark.parametrize("number", [0, -1, "4", 2.0])
+@pytest.mark.parametrize("name", ["batch_size", "num_threads_per_worker"])
+def test_a_number_of_images_or_threads_that_is_none_is_one_line(tmp_path, name, number):
+    embedder = Pixels()
+    setattr(embedder, name, number)
+    with pytest.raises(EmbedderError, match=rf"s\.tar: {name} is {number!r}; expected a whole number of 1 or more"):
+        load(embedder, make_tar(tmp_path / "s.tar", {"a.jpg": make_image()}))
+
+
 def test_damage_in_the_tar_reaches_the_caller(tmp_path):
     path = make_tar(tmp_path / "s.tar", {f"{n}.jpg": make_image(n) for n in range(9)})
     (tmp_path / "s.tar").write_bytes((tmp_path / "s.tar").read_bytes()[:5000])
