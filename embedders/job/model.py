@@ -15,7 +15,7 @@ from embedders.job.gpu_failures import explain_failure, is_out_of_memory
 from embedders.job.weights import load_model
 from embedders.output.timings import Timings
 from embedders.output.vectors import LIMITS, Shape, describe_shapes, split_columns
-from embedders.reading.loader import stack_images
+from embedders.reading.stack import stack_images
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,8 @@ from embedders import ImageEmbedder
 from embedders.errors import EmbedderError, ShardError
 from embedders.output.ledger import Ledger
 from embedders.reading.images import ImageError
-from embedders.reading.loader import ShardLoad, stack_images
+from embedders.reading.loader import ShardLoad
+from embedders.reading.stack import stack_images
 
 
 class Pixels(ImageEmbedder):
