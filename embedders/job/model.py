@@ -15,7 +15,7 @@ from embedders.job.batch import Batch
 from embedders.job.weights import load_model
 from embedders.output.timings import Timings
 from embedders.output.vectors import LIMITS, Shape, describe_shapes, split_columns
-from embedders.reading.loader import stack_images
+from embedders.reading.stack import stack_images
 
 log = logging.getLogger(__name__)
 
@@ -196,6 +196,12 @@ class Model:
             raise EmbedderError(
                 f"{where}: the model returned {texts or 'no vectors'}; expected (images, dimension): one {EXPECTED}"
             )
+        for part in parts.values():
+            if part.is_complex() or part.layout != torch.strided:
+                raise EmbedderError(
+                    f"{where}: the model returned a tensor of {part.dtype}, {part.layout}; expected real "
+                    "numbers in a dense tensor"
+                )
         shapes = {name: tuple(part.shape[1:]) for name, part in parts.items()}
         if self.shapes and shapes != self.shapes:
             raise EmbedderError(

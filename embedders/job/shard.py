@@ -49,7 +49,7 @@ def write_shard(
         on_batch: Called after each batch, to show progress.
 
     Raises:
-        TarquetError: As `embed.embed_shard`; nothing is left of the two files.
+        TarquetError: As `embed.embed_shard`. The vectors are not written.
     """
     job, load = reader.job, reader.load
     ledger, timings = load.ledger, load.timings

@@ -123,7 +123,7 @@ def _imported_files(path: Path, root: Path) -> Iterator[Path]:
         folder, names = root, []
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
+        elif isinstance(node, ast.ImportFrom) and node.level <= len(path.parents):
             module = [node.module] if node.module else []
             names = module + [".".join([*module, alias.name]) for alias in node.names]
             folder = path.parents[node.level - 1] if node.level else root

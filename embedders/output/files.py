@@ -6,7 +6,7 @@ import glob
 import os
 import secrets
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -36,8 +36,9 @@ def write_whole(path: str | Path) -> Iterator[BinaryIO]:
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        remove_stale_partials(path)
-        with open_partial(path) as file:
+        remove_abandoned(path.parent.glob(f".{glob.escape(path.name)}.*{PARTIAL}"))
+        # A random name, not the process id: two containers can have the same one.
+        with create_locked(lambda: path.with_name(f".{path.name}.{secrets.token_hex(4)}{PARTIAL}")) as file:
             try:
                 yield file
                 file.flush()
@@ -55,16 +56,27 @@ def write_whole(path: str | Path) -> Iterator[BinaryIO]:
         ) from error
 
 
-def open_partial(path: Path) -> BinaryIO:
-    """Open a partial file next to `path`, with a lock that shows others that its writer is still running."""
+def create_locked(name: Callable[[], Path]) -> BinaryIO:
+    """Create a file, with a lock that the kernel holds as long as this process lives.
+
+    Args:
+        name: Returns a new name each time.
+    """
     while True:
-        # A random name, not the process id: two containers can have the same one.
-        file = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PARTIAL}").open("xb")
-        with suppress(OSError):  # a file system without locks: the only harm is that stale files stay
+        file = name().open("xb")
+        with suppress(OSError):  # a file system without locks: the only harm is that abandoned files stay
             fcntl.flock(file, fcntl.LOCK_EX)
         if os.fstat(file.fileno()).st_nlink:
             return file
-        file.close()  # another writer saw the file before it was locked, and removed it as stale
+        file.close()  # another process saw the file before it was locked, and removed it
+
+
+def remove_abandoned(paths: Iterable[Path], remove: Callable[[Path], object] = Path.unlink) -> None:
+    """Remove the files of `create_locked` whose processes no longer live; `remove` is called with each."""
+    for path in paths:
+        with suppress(OSError), path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # raises while its process lives
+            remove(path)
 
 
 def check_writable(path: Path) -> None:
@@ -79,14 +91,6 @@ def check_writable(path: Path) -> None:
             pass
     except OSError as error:
         raise OutputError(f"{path}: cannot be written ({error.strerror}); expected a writable folder") from error
-
-
-def remove_stale_partials(path: Path) -> None:
-    """Remove the partial files of `path` whose writers no longer run."""
-    for stale in path.parent.glob(f".{glob.escape(path.name)}.*{PARTIAL}"):
-        with suppress(OSError), stale.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # raises while its writer runs
-            stale.unlink()
 
 
 def sync_folder(folder: Path) -> None:

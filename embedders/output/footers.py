@@ -68,7 +68,9 @@ def explain_reading(path: str) -> Iterator[None]:
     except MemoryError:  # pyarrow's is one of its ArrowExceptions too, and says nothing about the file
         raise
     except FileNotFoundError as error:
-        raise ShardError(f"{path!r}: no such file; expected a Parquet file of tarquet; check the path") from error
+        raise ShardError(
+            f"{path!r}: no such file; expected one of tarquet; check the path, or make it again"
+        ) from error
     except (OSError, ValueError, KeyError, pa.ArrowException) as error:
         reason = str(error).strip().splitlines()[0]
         raise ShardError(f"{path!r}: cannot be read ({reason}); expected a complete file; make it again") from error

@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import Any, TypeVar
 
 import torch
@@ -21,6 +22,7 @@ from embedders.reading.metadata import list_suffixes, read_metadata
 from embedders.reading.prefetch import map_ordered
 from embedders.reading.remarks import collect_remarks
 from embedders.reading.samples import IMAGE_SUFFIXES, Sample, read_samples, select_image
+from embedders.reading.stack import stack_images
 
 Item = TypeVar("Item")
 
@@ -98,8 +100,11 @@ def load_batches(
 
     Raises:
         ShardError: The shard is missing or damaged.
-        EmbedderError: `decode` returns images of different shapes.
+        EmbedderError: `decode` returns images of different shapes, or a number is not one of 1, 2, 3, ...
     """
+    for name, number in (("batch_size", batch_size), ("num_threads_per_worker", threads)):
+        if number is not None and not (isinstance(number, Integral) and number > 0):
+            raise EmbedderError(f"{tar_path}: {name} is {number!r}; expected a whole number of 1 or more")
     take = decode if with_metadata else lambda image, metadata: decode(image)
     return _load(tar_path, take, batch_size, threads or len(os.sched_getaffinity(0)), find_load(tar_path))
 
@@ -210,31 +215,3 @@ def decode_sample(
         raise
     except Exception as error:
         return fail_sample(sample, FailureKind.PREPROCESS_ERROR, describe_error(error))
-
-
-def stack_images(tensors: list[torch.Tensor], metadata: list[dict], tar_path: str) -> torch.Tensor:
-    """Stack images to a batch.
-
-    Raises:
-        EmbedderError: An image is not a tensor, or differs in shape from the first one.
-    """
-    first = tensors[0]
-    for tensor, sample in zip(tensors, metadata, strict=True):
-        if not isinstance(tensor, torch.Tensor):
-            raise EmbedderError(
-                f"{tar_path}: sample {sample['__key__']!r}: preprocess gave a {type(tensor).__name__}; expected a "
-                "torch.Tensor"
-            )
-        if tensor.shape != first.shape:
-            raise EmbedderError(
-                f"{tar_path}: sample {sample['__key__']!r}: preprocess gave shape {tuple(tensor.shape)}, but "
-                f"{tuple(first.shape)} before; expected one shape for every image; resize or crop to a fixed size"
-            )
-    if first.dtype == torch.uint8 and first.ndim == 3 and first.stride(0) == 1:
-        # The images are in the memory layout of decoders, channels last. Keeping it takes a quarter of the time, and
-        # convolutions need it anyway. `as_strided` replaces `movedim` for single images, because that releases the
-        # GIL and then waits for it behind the decoding threads.
-        channels, *sides = first.shape
-        rows = [image.as_strided((*sides, channels), (*image.stride()[1:], image.stride(0))) for image in tensors]
-        return torch.stack(rows).movedim(-1, 1)
-    return torch.stack(tensors)

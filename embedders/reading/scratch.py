@@ -4,7 +4,6 @@ A process that is killed leaves its folder. The next one of the same user on the
 file beside it whose lock the kernel holds exactly as long as its process lives.
 """
 
-import fcntl
 import os
 import secrets
 import shutil
@@ -13,9 +12,9 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
 
 from embedders.errors import OutputError
+from embedders.output.files import create_locked, remove_abandoned
 
 
 @contextmanager
@@ -34,8 +33,10 @@ def open_scratch() -> Iterator[Path]:
                 f"{str(parent)!r} is not a folder of this user; expected a place for copies of shards; set TMPDIR to "
                 "another folder"
             )
-        _remove_leftovers(parent)
-        lock, folder = _make_folder(parent)
+        remove_abandoned(parent.glob("*.lock"), _remove)
+        lock = create_locked(lambda: parent / f"{secrets.token_hex(4)}.lock")
+        folder = Path(lock.name).with_suffix("")
+        folder.mkdir()
     except OSError as error:
         raise OutputError(
             f"{str(parent)!r}: cannot be written ({error.strerror}); expected a place for copies of shards; set "
@@ -44,28 +45,12 @@ def open_scratch() -> Iterator[Path]:
     try:
         yield folder
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
         with suppress(OSError):
-            os.unlink(lock.name)
+            _remove(Path(lock.name))
         lock.close()
 
 
-def _make_folder(parent: Path) -> tuple[IO[bytes], Path]:
-    while True:
-        path = parent / f"{secrets.token_hex(4)}.lock"
-        lock = path.open("xb")
-        with suppress(OSError):  # a file system without locks: the only harm is that leftovers stay
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        if os.fstat(lock.fileno()).st_nlink:
-            folder = path.with_suffix("")
-            folder.mkdir()
-            return lock, folder
-        lock.close()  # another process saw the file before it was locked, and removed it
-
-
-def _remove_leftovers(parent: Path) -> None:
-    for path in parent.glob("*.lock"):
-        with suppress(OSError), path.open("rb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # raises while its process lives
-            shutil.rmtree(path.with_suffix(""), ignore_errors=True)
-            path.unlink()
+def _remove(lock: Path) -> None:
+    """Remove a folder, and then its lock, so that no folder stays without one."""
+    shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
+    lock.unlink()

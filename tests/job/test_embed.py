@@ -312,6 +312,14 @@ BREACHES = {
         Own([(ONES, rows_of(*ABC))], lambda batch: raise_error(KeyError("weights"))),
         r"the model raised KeyError: 'weights' \(test_embed.py, line \d+\)",
     ),
+    "complex vectors": (
+        Own([(ONES, rows_of(*ABC))], lambda batch: batch.to(torch.complex64)),
+        "a tensor of torch.complex64, torch.strided; expected real numbers in a dense tensor",
+    ),
+    "sparse vectors": (
+        Own([(ONES, rows_of(*ABC))], lambda batch: batch.to_sparse()),
+        "float32, torch.sparse_coo; exp",
+    ),
     "no tensor from the model": (Own([(ONES, rows_of(*ABC))], lambda batch: "text"), "the model raised TypeError"),
     "a sample twice": (Own([(ONES, rows_of("a", "b", "a"))]), "yielded a sample 'a' .* twice"),
     "a batch twice": (Own([(ONES, rows_of(*ABC)), (ONES, rows_of(*ABC))]), "yielded a sample 'a' .* twice"),

@@ -1,6 +1,7 @@
 """Several vectors per image and int8, from the model to the commands that read them."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -147,19 +148,20 @@ def test_verify_names_the_part_that_has_changed():
     embed(both=True, dtype="int8")
     text = EMBEDDER.replace("+ self.shift", "* torch.tensor([1, 1, -1, 1]).view(1, 4, 1)")
     Path("rows.py").write_text(text)
-    done = call("verify", "o.parquet", "--device", "cpu", "--sample", "2")
+    done = call("verify", "o.parquet", "--device", "cpu", "--sample", "10")
     assert done.exit_code == 1
-    assert ", stripes, part 2: cosine -1.0" in done.output
+    # By the rounding of int8, the cosine of some images is not exactly -1.
+    assert len(re.findall(r"', stripes, part 2: cosine -(?:1\.0000|0\.9999)", done.output)) == 10
     assert "whole" not in done.output
 
 
 @pytest.mark.parametrize("factor", [1.02, 0.98])
 def test_verify_allows_the_rounding_of_int8_and_no_more(factor):
     embed(dtype="int8")
-    assert call("verify", "o.parquet", "--device", "cpu").exit_code == 0
+    assert call("verify", "o.parquet", "--device", "cpu", "--sample", "10").exit_code == 0
     text = EMBEDDER.replace("return {", f"stripes = stripes * torch.tensor([1, 1, {factor}])\n        return {{")
     Path("rows.py").write_text(text)
-    done = call("verify", "o.parquet", "--device", "cpu")
+    done = call("verify", "o.parquet", "--device", "cpu", "--sample", "10")
     assert done.exit_code == 1, done.output
 
 

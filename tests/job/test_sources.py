@@ -60,6 +60,11 @@ def test_tarquets_own_files_and_installed_packages_do_not_count(project):
     assert files.name == "resnet.py"
 
 
+def test_an_import_from_above_the_working_folder_leads_nowhere(project):
+    (project / "mine.py").write_text("from ....far import x\nfrom .. import helper\nfrom . import late\n")
+    assert names("mine.py:Mine", project) == ["late.py", "mine.py"]
+
+
 def test_a_file_that_cannot_be_parsed_still_counts(project):
     (project / "mine.py").write_text("class Mine(:\n")
     assert names("mine.py:Mine", project) == ["mine.py"]

@@ -10,7 +10,8 @@ from embedders import ImageEmbedder
 from embedders.errors import EmbedderError, ShardError
 from embedders.output.ledger import Ledger
 from embedders.reading.images import ImageError
-from embedders.reading.loader import ShardLoad, stack_images
+from embedders.reading.loader import ShardLoad
+from embedders.reading.stack import stack_images
 
 
 class Pixels(ImageEmbedder):
@@ -136,6 +137,15 @@ def test_preprocess_that_gives_no_tensor_is_one_error(tmp_path):
 
     with pytest.raises(EmbedderError, match=r"sample 'a': preprocess gave a \w*Image\w*; expected a torch\.Tensor"):
         load(NoTensor(), make_tar(tmp_path / "s.tar", {"a.jpg": make_image()}))
+
+
+@pytest.mark.parametrize("number", [0, -1, "4", 2.0])
+@pytest.mark.parametrize("name", ["batch_size", "num_threads_per_worker"])
+def test_a_number_of_images_or_threads_that_is_none_is_one_line(tmp_path, name, number):
+    embedder = Pixels()
+    setattr(embedder, name, number)
+    with pytest.raises(EmbedderError, match=rf"s\.tar: {name} is {number!r}; expected a whole number of 1 or more"):
+        load(embedder, make_tar(tmp_path / "s.tar", {"a.jpg": make_image()}))
 
 
 def test_damage_in_the_tar_reaches_the_caller(tmp_path):
