@@ -45,7 +45,7 @@ onstart:
     require_python()
     begin_run()
     stop_in_time()
-    follow_run(OUT, MINE, logger.info)
+    follow_run(OUT, MINE, filterfalse(FOLDER.is_finished, MINE), logger.info)
 
 
 onsuccess:

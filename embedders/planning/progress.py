@@ -28,13 +28,16 @@ class RunProgress:
         failed: Number of samples that failed since the start of this run.
     """
 
-    def __init__(self, folder: str, shards: Iterable[str]):
+    def __init__(self, folder: str, shards: Iterable[str], stale: Iterable[str] = ()):
+        """Count what an earlier run has finished. The results of the `stale` shards are made again by this run."""
         self._folder = f"{folder}/embeddings"
         self._unfinished: dict[str, set[str]] = defaultdict(set)
         for shard in shards:
             subfolder, _, name = shard.rpartition("/")
             self._unfinished[subfolder].add(f"{name}.parquet")
         self.shards = sum(map(len, self._unfinished.values()))
+        stale_paths = (os.path.join(self._folder, f"{shard}.parquet") for shard in stale)
+        self._stale = {path: state for path in stale_paths if (state := _look_at(path))}
         self.images = self.failed = 0
         self._start = self._last = monotonic()
         self._before = len(self._take_finished())
@@ -81,12 +84,23 @@ class RunProgress:
             if not names:
                 continue
             with suppress(FileNotFoundError):
-                there = names & set(os.listdir(os.path.join(self._folder, subfolder)))
-                names -= there
-                paths += [os.path.join(self._folder, subfolder, name) for name in sorted(there)]
+                for name in sorted(names & set(os.listdir(os.path.join(self._folder, subfolder)))):
+                    path = os.path.join(self._folder, subfolder, name)
+                    if path not in self._stale or _look_at(path) not in (None, self._stale[path]):
+                        names.remove(name)
+                        paths.append(path)
         return paths
 
 
-def follow_run(folder: str, shards: Iterable[str], say: Callable[[str], None]) -> None:
+def _look_at(path: str) -> tuple[int, int] | None:
+    """Return what differs between a file and one that replaces it, or `None` if there is no file."""
+    try:
+        state = os.lstat(path)
+    except OSError:
+        return None
+    return state.st_ino, state.st_mtime_ns
+
+
+def follow_run(folder: str, shards: Iterable[str], stale: Iterable[str], say: Callable[[str], None]) -> None:
     """Follow a run in a daemon thread, which ends with the process."""
-    Thread(target=RunProgress(folder, shards).follow, args=(say,), daemon=True).start()
+    Thread(target=RunProgress(folder, shards, stale).follow, args=(say,), daemon=True).start()

@@ -44,6 +44,21 @@ def test_shards_images_and_failed_samples_are_counted_once(tmp_path, embed):
     assert progress.describe().endswith("1 failed")
 
 
+def test_a_result_that_is_made_again_counts_when_it_is_made(tmp_path, embed):
+    for name in ("a", "more/b"):
+        embed(name, {"1.jpg": make_image()})
+    progress = RunProgress(f"{tmp_path}/out", ["a", "more/b"], stale=["a", "more/b", "c"])
+    assert not progress.look()
+    (tmp_path / "out/embeddings/a.parquet").unlink()  # as Snakemake does before the job
+    assert not progress.look()
+    embed("a", {"1.jpg": make_image(), "2.jpg": make_image(1)})
+    assert progress.look()
+    assert progress.describe().startswith("progress: 1 of 2 shards, 2 images at ")
+    embed("more/b", {"1.jpg": make_image()})  # a job of several shards replaces its results
+    assert progress.look()
+    assert progress.describe().startswith("progress: 2 of 2 shards, 3 images at ")
+
+
 def test_the_time_to_go_is_that_of_the_shards_left(tmp_path, embed, monkeypatch):
     clock = iter([0, 60])
     monkeypatch.setattr("embedders.planning.progress.monotonic", lambda: next(clock))
