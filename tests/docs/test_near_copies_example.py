@@ -28,7 +28,9 @@ def test_each_photograph_is_seen_once_and_at_its_largest(tmp_path):
 
     table, counts = read_near_copies(tmp_path / "results/near_copies/near_copies.parquet")
     assert (counts.groups, counts.images) == (5, 20)
-    rows = [row for path in tmp_path.glob("results/near_copies/embeddings/*") for row in pq.read_table(path).to_pylist()]
+    rows = [
+        row for path in tmp_path.glob("results/near_copies/embeddings/*") for row in pq.read_table(path).to_pylist()
+    ]
     captions = {row["key"]: row["caption"] for row in rows}
     widths = {row["key"]: row["width"] for row in rows}
     for pair in table.to_pylist():  # no pair of two photographs
