@@ -25,7 +25,7 @@ class PretrainedImageEmbedder(ImageEmbedder):
         classifiers: As in `ImageEmbedder`.
         autocast: Whether a GPU computes in bfloat16 (float16 before Ampere), while a CPU keeps to float32; or
             `"bfloat16"` or `"float16"`, for any device.
-        background: What transparency is laid on, any colour that Pillow knows by name or `#rrggbb`.
+        background: Colour behind transparent pixels: a name that Pillow knows, or `#rrggbb`.
 
     Raises:
         EmbedderError: An option is not of these.

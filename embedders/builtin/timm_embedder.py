@@ -56,7 +56,7 @@ class TimmImageEmbedder(PretrainedImageEmbedder):
         use_index_files: Accepted for NeMo Curator's signature; this reader needs no index.
         checkpoint_path: Local weights, `.safetensors` or a state dict of torch, instead of `pretrained`.
         keep_head: Whether the vector is the output of the model's last layer; `None` decides as described above.
-        background: What transparency is laid on.
+        background: Colour behind transparent pixels.
         model_args: Further arguments of `timm.create_model`; layers by the name of their class. `img_size` and
             `in_chans` also decide the pixels.
         pool: How the vector is made: `head` as described above, `cls` from the class token of the model's features,

@@ -20,7 +20,7 @@ class TimmPixels:
 
     Args:
         config: timm's data configuration.
-        background: What transparency is laid on.
+        background: Colour behind transparent pixels.
     """
 
     def __init__(self, config: dict[str, Any], background: str):

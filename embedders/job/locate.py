@@ -59,9 +59,10 @@ def locate_class(class_path: str, kind: str = "embedder") -> type:
         ) from error
     found = getattr(module, name, None)
     if found is None:
-        classes = [key for key, value in vars(module).items() if inspect.isclass(value)]
+        classes = [key for key in dir(module) if inspect.isclass(getattr(module, key, None))]
         near = difflib.get_close_matches(name, classes, 1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        own = [key for key in classes if getattr(module, key).__module__ == module.__name__]
+        hint = f"; did you mean {near[0]!r}?" if near else f"; it has {', '.join(map(repr, own))}" if own else ""
         raise EmbedderError(f"{kind} class {class_path!r}: {module_name!r} has no class {name!r}{hint}")
     if not (inspect.isclass(found) and issubclass(found, getattr(importlib.import_module(base_module), base_name))):
         raise EmbedderError(

@@ -57,14 +57,14 @@ class RepeatedIds:
             for name, (first, last) in self.some.items()
         )
         more = ", ..." if self.ids > len(self.some) else ""
-        counts = f"{self.ids:,}, {self.rows:,} rows in all: {some}{more}"
+        rows = f"{self.rows:,} rows in all: {some}{more}"
         if not self.is_wrong:
-            return (
-                f"keys that are in several shards: {counts}; shard and key together name a row, so this does no harm"
-            )
+            keys = "1 key is" if self.ids == 1 else f"{self.ids:,} keys are"
+            return f"{keys} in several shards, {rows}; this does no harm, because shard and key together name a row"
+        values = "1 value" if self.ids == 1 else f"{self.ids:,} values"
         return (
-            f"values of {self.id_col!r} (id_col) that are in several rows: {counts}; expected each in one row; "
-            "shard and key together name a row"
+            f"{values} of {self.id_col!r} (id_col) in several rows, {rows}; expected each in one row; shard and key "
+            "together name a row"
         )
 
 

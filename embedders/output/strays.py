@@ -65,7 +65,7 @@ def describe_strays(strays: Mapping[str, str]) -> str:
     count = "1 file belongs" if len(strays) == 1 else f"{len(strays)} files belong"
     return (
         f"{count} to no shard of this run, but readers of the folder read them too: {some}"
-        f"{', ...' if len(strays) > 3 else ''}; `tarquet prune` moves them away"
+        f"{', ...' if len(strays) > 3 else ''}; `tarquet prune OUTPUT_DIR --move` moves them away"
     )
 
 

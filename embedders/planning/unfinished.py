@@ -10,6 +10,8 @@ from embedders.planning.jobs import Jobs
 def describe_failures(folder: str, shards: Mapping[str, str], jobs: Jobs, scores: Collection[str]) -> Iterator[str]:
     """Yield a line for each shard that was tried and has no result, with the error and the log.
 
+    An error that is that of an earlier line is not repeated: a model that cannot be loaded fails ten thousand shards.
+
     Args:
         folder: The output folder.
         shards: Path by name.
@@ -26,6 +28,9 @@ def describe_failures(folder: str, shards: Mapping[str, str], jobs: Jobs, scores
         for shard in shards
         if os.path.exists(f"{folder}/embeddings/{shard}.parquet")
     ]
+    said: dict[str, str] = {}
     for shard, output, log in outputs:
         if os.path.exists(log) and not os.path.exists(output):
-            yield f"failed: {shards[shard]}: {find_error(log, shards[shard])} (log: {log})"
+            path, error = shards[shard], find_error(log, shards[shard])
+            first = said.setdefault(error, path)
+            yield f"failed: {path}: {error if first == path else f'same as {first}'} (log: {log})"

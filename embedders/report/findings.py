@@ -112,8 +112,7 @@ def judge_run(summary: Summary, unfinished: int) -> list[Finding]:
         findings.append(Finding("look", f"Columns {text}.", "totals"))
     if summary.repeated_ids.ids:
         level = "look" if summary.repeated_ids.is_wrong else "note"
-        text = summary.repeated_ids.describe()
-        findings.append(Finding(level, f"{text[0].upper()}{text[1:]}.", "totals"))
+        findings.append(Finding(level, f"{summary.repeated_ids.describe()}.", "totals"))
     if summary.strays:
         findings.append(Finding("look", f"{describe_strays(summary.strays)}.", "totals"))
     if summary.seconds:

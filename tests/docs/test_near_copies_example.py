@@ -17,7 +17,7 @@ def test_each_photograph_is_seen_once_and_at_its_largest(tmp_path):
     block = re.search(r"```sh\n(.*?)```", (ROOT / "examples/near_copies/README.md").read_text(), re.DOTALL)[1]
     for command in block.splitlines():
         program, *arguments = shlex.split(command)
-        shards = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.glob("data/*.tar"))
+        shards = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.glob("data/near_copies/*.tar"))
         arguments = [path for word in arguments for path in (shards if "*" in word else [word])]
         start = [sys.executable] if program == "python" else [*snakemake_command(), "--cores", "2"]
         options = {"cwd": tmp_path, "env": snakemake_environment(), "capture_output": True, "text": True}
@@ -26,9 +26,11 @@ def test_each_photograph_is_seen_once_and_at_its_largest(tmp_path):
     assert done.stdout.endswith("9 images, 15 near copies left out\n")
     assert done.stdout.count(": 1\n") == 9
 
-    table, counts = read_near_copies(tmp_path / "results/near_copies.parquet")
+    table, counts = read_near_copies(tmp_path / "results/near_copies/near_copies.parquet")
     assert (counts.groups, counts.images) == (5, 20)
-    rows = [row for path in tmp_path.glob("results/embeddings/*") for row in pq.read_table(path).to_pylist()]
+    rows = [
+        row for path in tmp_path.glob("results/near_copies/embeddings/*") for row in pq.read_table(path).to_pylist()
+    ]
     captions = {row["key"]: row["caption"] for row in rows}
     widths = {row["key"]: row["width"] for row in rows}
     for pair in table.to_pylist():  # no pair of two photographs

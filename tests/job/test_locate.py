@@ -122,7 +122,7 @@ def test_an_import_that_fails_shows_the_real_cause_and_line(folder, source, caus
 
 def test_a_class_that_is_not_there_has_its_near_name_suggested(folder):
     assert message_of("mine.py:Mime").endswith("has no class 'Mime'; did you mean 'Mine'?")
-    assert message_of("mine.py:Zzz").endswith("has no class 'Zzz'")
+    assert message_of("mine.py:Zzz").endswith("has no class 'Zzz'; it has 'Half', 'Mine', 'Other'")
 
 
 def test_what_is_no_image_embedder_is_refused(folder):

@@ -90,15 +90,13 @@ def test_repeated_keys_are_a_plain_sentence_and_repeated_ids_a_warning_in_summar
             write_shard(tmp_path / name, shard, 2 if shard != "c" else 0, [], id_col=id_col)
     summary = summarize_run(tmp_path / "keys", ["a", "b", "c"])
     line = (
-        "eys that are in several shards: 2, 4 rows in all: '0' (shards 'a' and 'b'), '1' (shards 'a' and 'b'); shard "
+        "2 keys are in several shards, 4 rows in all: '0' (shards 'a' and 'b'), '1' (shards 'a' and 'b'); this does "
     )
-    assert f"\n  k{line}and key together name a row, so this does no harm" in summary.describe()
-    assert ("note", "Keys that are in sev") in [(f.level, f.text[:20]) for f in judge_run(summary, 0)]
+    assert f"\n  {line}no harm, because shard and key together name a row" in summary.describe()
+    assert ("note", "2 keys are in severa") in [(f.level, f.text[:20]) for f in judge_run(summary, 0)]
     summary = summarize_run(tmp_path / "ids", ["a", "b", "c"])
-    assert (
-        "\n  warning: values of 'key' (id_col) that are in several rows: 2, 4 rows in all: '0'" in summary.describe()
-    )
-    assert ("look", "Values of 'key' (id_") in [(f.level, f.text[:20]) for f in judge_run(summary, 0)]
+    assert "\n  warning: 2 values of 'key' (id_col) in several rows, 4 rows in all: '0'" in summary.describe()
+    assert ("look", "2 values of 'key' (i") in [(f.level, f.text[:20]) for f in judge_run(summary, 0)]
     alone = summarize_run(tmp_path / "ids", ["a", "c"])
     assert (alone.repeated_ids.ids, alone.repeated_ids.some) == (0, {})
     assert "several" not in alone.describe()
@@ -117,7 +115,6 @@ def test_a_run_of_a_thousand_shards_names_its_repeated_ids(tmp_path):
         **{"id_col": "id", "ids": 3, "rows": 6},
         "some": {f"0-{row}": ["00000", "00999"] for row in range(3)},
     }
-    assert (
-        "warning: values of 'id' (id_col) that are in several rows: 3, 6 rows in all: '0-0' (shards '00000' and"
-        in (done.stdout)
+    assert "warning: 3 values of 'id' (id_col) in several rows, 6 rows in all: '0-0' (shards '00000' and" in (
+        done.stdout
     )
