@@ -6,8 +6,8 @@ import subprocess
 
 import pyarrow.parquet as pq
 import pytest
-from support.servers import MortalS3, set_s3, start_bucket, start_web, wait_until
-from support.tools import MEAN_COLOR, leftovers, make_image, make_shard, make_tar, run_cli
+from support.servers import MortalS3, set_s3, start_bucket, start_web
+from support.tools import MEAN_COLOR, leftovers, make_image, make_shard, make_tar, run_cli, wait_until
 from support.workflow import (
     EMBEDDER,
     find_planned,
