@@ -55,13 +55,13 @@ def run_cli(*arguments, **options) -> subprocess.CompletedProcess:
     """Run `python -m embedders` as a process of its own."""
     return subprocess.run(
         [sys.executable, "-m", "embedders", *map(str, arguments)],
-        **{"cwd": ROOT, "capture_output": True, "text": True, "timeout": 120, "env": clean_environment()} | options,
+        **{"cwd": ROOT, "capture_output": True, "text": True, "timeout": 600, "env": clean_environment()} | options,
     )
 
 
 def run_python(*arguments, **options) -> subprocess.CompletedProcess:
     """Run Python as a process of its own."""
-    options = {"capture_output": True, "text": True, "timeout": 120} | options
+    options = {"capture_output": True, "text": True, "timeout": 600} | options
     return subprocess.run([sys.executable, *map(str, arguments)], **options)
 
 

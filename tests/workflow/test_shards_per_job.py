@@ -59,7 +59,7 @@ def run(tmp_path):
 
 
 def finish(process) -> str:
-    output, _ = process.communicate(timeout=300)
+    output, _ = process.communicate(timeout=900)
     return output
 
 
