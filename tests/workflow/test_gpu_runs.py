@@ -52,7 +52,7 @@ class Meeting(Telling):
         self.jobs = jobs
 
     def hold(self):
-        end_s = time.monotonic() + 100
+        end_s = time.monotonic() + 300
         while len(Path("events").read_text().splitlines()) < self.jobs:
             if time.monotonic() > end_s:
                 raise TimeoutError("the others do not come")
@@ -65,7 +65,7 @@ class Failing(Telling):
 
 class Endless(Telling):
     def hold(self):
-        time.sleep(120)
+        time.sleep(600)
 """
 
 
@@ -114,7 +114,7 @@ def start_embed(world, project, *options, embedder="Telling", **env):
 
 def run_embed(world, project, *options, **env):
     job = start_embed(world, project, *options, **env)
-    printed = job.communicate(timeout=120)[0]
+    printed = job.communicate(timeout=300)[0]
     return job.returncode, printed
 
 
@@ -177,7 +177,7 @@ def test_the_terms_of_the_lease_are_those_of_the_configuration(world, project, d
     world.write(*(describe(f"GPU-{number}", procs=1, used=3000) for number in range(devices)))
     configure(
         project, jobs, "Meeting", args={"jobs": jobs},
-        gpu_max_used_mb=4000, gpu_max_processes=1, jobs_per_gpu=2, gpu_wait_timeout_s=60,
+        gpu_max_used_mb=4000, gpu_max_processes=1, jobs_per_gpu=2, gpu_wait_timeout_s=300,
     )  # fmt: skip
     code, printed = run_snakemake(world, project, "--cores", "16", "--resources", f"gpu={jobs}")
     assert code == 0, printed
@@ -264,7 +264,7 @@ def test_a_job_whose_driver_hangs_ends_when_it_is_told_to(world, project):
     world.write(describe("GPU-0", slow=600))
     time.sleep(2)  # the next question to the driver, which comes once a second, gets no answer
     job.send_signal(signal.SIGTERM)
-    assert_one_error(job.communicate(timeout=120)[0], "stopped by SIGTERM")
+    assert_one_error(job.communicate(timeout=300)[0], "stopped by SIGTERM")
     world.write_gpus(1)
     assert '"take"' in world.run(world.repository / JOBS, "once", str(os.getuid()), "1")
 
@@ -308,11 +308,11 @@ def test_a_job_that_is_told_to_end_cleans_up_and_drops_its_lease(world, project,
     job = start_embed(world, project, embedder="Endless")
     wait_until(lambda: read_events(project) and leftovers(project / "out"), job)
     assert "leased by pid" in world.run(world.repository / JOBS, "once", str(os.getuid()), "1")
-    end_s = time.monotonic() + 120
+    end_s = time.monotonic() + 300
     while job.poll() is None and time.monotonic() < end_s:  # SLURM tells it more than once
         job.send_signal(number)
         time.sleep(0.001)
-    printed = job.communicate(timeout=120)[0]
+    printed = job.communicate(timeout=300)[0]
     assert job.returncode == 128 + number
     assert_one_error(printed, f"stopped by {number.name}")
     assert leftovers(project / "out") == []
@@ -355,14 +355,14 @@ def test_a_job_that_waits_for_a_gpu_can_be_told_to_end(world, project, number):
     job = start_embed(world, project)
     assert "waiting for a GPU since " in job.stdout.readline()
     job.send_signal(number)
-    assert_one_error(job.communicate(timeout=120)[0], f"stopped by {number.name}")
+    assert_one_error(job.communicate(timeout=300)[0], f"stopped by {number.name}")
     assert job.returncode == 128 + number
 
 
 def test_verify_looks_for_its_files_before_it_waits_for_a_gpu(world, project):
     world.write(describe("GPU-0", procs=1))
     job = world.start("-m", "embedders", "verify", "none.parquet", cwd=project)
-    assert_one_error(job.communicate(timeout=120)[0], "'none.parquet': there is no such file")
+    assert_one_error(job.communicate(timeout=300)[0], "'none.parquet': there is no such file")
     assert job.returncode == 1
 
 
@@ -389,5 +389,5 @@ def test_the_gpus_and_who_leases_them_are_shown(world):
 def test_without_a_driver_the_table_is_one_clear_line(world, options):
     world.file.unlink()
     table = world.start("-m", "embedders", "gpus", *options)
-    assert_one_error(table.communicate(timeout=120)[0], "expected an NVIDIA driver on this machine")
+    assert_one_error(table.communicate(timeout=300)[0], "expected an NVIDIA driver on this machine")
     assert table.returncode == 1

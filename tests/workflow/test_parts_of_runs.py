@@ -68,7 +68,7 @@ def test_a_part_that_was_killed_goes_on_and_no_part_makes_the_totals(project):
     run = start(project, "1/2")
     wait_until(lambda: find_partials(project))
     os.killpg(run.pid, signal.SIGKILL)
-    run.wait(60)
+    run.wait(300)
     refused = run_snakemake(project, "results/summary.json", "--config", "part=1/2")
     assert refused.returncode != 0 and "leave `part` out, once all parts have ended" in refused.stdout
     (project / "hold").unlink()
