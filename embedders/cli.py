@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -25,12 +26,14 @@ from embedders.terminal import JsonValue, device_options, echo_marked, errors_al
 
 LIMIT_S = 60  # a job needs seconds to end, unless its model is in a long call
 
-columns_option = click.option(
-    "--metadata-columns",
-    type=JsonValue(),
-    default="[]",
-    help="""Metadata fields to store, as JSON: '["url"]', '{"width": "int64"}' or '"all"'.""",
-)
+
+def sample_options(command: Callable) -> Callable:
+    """Add the options that say what to read of a sample."""
+    columns_help = """Metadata fields to store, as JSON: '["url"]', '{"width": "int64"}' or '"all"'."""
+    suffix_help = "Suffix of the image to use if a sample has several, such as jpg."
+    command = click.option("--image-suffix", default="", help=suffix_help)(command)
+    command = click.option("--metadata-columns", type=JsonValue(), default="[]", help=columns_help)(command)
+    return click.option("--id-col", default="__key__", help="Metadata field that identifies a sample.")(command)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
@@ -58,9 +61,7 @@ def main() -> None:
 @click.option("--record", default=None, help="For the workflow: output folder of the run.")
 @click.option("--recipe", type=JsonValue(), default="{}", help="For the workflow: what to record of OUTPUT.")
 @click.option("--addition", default=None, help="For the workflow: name of the job in the record.")
-@click.option("--id-col", default="__key__", help="Metadata field that identifies a sample.")
-@columns_option
-@click.option("--image-suffix", default="", help="Suffix of the image to use if a sample has several, such as jpg.")
+@sample_options
 @click.option(
     "--embedding-dtype", type=click.Choice(["float32", "float16", "int8"]), default="float32", help="Type to store."
 )
@@ -117,9 +118,7 @@ def gpus(as_json) -> None:
     "--shard", "shards", required=True, help="A shard or a pattern as in config.yaml; the first shard is tried."
 )
 @click.option("--embedder-args", type=JsonValue(), default="{}", help="Arguments of the class, as JSON.")
-@click.option("--id-col", default="__key__", help="Metadata field that identifies a sample.")
-@columns_option
-@click.option("--image-suffix", default="", help="Suffix of the image to use if a sample has several, such as jpg.")
+@sample_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @device_options
 def check(embedder, shards, embedder_args, id_col, metadata_columns, image_suffix, as_json, device, terms) -> None:

@@ -15,8 +15,10 @@ import pynvml
 import pytest
 from support.fake_nvml.world import World, compile_driver
 
-# What is ignored here, as nohup and a CI do with SIGHUP, would be ignored in the processes that tests start.
+# What is ignored here, as nohup and a CI do with SIGHUP and `pytest &` with SIGINT, would be ignored in the processes
+# that tests start.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items):

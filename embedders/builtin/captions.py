@@ -1,4 +1,4 @@
-"""The captions of images, as a model that embeds texts takes them. Owns how they travel with the pixels."""
+"""Captions of images as tokens, for models that also embed texts. Owns the row of bytes of pixels and tokens."""
 
 import math
 import threading
@@ -12,10 +12,10 @@ from embedders.reading.metadata import require_text
 
 
 class Captions:
-    """Reads the caption of a sample as tokens, which follow the pixels in one row of bytes.
+    """Reads the caption of a sample as tokens, which follow the pixels in its row of bytes.
 
     Args:
-        field: The metadata field that holds it.
+        field: The metadata field of the caption.
         tokenizer: Turns a text into integers of shape (1, length).
     """
 
@@ -36,11 +36,11 @@ class Captions:
 
 
 class CaptionedModel:
-    """The callable that a job feeds: a batch of bytes -> the vectors of images and of captions, by their columns.
+    """Turns a batch of bytes into the vectors of images and of captions, by their columns.
 
     Args:
         images: Embeds pixels.
-        model: Holds the weights of both halves.
+        model: Has the weights of both halves.
         encode_texts: Embeds tokens.
         shape: Shape of the pixels of an image.
         columns: Names of the columns of images and of captions.

@@ -10,7 +10,7 @@ import torch
 from embedders.builtin.hub import advise_download, describe_library_error
 from embedders.builtin.light_torch import leave_out_compiler
 from embedders.builtin.pixel_model import PixelModel
-from embedders.builtin.pretrained import PretrainedImageEmbedder, require_library
+from embedders.builtin.pretrained import PretrainedImageEmbedder, require_library, require_pool
 from embedders.builtin.resize import Resize, check_growth, resize_any
 from embedders.errors import EmbedderError
 from embedders.reading.pixels import decode_image
@@ -22,10 +22,9 @@ try:
 except ImportError as error:
     transformers = error
 
-POOLS = ("head", "cls", "mean", "cls+mean", "tokens")
-# By Pillow's numbers, in which a processor's configuration gives them.
+# By Pillow's numbers, which a processor's configuration has.
 _INTERPOLATIONS = {2: "bilinear", 3: "bicubic"}
-# Height and width of the images on which the fast way is tried.
+# Height and width of the images with which the fast way is compared.
 _TRIED = ((61, 97), (97, 61), (150, 40), (40, 150), (33, 32))
 
 
@@ -34,9 +33,9 @@ class HuggingFaceImageEmbedder(PretrainedImageEmbedder):
 
     Args:
         model_name: A name on the Hugging Face hub, `organisation/name`, or the path of a folder.
-        pool: What becomes the vector. `head`: what the model itself makes of an image, the vector in the space shared
-            with texts (CLIP, SigLIP) or the pooled output; `cls`: the class token; `mean`: the mean of the patches;
-            `cls+mean`: one behind the other; `tokens`: all the tokens, a vector for each.
+        pool: How the vector is made. `head`: by the model itself, which returns the vector in the space shared with
+            texts (CLIP, SigLIP) or its pooled output; `cls`: from the class token; `mean`: from the mean of the
+            patches; `cls+mean`: from both, concatenated. `tokens` keeps all the tokens, a vector for each.
         options: As in `PretrainedImageEmbedder`.
 
     Raises:
@@ -46,8 +45,7 @@ class HuggingFaceImageEmbedder(PretrainedImageEmbedder):
     def __init__(self, model_name: str, pool: str = "head", **options: Any):
         require_library(transformers, "transformers", "transformers")
         super().__init__(model_name, **options)
-        if pool not in POOLS:
-            raise EmbedderError(f"pool {pool!r}: expected one of {', '.join(POOLS)}")
+        require_pool(pool)
         self.pool = pool
         # First, because transformers asks the hub for three files before it says that there is no processor.
         self._load(transformers.AutoConfig)
@@ -60,7 +58,7 @@ class HuggingFaceImageEmbedder(PretrainedImageEmbedder):
         """Load the model; the vectors are float32 (n, D), or (n, tokens, D).
 
         Raises:
-            EmbedderError: The weights cannot be had or do not fit, or there is no `pool`.
+            EmbedderError: The weights cannot be loaded or do not fit.
         """
         transformers.utils.logging.disable_progress_bar()  # the log of a job is a file
         model, report = self._load(transformers.AutoModel, output_loading_info=True)
@@ -71,7 +69,7 @@ class HuggingFaceImageEmbedder(PretrainedImageEmbedder):
             is_pooler = all(map(_is_pooler, missing))
             fix = "set pool: cls or pool: mean" if is_pooler else "give weights of this model"
             raise EmbedderError(
-                f"{self.model_name!r} has no weights for {len(missing)} parts of its {type(model).__name__}, as "
+                f"{self.model_name!r} has no weights for {len(missing)} parts of its {type(model).__name__}, such as "
                 f"{missing[0]!r}: they would be random; {fix}"
             )
         model = PooledModel(model.float(), self.pool, self.model_name).eval().to(device)
@@ -79,11 +77,11 @@ class HuggingFaceImageEmbedder(PretrainedImageEmbedder):
         return PixelModel(model, *scale, device, self.normalize_embeddings, self.autocast)
 
     def decode(self, encoded: bytes) -> torch.Tensor:
-        """Turn one encoded image into what the model's image processor makes of it.
+        """Decode one image and preprocess it as the model's image processor does.
 
         Returns:
-            uint8 of shape (3, height, width), which the device normalises, where the processor resizes and crops as
-            most do; else the processor's own output.
+            uint8 of shape (3, height, width), which is normalized on the device, if the processor resizes and crops
+            as most do; otherwise the processor's own output.
         """
         if self._resize is None:
             image = decode_image(encoded, self.background, self._check_growth)
@@ -91,7 +89,7 @@ class HuggingFaceImageEmbedder(PretrainedImageEmbedder):
         return resize_any(encoded, self.background, self._resize)
 
     def describe_preprocessing(self) -> dict:
-        """Say, as JSON, what happens to an image before the model: the processor's configuration."""
+        """Return, as values for JSON, what happens to an image before the model: the processor's configuration."""
         return super().describe_preprocessing() | self._config
 
     def _load(self, loader: Any, **options: Any) -> Any:
@@ -110,7 +108,7 @@ class HuggingFaceImageEmbedder(PretrainedImageEmbedder):
             ) from error
 
     def _find_fast_way(self) -> Resize | None:
-        """Find the resize and crop that make the processor's pixels; `None` where it does anything else."""
+        """Return the resize and crop that give the processor's pixels; `None` if it does anything else."""
         size, crop = self._config.get("size") or {}, self._config.get("crop_size") or {}
         interpolation = _INTERPOLATIONS.get(self._config.get("resample"))
         crops = self._config.get("do_center_crop")
@@ -125,7 +123,7 @@ class HuggingFaceImageEmbedder(PretrainedImageEmbedder):
         return resize if all(self._equals_processor(resize, *sides) for sides in _TRIED) else None
 
     def _equals_processor(self, resize: Resize, height: int, width: int) -> bool:
-        """Try a resize on an image of noise, and compare with the processor; 1 of 255 may differ."""
+        """Return whether a resize of noise gives the pixels of the processor, up to a difference of 1 of 255."""
         pixels = torch.randint(256, (3, height, width), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
         expected = self._processor(images=pixels, return_tensors="pt")["pixel_values"][0]
         mean, std = (torch.tensor(values).view(3, 1, 1) for values in (self._mean, self._std))
@@ -139,11 +137,11 @@ class HuggingFaceImageEmbedder(PretrainedImageEmbedder):
 
 
 class PooledModel(torch.nn.Module):
-    """A model and what becomes its vector.
+    """A model whose output is one vector per image, or a vector for each token.
 
     Args:
         model: A model of transformers.
-        pool: One of `POOLS`.
+        pool: One of `pretrained.POOLS`.
         name: The model's name, for messages.
     """
 
@@ -152,11 +150,11 @@ class PooledModel(torch.nn.Module):
         self.pool = pool
         self._name = name
         if hasattr(model, "text_model"):
-            del model.text_model  # half of the memory, for nothing
+            del model.text_model  # it takes half of the memory and is not used
         self.model: Any = model if pool == "head" else getattr(model, "vision_model", model)
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Embed a normalised batch."""
+        """Embed a normalized batch."""
         if self.pool != "head":
             return self._pool_tokens(pixels)
         is_shared = hasattr(self.model, "get_image_features")
@@ -173,7 +171,7 @@ class PooledModel(torch.nn.Module):
             prefix = 0
         else:
             patch = self.model.config.patch_size
-            # The class token, and registers, of which no image shows anything: both stand before the patches.
+            # The class token and registers, which come before the patches and are not parts of the image.
             prefix = features.shape[1] - (pixels.shape[2] // patch) * (pixels.shape[3] // patch)
         if self.pool == "tokens":
             return features
@@ -188,7 +186,7 @@ def _is_pooler(weight: str) -> bool:
 
 
 def _find_normalization(config: dict[str, Any]) -> tuple[list[float], list[float]]:
-    """Find what is to be subtracted from pixels of 0 to 255, and what they are to be divided by."""
+    """Return what to subtract from pixels of 0 to 255, and what to divide them by then."""
     factor = config["rescale_factor"] if config.get("do_rescale") else 1.0
     mean, std = [0.0] * 3, [1.0] * 3
     if config.get("do_normalize"):

@@ -24,14 +24,14 @@ class OpenClipImageEmbedder(PretrainedImageEmbedder):
     Args:
         model_name: A name that open_clip knows, `hf-hub:organisation/name`, or `local-dir:FOLDER` with
             open_clip_config.json and the weights.
-        pretrained: The weights of a name that open_clip knows: one of its tags, or a file. The others bring theirs.
+        pretrained: The weights of a name that open_clip knows: one of its tags, or a file. Other models have theirs.
         with_text: Whether the vector of each image's caption becomes a second column.
         text_field: The metadata field of the caption; `caption` is the sample's `.txt` or that field of its `.json`.
         text_embedding_column: Name of the column of the captions' vectors.
         options: As in `PretrainedImageEmbedder`.
 
     Raises:
-        EmbedderError: open_clip is not installed, there is no such model, or its tokenizer cannot be had.
+        EmbedderError: open_clip is not installed, there is no such model, or its tokenizer cannot be loaded.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class OpenClipImageEmbedder(PretrainedImageEmbedder):
         With captions, a batch is uint8 of shape (n, bytes), and the vectors are those of images and of captions.
 
         Raises:
-            EmbedderError: The weights cannot be had or do not fit.
+            EmbedderError: The weights cannot be loaded or do not fit.
         """
         name, weights = find_weights(self.model_name, self.pretrained)
         try:
@@ -85,12 +85,12 @@ class OpenClipImageEmbedder(PretrainedImageEmbedder):
         return CaptionedModel(images, model, model.encode_text, shape, columns)
 
     def decode(self, encoded: bytes, metadata: Mapping[str, Any] | None = None) -> torch.Tensor:
-        """Turn one encoded image into uint8 of shape (3, height, width), resized and cropped as open_clip would.
+        """Decode one image to uint8 of shape (3, height, width), resized and cropped as open_clip does.
 
         With captions, the pixels and the tokens of the caption become one row of bytes.
 
-        The common JPEG takes a third of the time of open_clip's own transform, and differs from it by 2 of 255 at
-        most. Everything else is left to open_clip's own.
+        A common JPEG takes a third of the time of open_clip's own transform, and the pixels differ from it by at most
+        2 of 255. Other images go through open_clip's own.
         """
         if self._captions:
             tokens = self._captions.read(metadata or {})
@@ -107,7 +107,7 @@ class OpenClipImageEmbedder(PretrainedImageEmbedder):
         return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
     def describe_preprocessing(self) -> dict:
-        """Say, as JSON, what happens to an image before the model: open_clip's configuration of it."""
+        """Return, as values for JSON, what happens to an image before the model: open_clip's configuration of it."""
         return super().describe_preprocessing() | self._config
 
     def _check_growth(self, size: tuple[int, int]) -> None:
@@ -116,7 +116,7 @@ class OpenClipImageEmbedder(PretrainedImageEmbedder):
 
 
 class ImageHalf(torch.nn.Module):
-    """The part of a model that embeds images; the weights of the other half stay where they are.
+    """The half of a model that embeds images; the weights of the other half stay on the CPU.
 
     Args:
         model: A model of open_clip.
@@ -128,7 +128,7 @@ class ImageHalf(torch.nn.Module):
         self._encode: Any = model.encode_image
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Embed a normalised batch."""
+        """Embed a normalized batch."""
         return self._encode(pixels)
 
 

@@ -1,4 +1,4 @@
-"""What open_clip knows of a model before it is loaded: preprocessing, weights and tokenizer. Its only importer."""
+"""What open_clip knows about a model before it is loaded: preprocessing, weights and tokenizer."""
 
 import difflib
 import json
@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from embedders.builtin.hub import describe_library_error, fetch_file
+from embedders.builtin.hub import FOLDER, HUB, describe_library_error, fetch_file
 from embedders.builtin.light_torch import leave_out_compiler
 from embedders.builtin.resize import Resize
 from embedders.errors import EmbedderError
@@ -21,29 +21,32 @@ try:
 except ImportError as error:
     open_clip = error
 
-HUB, FOLDER = "hf-hub:", "local-dir:"
 _CONFIG = ("open_clip_config.json",)
 _WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 
 
 def find_resize(config: dict[str, Any]) -> Resize | None:
-    """Find the resize of open_clip's transform; `None` where it adds borders, or its size is no square."""
+    """Return the resize of open_clip's transform; `None` if it adds borders, or is not square."""
     height, width = config["size"]
     interpolation = "bilinear" if config["interpolation"] == "bilinear" else "bicubic"
     if config["resize_mode"] == "squash":
         return Resize((height, width), (height, width), interpolation)
-    return (
-        Resize(height, (height, width), interpolation)
-        if (config["resize_mode"], height) == ("shortest", width)
-        else None
-    )
+    if config["resize_mode"] == "shortest" and height == width:
+        return Resize(height, (height, width), interpolation)
+    return None
 
 
 def find_config(model_name: str, pretrained: str | None) -> dict[str, Any]:
-    """Find how a model wants its images, without loading it."""
+    """Return how open_clip prepares the images of a model, without loading it.
+
+    Raises:
+        EmbedderError: There is no such model, or it does not have these weights.
+    """
     if model_name.startswith((HUB, FOLDER)):
         if pretrained is not None:
-            raise EmbedderError(f"pretrained {pretrained!r}: {model_name!r} brings its weights; leave pretrained out")
+            raise EmbedderError(
+                f"pretrained {pretrained!r}: {model_name!r} includes its weights; leave pretrained out"
+            )
         path = _find_folder(model_name) / _CONFIG[0]
         try:
             settings = json.loads(path.read_text(encoding="utf-8"))
@@ -70,7 +73,7 @@ def find_config(model_name: str, pretrained: str | None) -> dict[str, Any]:
 
 
 def _find_known(model_name: str, pretrained: str | None) -> dict[str, Any]:
-    """Find the configuration of a model that open_clip knows, and see that the weights are for it."""
+    """Return the configuration of a model that open_clip knows, after checking that the weights are for it."""
     model = open_clip.get_model_config(model_name)
     if model is None:
         near = ", ".join(difflib.get_close_matches(model_name, open_clip.list_models(), 3)) or "none"
@@ -96,18 +99,18 @@ def _find_known(model_name: str, pretrained: str | None) -> dict[str, Any]:
 
 
 def _find_folder(model_name: str) -> Path:
-    """Find the folder of a model: that of its configuration in the hub's cache, or the one that is named."""
+    """Return the folder of a model: the named one, or that of its configuration in the hub's cache."""
     source, _, place = model_name.partition(":")
     if source == FOLDER[:-1]:
         return Path(place)
-    return fetch_file(place, _CONFIG, f"{FOLDER}FOLDER").parent
+    return fetch_file(place, _CONFIG).parent
 
 
 def find_tokenizer(model_name: str) -> Callable[[str], torch.Tensor]:
-    """Find what turns a text into the tokens of a model.
+    """Return the function that turns a text into the tokens of a model.
 
     Raises:
-        EmbedderError: It cannot be had.
+        EmbedderError: It cannot be loaded.
     """
     try:
         if model_name.startswith(HUB):
@@ -118,24 +121,24 @@ def find_tokenizer(model_name: str) -> Callable[[str], torch.Tensor]:
         return open_clip.get_tokenizer(model_name)
     except Exception as error:
         raise EmbedderError(
-            f"with_text: the tokenizer of {model_name!r} cannot be had: {describe_library_error(error)}; expected it "
-            f"on the hub, in its cache or in the model's folder; copy the folder with the tokenizer's files"
+            f"with_text: the tokenizer of {model_name!r} cannot be loaded: {describe_library_error(error)}; expected "
+            "it on the hub, in its cache or in the model's folder; copy the folder with the tokenizer's files"
         ) from error
 
 
 def find_weights(model_name: str, pretrained: str | None) -> tuple[str, str | None]:
-    """Find the weights; return what `open_clip.create_model` is to take for the model and for its weights."""
+    """Fetch the weights of a model; return the model and the weights as `open_clip.create_model` takes them."""
     if model_name.startswith(FOLDER):
         return model_name, None
     if model_name.startswith(HUB):
         place = model_name.removeprefix(HUB)
-        return f"{FOLDER}{fetch_file(place, _WEIGHTS, f'{FOLDER}FOLDER').parent}", None
+        return f"{FOLDER}{fetch_file(place, _WEIGHTS).parent}", None
     entry = open_clip.get_pretrained_cfg(model_name, pretrained)
     if not entry:
         return model_name, pretrained
     repository, _, file = entry.get("hf_hub", "").rpartition("/")
     if repository:
-        return model_name, str(fetch_file(repository, (file,) if file else _WEIGHTS, f"{FOLDER}FOLDER"))
+        return model_name, str(fetch_file(repository, (file,) if file else _WEIGHTS))
     try:
         return model_name, open_clip.download_pretrained(entry)
     except Exception as error:

@@ -1,4 +1,4 @@
-"""A model as a job calls it: from a batch of pixels to float32 vectors. Owns normalisation and precision."""
+"""A model that takes a batch of pixels and returns float32 vectors. Owns normalization and precision."""
 
 from collections.abc import Callable, Sequence
 
@@ -9,16 +9,16 @@ AUTOCAST_TYPES = ("bfloat16", "float16")
 
 
 class PixelModel:
-    """The callable that a job feeds: a batch of pixels -> float32 vectors.
+    """Turns a batch of pixels into float32 vectors; `load_embedding_model` returns it.
 
     Args:
-        model: Takes normalised pixels, float32 of shape (n, channels, height, width).
+        model: Takes normalized pixels, float32 of shape (n, channels, height, width).
         mean: What is subtracted from each channel, on the scale of the batch: 0 to 255 for uint8.
         std: What each channel is then divided by, on the same scale.
         device: `"cuda"` or `"cpu"`.
         normalize: Whether to scale every vector to norm 1.
         autocast: As in `PretrainedImageEmbedder`.
-        memory_format: How the pixels are laid out for the model.
+        memory_format: The memory format in which the model gets the pixels.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class PixelModel:
         return self.compute(self.model, pixels)
 
     def compute(self, model: Callable[[torch.Tensor], torch.Tensor], inputs: torch.Tensor) -> torch.Tensor:
-        """Return what a model makes of a batch, in this precision and scaled as the vectors of images are."""
+        """Return the vectors of a model for a batch, computed and normalized as those of images are."""
         with torch.inference_mode(), torch.autocast(self.device.type, self.dtype, enabled=self.autocast):
             vectors = model(inputs)
         vectors = vectors.float()

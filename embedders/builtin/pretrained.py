@@ -1,6 +1,6 @@
-"""What the embedders share whose model and preprocessing come from a library: their options.
+"""The options of the embedders whose model and preprocessing come from a library.
 
-It stands on nothing that a user's own subclass could not use.
+It uses nothing that a user's own subclass could not use.
 """
 
 from collections.abc import Sequence
@@ -12,23 +12,25 @@ from embedders.base import ImageEmbedder
 from embedders.builtin.pixel_model import AUTOCAST_TYPES
 from embedders.errors import EmbedderError
 
+POOLS = ("head", "cls", "mean", "cls+mean", "tokens")
+
 
 class PretrainedImageEmbedder(ImageEmbedder):
-    """Holds the options that these embedders have in common.
+    """Has the options that these embedders have in common.
 
     Args:
-        model_name: As the library names the model.
+        model_name: The library's name of the model.
         batch_size: Images in a batch.
-        num_threads_per_worker: Decoding threads; `None` takes what the job was given.
+        num_threads_per_worker: Decoding threads; `None` uses all the threads of the job.
         image_embedding_column: Name of the column of vectors.
         normalize_embeddings: Whether to scale every vector to norm 1.
         classifiers: As in `ImageEmbedder`.
-        autocast: Whether a GPU computes in bfloat16 (float16 before Ampere), while a CPU keeps to float32; or
-            `"bfloat16"` or `"float16"`, for any device.
+        autocast: Whether a GPU computes in bfloat16 (float16 before Ampere), while a CPU always uses float32;
+            or `"bfloat16"` or `"float16"`, for any device.
         background: Colour behind transparent pixels: a name that Pillow knows, or `#rrggbb`.
 
     Raises:
-        EmbedderError: An option is not of these.
+        EmbedderError: An option has another value.
     """
 
     def __init__(
@@ -46,7 +48,9 @@ class PretrainedImageEmbedder(ImageEmbedder):
         try:
             ImageColor.getrgb(background)
         except ValueError as error:
-            raise EmbedderError(f"background {background!r}: expected a colour, as 'white' or '#rrggbb'") from error
+            raise EmbedderError(
+                f"background {background!r}: expected a colour, such as 'white' or '#rrggbb'"
+            ) from error
         if autocast not in (True, False, *AUTOCAST_TYPES):
             raise EmbedderError(f"autocast {autocast!r}: expected true, false, {' or '.join(AUTOCAST_TYPES)}")
         self.batch_size = batch_size
@@ -56,13 +60,23 @@ class PretrainedImageEmbedder(ImageEmbedder):
         self.background = background
 
 
+def require_pool(pool: str) -> None:
+    """Check that a pooling is one of `POOLS`.
+
+    Raises:
+        EmbedderError: It is not.
+    """
+    if pool not in POOLS:
+        raise EmbedderError(f"pool {pool!r}: expected one of {', '.join(POOLS)}")
+
+
 def require_library(library: ModuleType | ImportError, name: str, extra: str) -> None:
-    """Refuse to go on without a library that is an extra of this package.
+    """Check that a library is installed that is an extra of this package.
 
     Args:
-        library: The library; or why it cannot be imported.
+        library: The library, or the error of its import.
         name: Its name.
-        extra: The extra's.
+        extra: The name of the extra.
 
     Raises:
         EmbedderError: It cannot be imported.

@@ -1,4 +1,4 @@
-"""A library's resize and crop, done on a tensor of 8-bit pixels. Owns no file format and no normalisation."""
+"""The resize and crop of a library, done on tensors of 8-bit pixels. Owns no file format and no normalization."""
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -15,8 +15,8 @@ from embedders.reading.pixels import decode_to_tensor
 
 _shared = threading.local()
 
-# Up to here every Pillow resizes the width first, as torch always does; from 13 on, not that of taller images. The
-# two orders differ by up to 30 of 255.
+# Up to this ratio, every version of Pillow resizes the width first, as torch always does. From version 13 on, Pillow
+# resizes the height of taller images first. The two orders differ by up to 30 of 255.
 _MAX_HEIGHT_BY_WIDTH = 2
 _MAX_SQUASHED_HEIGHT_BY_WIDTH = 1
 
@@ -26,10 +26,10 @@ class Resize:
     """Resizes an image and crops its centre.
 
     Attributes:
-        target: What the short side is resized to; or height and width to which the image is squashed.
-        size: Height and width of what is cropped.
+        target: Length that the short side is resized to, or the height and width that the image is squashed to.
+        size: Height and width of the crop.
         interpolation: `bilinear` or `bicubic`.
-        round_start: Makes a whole number of the place where the crop begins, as the library does.
+        round_start: Rounds the position of the crop as the library does.
     """
 
     target: int | tuple[int, int]
@@ -38,25 +38,26 @@ class Resize:
     round_start: Callable[[float], int] = round
 
     def equals_pillow(self, width: int, height: int) -> bool:
-        """Return whether Pillow makes the same of an image of this size: it then resizes its width first."""
+        """Return whether Pillow resizes the width of an image of this size first, and so gives the same pixels."""
         is_squashed = isinstance(self.target, tuple)
         return height <= width * (_MAX_SQUASHED_HEIGHT_BY_WIDTH if is_squashed else _MAX_HEIGHT_BY_WIDTH)
 
     def check_growth(self, size: Sequence[int]) -> None:
-        """Refuse an image that would grow beyond memory, as `check_growth` does."""
+        """Check that an image of this size does not become too large, as the function `check_growth` does."""
         if isinstance(self.target, int):
             check_growth(size, self.target)
 
     def __call__(self, image: torch.Tensor) -> torch.Tensor:
-        """Resize and crop uint8 of shape (3, height, width), in a third of the time of Pillow's.
+        """Resize and crop uint8 of shape (3, height, width), in a third of the time that Pillow takes.
 
-        By hand, because torchvision's two functions take longer than a small image, and hold Python's lock meanwhile.
+        It does not use torchvision's two functions: for a small image their overhead is longer than the work, and
+        they hold Python's lock.
         """
         if isinstance(self.target, int):
             sides = [int(self.target * side / min(image.shape[1:])) for side in image.shape[1:]]
         else:
             sides = list(self.target)
-        # A batch in channels_last, which torch would not see in `image[None]`, and would lay out anew.
+        # As a batch in channels_last: torch does not recognize `image[None]` as one, and would copy it.
         batch = image.as_strided((1, *image.shape), (image.numel(), *image.stride()))
         resized = interpolate(batch, sides, mode=self.interpolation, antialias=True)[0]
         top, left = (self.round_start((side - kept) / 2) for side, kept in zip(sides, self.size, strict=True))
@@ -64,10 +65,10 @@ class Resize:
 
 
 def resize_jpeg(encoded: bytes, resize: Resize) -> torch.Tensor | None:
-    """Decode and resize a common JPEG, to the pixels that Pillow would make of it, or 2 of 255 beside them.
+    """Decode and resize a common JPEG; the pixels differ from those of Pillow by at most 2 of 255.
 
     Returns:
-        uint8 of shape (3, height, width); `None` where Pillow is to do it.
+        uint8 of shape (3, height, width); `None` if the image must go through Pillow.
 
     Raises:
         ImageError: As `check_growth`.
@@ -81,7 +82,7 @@ def resize_jpeg(encoded: bytes, resize: Resize) -> torch.Tensor | None:
 
 
 def resize_any(encoded: bytes, background: str, resize: Resize) -> torch.Tensor:
-    """Decode and resize an image of any format by torch, whatever Pillow would make of it.
+    """Decode an image of any format, and resize it with torch even if Pillow would give other pixels.
 
     Raises:
         ImageError: As `decode_to_tensor` and `check_growth`.
@@ -97,7 +98,7 @@ def resize_any(encoded: bytes, background: str, resize: Resize) -> torch.Tensor:
 
 @contextmanager
 def share_pixels() -> Iterator[None]:
-    """In this block, which sees one image, decode it once on this thread, and resize it once in each way."""
+    """Decode one image only once and resize it only once in each way, while the block handles it on this thread."""
     _shared.made = {}
     try:
         yield
@@ -115,7 +116,7 @@ def _make_once(name: Any, make: Callable[[], Any]) -> Any:
 
 
 def check_growth(size: Sequence[int], short_side: int) -> None:
-    """Refuse an image like a thread: its short side is resized before the crop, and memory would not do.
+    """Check that a very long image does not become too large when its short side is resized, before the crop.
 
     Raises:
         ImageError: It would have more pixels than Pillow's limit.

@@ -1,4 +1,4 @@
-"""`SeveralEmbedders`: several models over one reading of the images. Owns how pixels and vectors travel together."""
+"""`SeveralEmbedders`: several models in one reading of the images. Owns the row of bytes of all their pixels."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +22,7 @@ class SeveralEmbedders(ImageEmbedder):
         embedders: For each its `class` and `args`, as under `embedder` in config.yaml; `image_embedding_column` in
             `args` names its column.
         batch_size: Images in a batch, for all of them.
-        num_threads_per_worker: Decoding threads; `None` takes what the job was given.
+        num_threads_per_worker: Decoding threads; `None` uses all the threads of the job.
 
     Raises:
         EmbedderError: One of them cannot be built or has a loader of its own, or two have one column.
@@ -56,7 +56,7 @@ class SeveralEmbedders(ImageEmbedder):
         self.notes = [note for embedder in self.embedders for note in embedder.notes]
 
     def decode(self, encoded: bytes, metadata: Mapping[str, Any] | None = None) -> torch.Tensor:
-        """Turn one encoded image into the pixels of each embedder, one behind the other as bytes."""
+        """Decode one image to the pixels of each embedder, concatenated as bytes."""
         images = []
         with share_pixels():
             for embedder in self.embedders:
@@ -71,14 +71,14 @@ class SeveralEmbedders(ImageEmbedder):
 
     def load_embedding_model(self, device: str) -> "SeveralModels":
         """Load all the models; the callable returns the vectors of each by the name of its column."""
-        if self._layout is None:  # what a batch holds is known before the first one comes
+        if self._layout is None:  # it must be known before the first batch
             decode_blank(self)
         models = [load_model(embedder, "load_embedding_model", device)[0] for embedder in self.embedders]
         columns = [embedder.image_embedding_column for embedder in self.embedders]
         return SeveralModels(dict(zip(columns, models, strict=True)), self._split)
 
     def describe_preprocessing(self) -> dict[str, Any]:
-        """Say, as JSON, what happens to an image before each model, by its column."""
+        """Return, as values for JSON, what happens to an image before each model, by its column."""
         return {embedder.image_embedding_column: embedder.describe_preprocessing() for embedder in self.embedders}
 
     def _split(self, batch: torch.Tensor) -> list[torch.Tensor]:
@@ -93,7 +93,7 @@ class SeveralEmbedders(ImageEmbedder):
 
 
 class SeveralModels:
-    """The callable that a job feeds: a batch of bytes -> the vectors of each model, by its column.
+    """Turns a batch of bytes into the vectors of each model, by its column.
 
     Args:
         models: By their columns.

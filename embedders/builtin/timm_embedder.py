@@ -7,19 +7,13 @@ from typing import Any
 
 import torch
 
-from embedders.builtin.hub import advise_download, describe_library_error
+from embedders.builtin.hub import FOLDER, advise_download, describe_library_error
 from embedders.builtin.light_torch import leave_out_compiler
 from embedders.builtin.pixel_model import PixelModel
-from embedders.builtin.pretrained import PretrainedImageEmbedder
-from embedders.builtin.timm_model import POOLS, PaddedModel, PooledModel
+from embedders.builtin.pretrained import PretrainedImageEmbedder, require_pool
+from embedders.builtin.timm_model import PaddedModel, PooledModel
 from embedders.builtin.timm_pixels import TimmPixels
-from embedders.builtin.timm_source import (
-    FOLDER,
-    find_entry,
-    find_notes,
-    resolve_config,
-    resolve_layers,
-)
+from embedders.builtin.timm_source import find_entry, find_notes, resolve_config, resolve_layers
 from embedders.builtin.timm_weights import load_checkpoint
 from embedders.errors import EmbedderError
 from embedders.reading.magic import describe_start
@@ -45,7 +39,7 @@ class TimmImageEmbedder(PretrainedImageEmbedder):
         model_name: A name that `timm.create_model` knows: timm's own, `hf-hub:org/name`, or `local-dir:/folder`.
         pretrained: Whether to load the weights: timm's or the hub's (from there or its cache), or the folder's.
         batch_size: Images in a batch.
-        num_threads_per_worker: Decoding threads; `None` takes what the job was given.
+        num_threads_per_worker: Decoding threads; `None` uses all the threads of the job.
         image_embedding_column: Name of the column of vectors.
         normalize_embeddings: Whether to scale every vector to norm 1.
         classifiers: As in `ImageEmbedder`.
@@ -56,7 +50,7 @@ class TimmImageEmbedder(PretrainedImageEmbedder):
         use_index_files: Accepted for NeMo Curator's signature; this reader needs no index.
         checkpoint_path: Local weights, `.safetensors` or a state dict of torch, instead of `pretrained`.
         keep_head: Whether the vector is the output of the model's last layer; `None` decides as described above.
-        background: Colour behind transparent pixels.
+        background: Colour behind transparent pixels: a name that Pillow knows, or `#rrggbb`.
         model_args: Further arguments of `timm.create_model`; layers by the name of their class. `img_size` and
             `in_chans` also decide the pixels.
         pool: How the vector is made: `head` as described above, `cls` from the class token of the model's features,
@@ -94,12 +88,11 @@ class TimmImageEmbedder(PretrainedImageEmbedder):
         )
         if checkpoint_path is not None and not Path(checkpoint_path).is_file():
             raise EmbedderError(f"checkpoint_path {checkpoint_path!r}: there is no such file; expected weights")
-        if pool not in POOLS:
-            raise EmbedderError(f"pool {pool!r}: expected one of {', '.join(POOLS)}")
+        require_pool(pool)
         if pool != "head" and keep_head:
             raise EmbedderError(f"pool {pool!r} leaves the head out, and keep_head keeps it; expected one of the two")
         if not isinstance(model_args, Mapping | None):
-            raise EmbedderError(f"model_args {model_args!r}: expected arguments by name, as {{img_size: 224}}")
+            raise EmbedderError(f"model_args {model_args!r}: expected arguments by name, such as {{img_size: 224}}")
         self.pretrained = pretrained
         self.use_index_files = use_index_files
         self.checkpoint_path = checkpoint_path
@@ -113,11 +106,13 @@ class TimmImageEmbedder(PretrainedImageEmbedder):
         self.notes = find_notes(self._entry, model_name, self.model_args)
 
     def load_embedding_model(self, device: str) -> PixelModel:
-        """Load the model; a batch is uint8 of shape (n, channels, height, width), the vectors are float32 (n, D), or
-        (n, tokens, D).
+        """Load the model; a batch is uint8 of shape (n, channels, height, width).
+
+        The vectors are float32 of shape (n, D), or (n, tokens, D).
 
         Raises:
-            EmbedderError: The weights cannot be had or do not fit, timm refuses `model_args`, or there is no `pool`.
+            EmbedderError: The weights cannot be loaded or do not fit, timm refuses `model_args`, or the model has no
+                such `pool`.
         """
         is_loaded = self.pretrained and self.checkpoint_path is None
         keep_head = self.ends_in_projection() if self.keep_head is None else self.keep_head
@@ -144,11 +139,11 @@ class TimmImageEmbedder(PretrainedImageEmbedder):
             model = PaddedModel(torch.compile(model, dynamic=False))
         # timm's ToTensor divides by 255 before Normalize; one subtraction and one division do both
         mean, std = ([255 * value for value in self._config[name]] for name in ("mean", "std"))
-        # in channels_last convolutions run faster, on GPUs as on CPUs; transformers do not mind
+        # in channels_last, convolutions are faster on GPUs and CPUs, and transformers are as fast
         return PixelModel(model, mean, std, device, self.normalize_embeddings, self.autocast, torch.channels_last)
 
     def decode(self, encoded: bytes) -> torch.Tensor:
-        """Turn one encoded image into uint8 of shape (channels, height, width), resized and cropped as timm would."""
+        """Decode one image to uint8 of shape (channels, height, width), resized and cropped as timm does."""
         return self._pixels(encoded)
 
     def convert_state_dict(self, state_dict: dict, model: torch.nn.Module) -> dict:

@@ -1,4 +1,4 @@
-"""What a model of timm may be wrapped in: a pooling of its own, and what makes compiling pay."""
+"""Wrappers of timm's models: one that pools the tokens, and one that pads batches for a compiled model."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,15 +8,13 @@ from torch import nn
 
 from embedders.errors import EmbedderError
 
-POOLS = ("head", "cls", "mean", "cls+mean", "tokens")
-
 
 class PooledModel(nn.Module):
     """A model whose vectors are made of its features: the class token, the mean of the patches, both, or each token.
 
     Args:
         model: A model of timm.
-        pool: One of `POOLS` but `head`.
+        pool: One of `pretrained.POOLS`, except `head`.
         name: The model's name, for messages.
 
     Raises:
@@ -27,7 +25,7 @@ class PooledModel(nn.Module):
         super().__init__()
         has_token = getattr(model, "cls_token", None) is not None
         if "cls" in pool and not has_token:
-            raise EmbedderError(f"pool {pool!r}: {name!r} has no class token; expected {'head'!r} or {'mean'!r}")
+            raise EmbedderError(f"pool {pool!r}: {name!r} has no class token; expected 'head' or 'mean'")
         self.model: Any = model
         self.pool = pool
         self._name = name
@@ -36,7 +34,7 @@ class PooledModel(nn.Module):
         self._sides = (1, 2) if str(getattr(model, "output_fmt", "NCHW")) == "NHWC" else (2, 3)
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Embed a normalised batch."""
+        """Embed a normalized batch."""
         features = self.model.forward_features(pixels)
         if isinstance(features, torch.Tensor) and features.ndim == 4 and self.pool in ("mean", "tokens"):
             if self.pool == "mean":
@@ -44,7 +42,9 @@ class PooledModel(nn.Module):
             places = features.flatten(*self._sides)  # each position of the last feature map
             return places if self._sides == (1, 2) else places.transpose(1, 2)
         if not isinstance(features, torch.Tensor) or features.ndim != 3 or self._prefix_tokens is None:
-            raise EmbedderError(f"pool {self.pool!r}: {self._name!r} gives nothing that could be pooled; set 'head'")
+            raise EmbedderError(
+                f"pool {self.pool!r}: {self._name!r} has no tokens that can be pooled; expected 'head'"
+            )
         if self.pool == "tokens":
             return features
         parts = {"cls": features[:, 0], "mean": features[:, self._prefix_tokens :].mean(1)}

@@ -1,4 +1,4 @@
-"""Encoded image -> the pixels that a model of timm takes, as timm's own evaluation makes them, but faster."""
+"""Encoded image -> the pixels that a model of timm takes, as in timm's own evaluation, but faster."""
 
 from typing import Any
 
@@ -13,10 +13,10 @@ with leave_out_compiler():
 
 
 class TimmPixels:
-    """timm's evaluation transform, up to its division and normalisation, which a device does faster.
+    """timm's evaluation transform without its division and normalization, which are faster on the device.
 
     Attributes:
-        resize: The resize and crop of this transform, where torch's may take the place of Pillow's; else `None`.
+        resize: The resize and crop of this transform, if torch can do them in place of Pillow; otherwise `None`.
 
     Args:
         config: timm's data configuration.
@@ -27,14 +27,14 @@ class TimmPixels:
         self.config = config
         self.background = background
         self.resize = _find_resize(config)
-        # use_prefetcher stops timm's transform before the division and normalisation
+        # use_prefetcher stops timm's transform before the division and normalization
         self._transform = create_transform(**config, is_training=False, use_prefetcher=True)
 
     def __call__(self, encoded: bytes) -> torch.Tensor:
-        """Turn one encoded image into uint8 of shape (channels, height, width), resized and cropped as timm would.
+        """Decode one image to uint8 of shape (channels, height, width), resized and cropped as timm does.
 
-        The common JPEG takes a third of the time of timm's own transform, and differs from it by 2 of 255 at most.
-        Everything else is left to timm's own.
+        A common JPEG takes a third of the time of timm's own transform, and the pixels differ from it by at most 2 of
+        255. Other images go through timm's own.
         """
         resized = resize_jpeg(encoded, self.resize) if self.resize else None
         if resized is not None:
@@ -48,9 +48,9 @@ class TimmPixels:
 
 
 def _find_resize(config: dict[str, Any]) -> Resize | None:
-    """Find the resize of timm's transform where torch's may take its place.
+    """Return the resize of timm's transform, if torch can do it.
 
-    `None` where timm adds borders, and where the model wants grey, which Pillow makes before it resizes.
+    `None` if timm adds borders, or if the model takes grey images, which Pillow converts before it resizes.
     """
     channels, height, width = config["input_size"]
     target = (int(height / config["crop_pct"]), int(width / config["crop_pct"]))

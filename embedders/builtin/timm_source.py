@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from embedders.builtin.hub import advise_download, describe_library_error
+from embedders.builtin.hub import FOLDER, HUB, advise_download, describe_library_error
 from embedders.builtin.light_torch import leave_out_compiler
 from embedders.errors import EmbedderError
 
@@ -16,8 +16,6 @@ with leave_out_compiler():
     from timm.models import PretrainedCfg
     from timm.models._hub import load_model_config_from_hf, load_model_config_from_path
 
-HUB, FOLDER = "hf-hub:", "local-dir:"
-
 
 def find_entry(model_name: str) -> tuple[PretrainedCfg, dict[str, Any]]:
     """Find the entry of a model in timm, on the Hugging Face hub or in a folder.
@@ -26,7 +24,7 @@ def find_entry(model_name: str) -> tuple[PretrainedCfg, dict[str, Any]]:
         timm's entry, and the arguments of `timm.create_model` that were saved with the model.
 
     Raises:
-        EmbedderError: There is no such model, or its config.json cannot be had.
+        EmbedderError: There is no such model, or its config.json cannot be read.
     """
     source, separator, place = model_name.partition(":")
     if not separator:

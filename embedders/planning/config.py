@@ -34,7 +34,7 @@ def check_config(config: Mapping[str, Any], schema_path: str | Path) -> dict[str
         if error.validator == "required":
             missing = next(key for key in error.validator_value if key not in error.instance)
             raise ConfigError(f"config: key {'.'.join(filter(None, [place, missing]))!r} is missing; set it")
-        described = " ".join(error.schema.get("description", error.message).split())
+        described = " ".join(error.schema.get("description", error.message).split()).rstrip(".")
         raise ConfigError(f"config: {place} is {error.instance!r}; expected: {described}{_hint_at_quotes(error)}")
     config.setdefault("gpu", 0 if config["device"] == "cpu" else 1)
     return _expand_home(config)
@@ -124,7 +124,8 @@ def require_output_dir(output_dir: str) -> None:
 
 def _hint_at_quotes(error: jsonschema.ValidationError) -> str:
     """Return a hint to quote the value, if it should be a string and YAML reads it as something else."""
-    if "'string'" not in str(error.schema) or not _is_read_by_yaml(error.instance):
+    takes_strings = "'string'" in str(error.schema) and "properties" not in error.schema
+    if not takes_strings or not _is_read_by_yaml(error.instance):
         return ""
     return (
         "; YAML reads 2024_01 as a number, 2024-01-31 as a date, yes as true: quote such a name, for example "

@@ -158,7 +158,7 @@ def _expand(pattern: str, list_folder: Callable[[str], frozenset[str]]) -> Itera
     for expanded in _expand_braces(pattern):
         if is_remote(expanded):
             if "::" in expanded:
-                raise ConfigError(f"shards: {expanded!r}: expected one address{_LIST_HINT}")
+                raise ConfigError(f"shards: {hide_secrets(expanded)!r}: expected one address{_LIST_HINT}")
             if not expanded.endswith(SHARD_SUFFIXES) and not glob.has_magic(expanded):
                 raise ConfigError(
                     f"shards: {hide_secrets(expanded)!r}: expected an address that ends in {SUFFIXES}, or a pattern "

@@ -32,6 +32,9 @@ def prefetch(streams: Iterable[Iterable[Item]], depth: int) -> Generator[Iterato
         that stream. The rest of a stream that the consumer leaves early is not read.
     """
     thread = ThreadPoolExecutor(1, thread_name_prefix="prefetch")  # one worker, so that the calls stay in order
+    # Starts the thread before it has something to read: `shutdown` does not wait for a thread whose start a signal
+    # has interrupted, and a stream that is being read cannot be closed.
+    thread.submit(int).result()
     todo = deque(map(iter, streams))
     pending: deque[Future] = deque()
     is_over = False  # the consumer has seen the end of its stream

@@ -144,7 +144,9 @@ def test_what_cannot_be_is_refused_in_a_line(model):
     settings = json.loads(Path("clip/open_clip_config.json").read_text())
     settings["model_cfg"]["text_cfg"]["hf_tokenizer_name"] = "me/none"
     Path("clip/open_clip_config.json").write_text(json.dumps(settings))
-    with pytest.raises(EmbedderError, match="with_text: the tokenizer of 'local-dir:clip' cannot be had: ") as caught:
+    with pytest.raises(
+        EmbedderError, match="with_text: the tokenizer of 'local-dir:clip' cannot be loaded: "
+    ) as caught:
         OpenClipImageEmbedder(model, with_text=True)
     assert "\n" not in str(caught.value)
 

@@ -94,7 +94,7 @@ def test_a_classifiers_checkpoint_has_no_pooler_and_is_told_so(tmp_path):
     transformers.ViTForImageClassification(config).save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
     with pytest.raises(
-        EmbedderError, match=r"no weights for 2 parts of its ViTModel, as 'pooler\.dense.*set pool: cls"
+        EmbedderError, match=r"no weights for 2 parts of its ViTModel, such as 'pooler\.dense.*set pool: cls"
     ):
         embed(HuggingFaceImageEmbedder(str(tmp_path)))
     assert embed(HuggingFaceImageEmbedder(str(tmp_path), pool="cls")).shape == (len(PICTURES), 32)

@@ -129,7 +129,7 @@ def test_an_image_like_a_thread_is_refused_before_it_grows(tmp_path):
         (
             "hf-hub:me/tiny",
             "openai",
-            "'hf-hub:me/tiny' brings its weights; leave pretrained out",
+            "'hf-hub:me/tiny' includes its weights; leave pretrained out",
         ),
         ("local-dir:no/such", None, "'no/such/open_clip_config.json' cannot be used: FileNotFoundError"),
     ],
@@ -170,7 +170,7 @@ def test_weights_that_cannot_be_fetched_are_told_with_what_to_fetch_and_where_to
     with pytest.raises(EmbedderError) as caught:
         OpenClipImageEmbedder(model_name, pretrained).load_embedding_model("cpu")
     message = str(caught.value)
-    assert f"'{repository}' cannot be had from the Hugging Face hub or its cache" in message
+    assert f"'{repository}' cannot be read from the Hugging Face hub or its cache" in message
     assert f"(hf download {repository} --local-dir FOLDER)" in message
     assert message.endswith("set model_name: local-dir:FOLDER")
     assert "\n" not in message

@@ -285,7 +285,7 @@ def test_what_cannot_be_pooled_is_refused_before_an_image_is_read(tmp_path):
         embedder.load_embedding_model("cpu")
     path = make_shard(tmp_path / "s.tar", 2)
     embedder = TimmImageEmbedder("coat_tiny", pool="mean")
-    with pytest.raises(EmbedderError, match="pool 'mean': 'coat_tiny' gives nothing that could be pooled"):
+    with pytest.raises(EmbedderError, match="pool 'mean': 'coat_tiny' has no tokens that can be pooled"):
         embed_shard(embedder, path, tmp_path / "o.parquet", device="cpu")
 
 

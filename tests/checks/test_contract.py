@@ -232,7 +232,7 @@ for embedder in (MeanColor, Eager):
 @pytest.mark.slow
 def test_a_constructor_that_starts_cuda_is_told_so(shard, drivers, monkeypatch):
     monkeypatch.setenv("LD_LIBRARY_PATH", str(drivers / "new"))
-    output, errors = start_python(STARTS_CUDA, shard).communicate(timeout=60)
+    output, errors = start_python(STARTS_CUDA, shard).communicate(timeout=300)
     good, wrong = output.splitlines()
     assert good == "[]", errors
     assert "starts CUDA" in wrong and "move it to load_embedding_model" in wrong

@@ -220,19 +220,33 @@ def test_a_full_disk_is_one_line_and_more_room_lets_it_go_on(form, tmp_path):
     assert (tmp_path / "out").is_dir()
 
 
+EXPORT = """
+import signal
+import sys
+from embedders.cli import main
+from embedders.export import export, target
+
+record, last = export.record, int(sys.argv.pop())
+
+def record_and_wait(partial, plan, done):
+    record(partial, plan, done)
+    if last and done == last:
+        signal.pause()
+
+export.record, target.BYTES_PER_PART = record_and_wait, 1
+main(sys.argv[1:])
+"""
+
+
 def test_a_kill_leaves_nothing_under_the_name(tmp_path):
-    make_run(tmp_path / "results", {f"s{n:03}": 500 for n in range(60)}, dimension=64)
-    code = (
-        "import sys; from embedders.export import target; target.BYTES_PER_PART = 1; "
-        "from embedders.cli import main; main(sys.argv[1:])"
-    )
-    command = [sys.executable, "-c", code, "export", "results", "out", "--to", "npy"]
-    export = subprocess.Popen(command, cwd=tmp_path, env=clean_environment(), stderr=subprocess.PIPE, text=True)
-    assert "500 of 30000 rows" in export.stderr.readline()
-    export.send_signal(signal.SIGKILL)
-    export.communicate()
+    make_run(tmp_path / "results", {f"s{n}": 500 for n in range(6)}, dimension=64)
+    command = [sys.executable, "-c", EXPORT, "export", "results", "out", "--to", "npy"]
+    held = subprocess.Popen([*command, "2"], cwd=tmp_path, env=clean_environment(), stderr=subprocess.PIPE, text=True)
+    assert "500 of 3000 rows" in held.stderr.readline()
+    held.send_signal(signal.SIGKILL)
+    held.communicate()
     assert not (tmp_path / "out").exists()
-    done = subprocess.run(command, cwd=tmp_path, env=clean_environment(), capture_output=True, text=True)
+    done = subprocess.run([*command, "0"], cwd=tmp_path, env=clean_environment(), capture_output=True, text=True)
     assert "parts were written by an earlier export" in done.stderr
     vectors = np.load(tmp_path / "out/vectors.npy")
     expected = [pq.read_table(path)["v"].to_pylist() for path in sorted(tmp_path.glob("results/embeddings/*"))]

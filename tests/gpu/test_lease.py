@@ -92,7 +92,7 @@ def test_pipe_of_another_user_does_not_hang(world):
     world.leases.chmod(0o1777)
     os.mkfifo(world.leases / "GPU-0.lock")
     (world.leases / "GPU-0.lock").chmod(0o644)  # to open one for reading waits for a writer, who never comes
-    (event,) = run_jobs(world, "once", NOBODY, 1, timeout_s=20)
+    (event,) = run_jobs(world, "once", NOBODY, 1)
     assert event["uuid"] == "GPU-1"
 
 

@@ -1,8 +1,10 @@
+import os
 import threading
 import time
 
 import pytest
 from support.fake_nvml.world import describe
+from support.tools import wait_until
 
 from embedders.gpu import watch
 from embedders.gpu.nvml import Gpu
@@ -21,10 +23,8 @@ def often(monkeypatch):
 def wait_for_sample(watched):
     """Wait until a sample that was begun after now is counted."""
     for _ in range(2):
-        before, end_s = watched._sampled_s, time.monotonic() + 10
-        while watched._sampled_s == before:
-            assert time.monotonic() < end_s
-            time.sleep(0.001)
+        before = watched._sampled_s
+        wait_until(lambda before=before: watched._sampled_s != before)
 
 
 def test_without_a_lease_there_is_nothing(node):
@@ -44,10 +44,12 @@ def test_the_utilisation_is_counted_by_its_time(node):
         wait_for_sample(watched)
         watched.take()
         time.sleep(0.05)
+        start_s = time.monotonic()
         second = watched.take()
         assert second.busy_seconds == pytest.approx(second.seconds) and second.seconds >= 0.05
         assert (first.peak_bytes, second.peak_bytes) == (7 * MIB, 9 * MIB)
-        assert watched.take().seconds < second.seconds, "a span begins at the end of the last one"
+        third = watched.take()
+        assert third.seconds <= time.monotonic() - start_s, "a span begins at the end of the last one"
 
 
 def test_a_job_that_may_share_its_gpu_leases_its_share(node):
@@ -78,16 +80,17 @@ def test_a_mig_instance_has_a_memory_but_no_utilisation_and_the_log_says_so_once
 def test_a_driver_without_the_call(world, drivers):
     world.write(describe("GPU-a", util=25))
     code = """
-import time
 from embedders.gpu.nvml import Gpu
 from embedders.gpu.watch import GpuWatch
+from support.tools import wait_until
 watched = GpuWatch()
 with watched.follow(Gpu(0, "GPU-a"), jobs=1):
-    time.sleep(0.5)
+    wait_until(lambda: watched._peak_bytes)
     span = watched.take()
-print(span.seconds >= 0.5, span.busy_seconds, span.peak_bytes)
+print(span.seconds > 0, span.busy_seconds, span.peak_bytes)
 """
-    said = world.run("-c", code, LD_LIBRARY_PATH=str(drivers / "old")).splitlines()
+    paths = os.pathsep.join([str(world.repository), str(world.repository / "tests")])
+    said = world.run("-c", code, LD_LIBRARY_PATH=str(drivers / "old"), PYTHONPATH=paths).splitlines()
     assert said == [
         "GPU 0 GPU-a: its utilisation is unknown: the driver does not report it",
         f"True None {604 * MIB}",
@@ -102,9 +105,7 @@ def test_a_driver_that_fails_meanwhile_is_noted_once_and_stops_nothing(node, cap
         wait_for_sample(watched)
         assert watched.take().busy_seconds is not None
         node.write(describe("GPU-a", util=25), f"fail {call} * {LOST}")
-        end_s = time.monotonic() + 10
-        while not caplog.records and time.monotonic() < end_s:
-            time.sleep(0.01)
+        wait_until(lambda: caplog.records)
         for _ in range(2):
             time.sleep(0.05)
             span = watched.take()
@@ -117,7 +118,7 @@ def test_a_driver_that_does_not_start_again_stops_nothing(node, caplog):
     node.write("fail nvmlInitWithFlags * 18")
     watched = GpuWatch()
     with watched.follow(CARD, jobs=1):
-        time.sleep(0.1)
+        wait_until(lambda: caplog.records)
         assert watched.take().busy_seconds is None
     assert "version mismatch" in caplog.text
 
@@ -127,15 +128,14 @@ def test_a_driver_that_hangs_holds_nobody_up_and_its_last_answer_does_not_count_
     watched = GpuWatch()
     with watched.follow(CARD, jobs=1):
         wait_for_sample(watched)
-        monkeypatch.setattr(watch, "MAX_AGE_S", 1.5)
-        node.write(describe("GPU-a", util=25, slow=5))
-        for unknown in (False, True, True):
-            start_s = time.monotonic()
-            assert (watched.take().busy_seconds is None) == unknown
-            assert time.monotonic() - start_s < 1
-            time.sleep(0 if unknown else 1.6)
+        node.write(describe("GPU-a", util=25, slow=10))
+        assert watched.take().busy_seconds is not None
+        wait_until(lambda: time.monotonic() - watched._sampled_s > 0.5)
+        monkeypatch.setattr(watch, "MAX_AGE_S", 0.4)
         start_s = time.monotonic()
-    assert time.monotonic() - start_s < 1
+        for _ in range(2):
+            assert watched.take().busy_seconds is None
+    assert time.monotonic() - start_s < 8, "it waited for the driver"
     for thread in threading.enumerate():
         if thread.name == "gpu-watch":
-            thread.join(10)  # it asks this test's driver
+            thread.join(60)  # it asks this test's driver

@@ -66,6 +66,7 @@ def test_a_missing_key_is_named():
     [
         ("shards", [5, [], "", [1], {"a": 1}, {}, {1: "a"}, {"a": []}, {"a": {"b": "c"}}, None]),
         ("output_dir", [5, "", None]),
+        ("scores", [5, ["brightness"], {"class": "a:B"}]),
         ("embedder", ["embedders:TimmImageEmbedder", None, {"class": 5}, {"class": "a:B", "args": []}]),
         ("id_col", [5, "", None]),
         ("metadata_columns", ["some", 5, [1], ["a", "a"], {"a": "int"}, None]),
@@ -83,7 +84,7 @@ def test_a_value_of_the_wrong_type_is_told_with_what_was_expected(key, values):
     for value in values:
         message = message_of(**{key: value})
         assert message.startswith(f"config: {key}"), message
-        assert "; expected: " in message
+        assert "; expected: " in message and "is not of type" not in message
 
 
 @pytest.mark.parametrize(
@@ -111,6 +112,7 @@ def test_a_name_that_yaml_reads_as_something_else_is_told_to_be_quoted(text):
     message = message_of(**yaml.safe_load(text))
     assert "as a number, 2024-01-31 as a date, yes as true: quote such a name, for example " in message
     assert "quote" not in message_of(threads=1.5) + message_of(shards=[]) + message_of(gpu=True)
+    assert "quote" not in message_of(near_copies=0.96) + message_of(embedder=5)
 
 
 def test_the_home_folder_is_written_out_where_a_file_is_named(monkeypatch):

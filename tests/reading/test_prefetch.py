@@ -1,6 +1,7 @@
 import random
 import threading
 import time
+from contextlib import closing
 
 import pytest
 from support.servers import wait_until
@@ -185,3 +186,22 @@ def test_light_items_go_to_a_thread_together_and_heavy_ones_alone(weights, lengt
     assert list(map_ordered(each(str), weights, 2, 4, lambda weight: weight, 30, task_weight=20)) == list(
         map(str, weights)
     )
+
+
+def test_a_signal_at_the_start_of_the_thread_is_raised_as_itself(monkeypatch):
+    start, end = threading.Thread.start, threading.Event()
+
+    def read():
+        yield end.wait(60)
+
+    def start_and_be_interrupted(thread):
+        start(thread)
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(threading.Thread, "start", start_and_be_interrupted)
+    with pytest.raises(KeyboardInterrupt), closing(prefetch([read()], 2)) as streams:
+        try:
+            next(next(streams))
+        finally:
+            threading.Timer(0.5, end.set).start()

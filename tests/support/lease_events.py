@@ -5,7 +5,7 @@ import json
 JOBS = "tests/support/lease_jobs.py"
 
 
-def run_jobs(world, name, *numbers, timeout_s=100):
+def run_jobs(world, name, *numbers, timeout_s=300):
     said = world.run(world.repository / JOBS, name, *map(json.dumps, numbers), timeout_s=timeout_s)
     events = [json.loads(line) for line in said.splitlines()]
     assert not [event for event in events if event["what"] == "error"], said

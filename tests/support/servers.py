@@ -7,7 +7,6 @@ import ssl
 import subprocess
 import sys
 import threading
-import time
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from email.utils import formatdate
@@ -22,6 +21,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from moto.server import ThreadedMotoServer
+from support.tools import wait_until  # noqa: F401 (tests of servers take it from here)
 
 from embedders.reading.credentials import open_store
 
@@ -207,10 +207,3 @@ class MortalS3:
     def kill(self) -> None:
         self.process.kill()
         self.process.wait()
-
-
-def wait_until(condition, timeout_s: float = 60) -> None:
-    end_s = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < end_s, f"not so after {timeout_s} s"
-        time.sleep(0.02)

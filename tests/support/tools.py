@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import tarfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -54,13 +55,13 @@ def run_cli(*arguments, **options) -> subprocess.CompletedProcess:
     """Run `python -m embedders` as a process of its own."""
     return subprocess.run(
         [sys.executable, "-m", "embedders", *map(str, arguments)],
-        **{"cwd": ROOT, "capture_output": True, "text": True, "timeout": 120, "env": clean_environment()} | options,
+        **{"cwd": ROOT, "capture_output": True, "text": True, "timeout": 600, "env": clean_environment()} | options,
     )
 
 
 def run_python(*arguments, **options) -> subprocess.CompletedProcess:
     """Run Python as a process of its own."""
-    options = {"capture_output": True, "text": True, "timeout": 120} | options
+    options = {"capture_output": True, "text": True, "timeout": 600} | options
     return subprocess.run([sys.executable, *map(str, arguments)], **options)
 
 
@@ -71,6 +72,15 @@ def start_python(code: str, *arguments, **options) -> subprocess.Popen:
         **{"cwd": ROOT, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True} | options,
         env=clean_environment(),
     )
+
+
+def wait_until(condition, process: subprocess.Popen | None = None, timeout_s: float = 300) -> None:
+    """Wait for a condition while a process runs; a busy machine may take minutes for a matter of seconds."""
+    end_s = time.monotonic() + timeout_s
+    while not condition():
+        assert process is None or process.poll() is None or condition(), "the process has ended"
+        assert time.monotonic() < end_s, f"not so after {timeout_s} s"
+        time.sleep(0.02)
 
 
 def clean_environment() -> dict[str, str]:

@@ -7,7 +7,6 @@ import re
 import subprocess
 import sys
 import tarfile
-import time
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -15,7 +14,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 from PIL import Image
 from snakemake.cli import get_argument_parser
-from support.tools import ROOT
+from support.tools import ROOT, wait_until
 
 from embedders.output.writer import PROVENANCE
 
@@ -99,7 +98,7 @@ def run_snakemake(folder, *options):
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=300,
+        timeout=900,
     )
 
 
@@ -132,11 +131,9 @@ def start_held_run(project):
         snakemake = subprocess.Popen(
             snakemake_command(), cwd=project, env=snakemake_environment(), stdout=printed, stderr=printed
         )
-    end = time.monotonic() + 60
-    while not ((project / "held").exists() and (project / "held").read_text()):
-        assert snakemake.poll() is None and time.monotonic() < end, (project / "printed.txt").read_text()
-        time.sleep(0.05)
-    return snakemake, int((project / "held").read_text())
+    held = project / "held"
+    wait_until(lambda: held.exists() and held.read_text(), snakemake)
+    return snakemake, int(held.read_text())
 
 
 def read_results(project) -> dict:

@@ -195,7 +195,7 @@ def test_a_second_run_in_one_folder_is_refused_and_a_dead_one_gives_way(project)
 
     snakemake.kill()
     os.kill(job, 9)
-    snakemake.wait(60)
+    snakemake.wait(300)
     run_well(other, *options)
     assert (project / "results/embeddings/z.parquet").exists()
     assert not (project / "results/record/run.json").exists()

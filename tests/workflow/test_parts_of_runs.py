@@ -6,9 +6,9 @@ import re
 import shutil
 import signal
 import subprocess
-import time
 
 import pytest
+from support.tools import wait_until
 from support.workflow import edit, make_shard, read_results, run_snakemake, run_well, snakemake_command
 from support.workflow import snakemake_environment as environment
 
@@ -33,13 +33,6 @@ def start(project, part, *options):
         )  # fmt: skip
 
 
-def wait_for(condition):
-    end = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.05)
-
-
 def find_partials(project):
     return {path.name.split(".")[1] for path in project.glob("results/embeddings/.*.partial")}
 
@@ -53,14 +46,14 @@ def test_parts_run_at_once_and_the_next_run_only_sums_up(project):
     run_well(expected)
     edit(project / "config.yaml", "report: false", "report: false\nshards_per_job: 2")
     runs = [start(project, part) for part in ("1/2", "2/2")]
-    wait_for(lambda: len(find_partials(project)) == 2)
+    wait_until(lambda: len(find_partials(project)) == 2)
     assert len(find_partials(project) & {"c", "e"}) == 1 and "d" in find_partials(project)
 
     refused = run_snakemake(project)
     assert refused.returncode != 0 and "part 1/2 of a run is using this folder" in refused.stdout
 
     (project / "hold").unlink()
-    assert [run.wait(60) for run in runs] == [0, 0]
+    assert [run.wait(300) for run in runs] == [0, 0]
     printed = (project / "printed-1-2.txt").read_text()
     assert "part 1/2 is finished: 3 of 5 shards; once all parts have ended" in printed
     before = {path: path.stat().st_ino for path in (project / "results/embeddings").iterdir()}
@@ -73,9 +66,9 @@ def test_parts_run_at_once_and_the_next_run_only_sums_up(project):
 
 def test_a_part_that_was_killed_goes_on_and_no_part_makes_the_totals(project):
     run = start(project, "1/2")
-    wait_for(lambda: find_partials(project))
+    wait_until(lambda: find_partials(project))
     os.killpg(run.pid, signal.SIGKILL)
-    run.wait(60)
+    run.wait(300)
     refused = run_snakemake(project, "results/summary.json", "--config", "part=1/2")
     assert refused.returncode != 0 and "leave `part` out, once all parts have ended" in refused.stdout
     (project / "hold").unlink()

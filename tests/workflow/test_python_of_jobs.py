@@ -17,7 +17,7 @@ def run_by_path(snakemake, project, *options):
     venv.create(project / "other", with_pip=False)
     environment = {"PATH": f"{project}/other/bin:/usr/bin:/bin", "HOME": str(project), "PYTHONPATH": str(ROOT)}
     command = [*snakemake, "--snakefile", str(ROOT / "Snakefile"), *options]
-    return subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, timeout=600)
 
 
 def test_jobs_of_a_snakemake_called_by_its_path_run_with_its_python(project):
@@ -59,7 +59,7 @@ def test_the_report_of_a_python_without_its_libraries_is_refused_in_one_line(pro
     own = make_environment(project / "lacking", "sklearn")
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     command = [own, "-m", "embedders", "report", "results"]
-    done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 1
     assert done.stderr.startswith(f"error: the report cannot be written: '{own}' lacks sklearn; expected ")
     assert len(done.stderr.splitlines()) == 1

@@ -6,8 +6,8 @@ import subprocess
 
 import pyarrow.parquet as pq
 import pytest
-from support.servers import MortalS3, set_s3, start_bucket, start_web, wait_until
-from support.tools import MEAN_COLOR, leftovers, make_image, make_shard, make_tar, run_cli
+from support.servers import MortalS3, set_s3, start_bucket, start_web
+from support.tools import MEAN_COLOR, leftovers, make_image, make_shard, make_tar, run_cli, wait_until
 from support.workflow import (
     EMBEDDER,
     find_planned,
@@ -146,7 +146,7 @@ def test_a_job_outlives_a_server_that_is_killed_and_started_again(tmp_path, scra
     log = project / "results/logs/embed/0+3.log"
     wait_until(lambda: "s3://photos/2.tar: " in log.read_text() and "next try in" in log.read_text())
     server.start()
-    assert run.wait(100) == 0, (project / "printed.txt").read_text()
+    assert run.wait(600) == 0, (project / "printed.txt").read_text()
     server.kill()
     assert [pq.read_metadata(path).num_rows for path in (project / "results/embeddings").iterdir()] == [3] * 4
     assert leftovers(scratch) == []

@@ -177,7 +177,7 @@ def assert_complete(project):
 def test_a_job_killed_half_way_leaves_no_parquet_and_the_next_run_completes(project):
     snakemake, job = start_held_run(project)
     os.kill(job, signal.SIGKILL)
-    assert snakemake.wait(60) != 0
+    assert snakemake.wait(300) != 0
     assert list_outputs_of_c(project) == []
     assert_complete(project)
 
@@ -185,7 +185,7 @@ def test_a_job_killed_half_way_leaves_no_parquet_and_the_next_run_completes(proj
 def test_a_machine_that_dies_half_way_leaves_no_parquet_and_once_unlocked_the_next_run_completes(project):
     snakemake, job = start_held_run(project)
     snakemake.kill()
-    snakemake.wait(60)
+    snakemake.wait(300)
     os.kill(job, signal.SIGKILL)
     assert list_outputs_of_c(project) == []
     # Snakemake cannot tell a dead run's lock from a living one's, so it asks.

@@ -4,27 +4,27 @@ import os
 import re
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from support.tools import MEAN_COLOR, ROOT, clean_environment, make_image, make_shard, make_tar, run_cli
+from support.tools import MEAN_COLOR, ROOT, clean_environment, make_image, make_shard, make_tar, run_cli, wait_until
 from support.workflow import snakemake_command
 
 from embedders.planning.shards import MIN_JOBS, group_shards
 
-SLOW = """
+HELD = """
 import time
+from pathlib import Path
 from mean_color import MeanColor
 
-class Slow(MeanColor):
-    batch_size = 1
+class Held(MeanColor):
     def load_embedding_model(self, device):
         forward = super().load_embedding_model(device)
         def wait(batch):
-            time.sleep(0.15)
+            while Path("hold").exists() and list(Path("results/record/new").glob("[!.]*")):
+                time.sleep(0.02)
             return forward(batch)
         return wait
 """
@@ -59,7 +59,7 @@ def run(tmp_path):
 
 
 def finish(process) -> str:
-    output, _ = process.communicate(timeout=300)
+    output, _ = process.communicate(timeout=900)
     return output
 
 
@@ -142,23 +142,23 @@ def test_another_number_of_shards_per_job_embeds_nothing_again(tmp_path, run):
 
 
 def test_a_killed_job_keeps_the_shards_that_it_had_finished(tmp_path, run):
-    (tmp_path / "slow.py").write_text(SLOW)
+    (tmp_path / "held.py").write_text(HELD)
+    (tmp_path / "hold").touch()
     for number in range(3):
         make_shard(tmp_path / f"data/{number}.tar", 8)
-    process = run(embedder={"class": "slow.py:Slow"})
-    deadline = time.monotonic() + 60
-    while not list(tmp_path.glob("results/record/new/[!.]*")) and time.monotonic() < deadline:
-        time.sleep(0.02)
+    process = run(embedder={"class": "held.py:Held"})
+    wait_until(lambda: list(tmp_path.glob("results/record/new/[!.]*")), process)
     os.killpg(process.pid, signal.SIGKILL)
     finish(process)
     kept = find_results(tmp_path)
     assert 1 <= len(kept) < 3
+    (tmp_path / "hold").unlink()
 
     subprocess.run(
         [*snakemake_command(), "--directory", tmp_path, "--unlock"],
         cwd=tmp_path, env=clean_environment(), check=True, capture_output=True,
     )  # fmt: skip
-    process = run(embedder={"class": "slow.py:Slow"})
+    process = run(embedder={"class": "held.py:Held"})
     output = finish(process)
     assert process.returncode == 0, output
     assert len(find_results(tmp_path)) == 3

@@ -51,7 +51,7 @@ class World:
         """Make a world of idle cards `GPU-0`, `GPU-1`, ..."""
         self.write(*(describe(f"GPU-{number}") for number in range(count)))
 
-    def run(self, *command: str, timeout_s: float = 100, **env: str) -> str:
+    def run(self, *command: str, timeout_s: float = 300, **env: str) -> str:
         """Run Python in this world and return what it printed."""
         return self.start(*command, **env).communicate(timeout=timeout_s)[0]
 
