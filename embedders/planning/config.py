@@ -124,8 +124,8 @@ def require_output_dir(output_dir: str) -> None:
 
 def _hint_at_quotes(error: jsonschema.ValidationError) -> str:
     """Return a hint to quote the value, if it should be a string and YAML reads it as something else."""
-    takes_strings = "'string'" in str(error.schema) and "properties" not in error.schema
-    if not takes_strings or not _is_read_by_yaml(error.instance):
+    schema = str(error.schema)
+    if "'string'" not in schema or "'properties'" in schema or not _is_read_by_yaml(error.instance):
         return ""
     return (
         "; YAML reads 2024_01 as a number, 2024-01-31 as a date, yes as true: quote such a name, for example "
