@@ -14,6 +14,7 @@ from typing import Any
 from embedders.errors import EmbedderError
 from embedders.job.locate import EXPECTED, add_working_folder, split_class_path
 from embedders.output.hashes import hash_file
+from embedders.output.provenance import drop_job_args
 
 _FOLDER = "local-dir:"  # prefix of timm and open_clip for the folder of a model
 _MODEL_CONFIGS = ("config.json", "open_clip_config.json")  # of timm and transformers, and of open_clip
@@ -30,8 +31,8 @@ def describe_recipe(
     """Return all that an output depends on besides its shard. An output with a different recipe is made again.
 
     The recipe has the class, the hashes of its file and of the local files that it imports, directly or indirectly,
-    the arguments with the hash of each file that one names or that is in a model's folder, and the options. The
-    location of a file does not count. Installed packages and Tarquet's own files, except the file of the class, do
+    the arguments with the hash of each file that one names or that is in a model's folder, and the options. The size
+    of a batch, the number of threads (`JOB_ARGS`) and the location of a file do not count. Installed packages and Tarquet's own files, except the file of the class, do
     not count either: an upgrade must not rerun terabytes by itself (`snakemake -F` does).
 
     Args:
@@ -44,7 +45,7 @@ def describe_recipe(
     module, _, name = class_path.rpartition(":")
     return {
         "class": f"{os.path.basename(module)}:{name}",
-        "args": _describe_value(args, hash_file),
+        "args": _describe_value(drop_job_args(args), hash_file),
         "source": sorted(hash_file(path) for path in _find_all_sources(class_path, args, kind)),
         **options,
     }

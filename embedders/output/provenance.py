@@ -10,6 +10,13 @@ from typing import Any, Self
 
 # Since version 2 there is the column `shard`, and its name and the recipe are in the footers.
 SCHEMA_VERSION = 2
+# Arguments that say how a job runs. By the contract, a vector does not depend on the other images of its batch.
+JOB_ARGS = frozenset({"batch_size", "num_threads_per_worker"})
+
+
+def drop_job_args(args: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a class that its vectors or scores depend on: all but `JOB_ARGS`."""
+    return {name: value for name, value in args.items() if name not in JOB_ARGS}
 
 
 @dataclass(frozen=True)
@@ -70,8 +77,12 @@ class EmbedderRecord(_Record):
     notes: list[str] = field(default_factory=list)
 
     def select(self, keys: Iterable[str]) -> dict[str, Any]:
-        """Return the values of these keys of its JSON, with files by their names only: they may have been moved."""
+        """Return the values of these keys of its JSON that decide the vectors.
+
+        Files are given by their names only, because they may have been moved; `JOB_ARGS` are left out.
+        """
         stored = self.as_json()
+        stored["args"] = stored["args"] and drop_job_args(stored["args"])
         return {key: _shorten_paths(stored[key]) for key in keys}
 
 

@@ -100,6 +100,12 @@ def test_where_a_file_lies_does_not_count_but_its_name_and_content_do(project):
     assert describe_recipe("mine.py:Mine", {"checkpoint": "v.pt"}) != first
 
 
+def test_the_size_of_a_batch_and_the_number_of_threads_do_not_count(project):
+    recipe = describe_recipe("mine.py:Mine", {"n": 1, "batch_size": 2, "num_threads_per_worker": 8})
+    assert recipe == describe_recipe("mine.py:Mine", {"n": 1, "batch_size": 64})
+    assert recipe["args"] == {"n": 1}
+
+
 def test_the_files_that_decide_are_found(project):
     (project / "w.pt").write_bytes(b"weights")
     found = {str(path) for path in find_deciding_files("mine.py:Mine", {"nested": ["w.pt", 1]})}

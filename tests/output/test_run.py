@@ -23,6 +23,12 @@ def test_a_model_whose_files_were_moved_is_the_same_model(tmp_path):
     assert (run.rows, run.starts, run.total) == ({"a": 3, "b": 3}, {"a": 0, "b": 3}, 6)
 
 
+def test_a_model_with_batches_of_another_size_is_the_same_model(tmp_path):
+    add_shard(tmp_path, "a", **MODEL | {"args": {"n": 1, "batch_size": 2, "num_threads_per_worker": 3}})
+    add_shard(tmp_path, "b", **MODEL | {"args": {"n": 1, "batch_size": 4}})
+    assert open_run(tmp_path).total == 6
+
+
 @pytest.mark.parametrize(
     ("other", "what"),
     [

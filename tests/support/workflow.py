@@ -32,8 +32,8 @@ from embedders import ImageEmbedder
 from beside import SCALE
 
 class MeanColor(ImageEmbedder):
-    def __init__(self, weights=None, batch_size=2):
-        super().__init__("mean color")
+    def __init__(self, weights=None, batch_size=2, title="mean color"):
+        super().__init__(title)
         self.batch_size = batch_size
 
     def load_embedding_model(self, device):

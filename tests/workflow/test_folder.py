@@ -20,7 +20,7 @@ from support.workflow import (
 )
 
 CHANGES = {
-    "args": ("config.yaml", "weights.bin}", "weights.bin, batch_size: 3}"),
+    "args": ("config.yaml", "weights.bin}", "weights.bin, title: color}"),
     "source": ("beside.py", "1", "2"),
     "dtype": ("config.yaml", "threads: 1", "threads: 1\nembedding_dtype: float16"),
     "weights": ("weights.bin", "some", "other"),

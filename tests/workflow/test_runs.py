@@ -66,7 +66,7 @@ def test_nothing_is_to_be_done_after_a_run(project):
     ("file", "old", "new"),
     [
         ("config.yaml", "MeanColor", "Other"),
-        ("config.yaml", "weights.bin}", "weights.bin, batch_size: 3}"),
+        ("config.yaml", "weights.bin}", "weights.bin, title: color}"),
         ("config.yaml", "device: cpu", "device: cpu\nembedding_dtype: float16"),
         ("config.yaml", "device: cpu", "device: cpu\nid_col: color"),
         ("config.yaml", "device: cpu", "device: cpu\nimage_suffix: png"),
@@ -101,6 +101,7 @@ def test_what_does_not_decide_the_vectors_reruns_none(project):
     )
     edit(project / "config.yaml", "threads: 1", "threads: 2")
     edit(project / "config.yaml", "device: cpu", "device: auto")
+    edit(project / "config.yaml", "weights.bin}", "weights.bin, batch_size: 3}")
     assert "Nothing to be done" in run_well(project, "-n", "--resources", "gpu=3")
 
 
