@@ -6,8 +6,9 @@
 The crops are from the photographs in scikit-image and foolbox, rotated, mirrored and recoloured to get more of them,
 at 64 x 64 pixels, embedded by EfficientNet-Lite0. One in 20 has three copies: cropped a little, at another size, and
 at another quality. SemDeDup (NeMo Curator's semantic deduplication) compares only within clusters of k-means; its
-`eps` is 1 - cosine. This script has a simple implementation of it with the same clusters. The steps run one after
-the other on the command line, as in the workflow, with two threads; where there is a GPU, they search on it.
+`eps` is 1 - cosine. NeMo Curator's code runs only on a GPU (cuDF, CuPy), so this script has a simple implementation
+with the same clusters. The steps run one after the other on the command line, as in the workflow, with two threads;
+where there is a GPU, they search on it.
 """
 
 import io
