@@ -9,9 +9,12 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from embedders import __version__
 from embedders.cli_copies import near_copies
@@ -19,6 +22,7 @@ from embedders.cli_results import inspect, prune, report, summarize, verify
 from embedders.errors import ConfigError, EmbedderError
 from embedders.export.command import export
 from embedders.gpu.device import pin_device
+from embedders.gpu.terms import Terms
 from embedders.gpu.watch import GpuWatch
 from embedders.job.time_limit import end_before_limit
 from embedders.output.record import Addition
@@ -113,19 +117,23 @@ def gpus(as_json) -> None:
 
 
 @main.command(short_help="Try an embedder on a few images of a shard.", context_settings={"allow_extra_args": True})
-@click.argument("embedder")
-@click.option(
-    "--shard", "shards", required=True, help="A shard or a pattern as in config.yaml; the first shard is tried."
-)
+@click.argument("embedder", required=False)
+@click.option("--configfile", default="config.yaml", help="What to check, if no EMBEDDER is named.")
+@click.option("--shard", "shards", help="A shard or a pattern as in config.yaml; the first shard is tried.")
 @click.option("--embedder-args", type=JsonValue(), default="{}", help="Arguments of the class, as JSON.")
 @sample_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @device_options
-def check(embedder, shards, embedder_args, id_col, metadata_columns, image_suffix, as_json, device, terms) -> None:
-    """Try EMBEDDER, "package.module:Class" or "path/to/file.py:Class", on a few images of the first shard.
+def check(embedder, configfile, as_json, **options) -> None:
+    """Try the embedder of config.yaml on a few images of the first shard.
 
-    Checks the class, its loader, its model and the content of the shard, and estimates how long all the shards take.
-    Fails if a finding is wrong.
+    Checks the configuration, the class, its loader, its model and the content of the shard, and estimates how long
+    all the shards take. Fails if a finding is wrong.
+
+    With EMBEDDER, "package.module:Class" or "path/to/file.py:Class", it tries that class with the options instead,
+    and needs no configuration.
+
+    Example: tarquet check
 
     Example: tarquet check my_embedder.py:MyEmbedder --shard 'data/*.tar'
     """
@@ -133,19 +141,24 @@ def check(embedder, shards, embedder_args, id_col, metadata_columns, image_suffi
         from embedders.planning.shards import find_shards
         from embedders.reading.stores import find_versions
 
+        if embedder is None:
+            embedder, options = take_from_config(configfile)
         if words := click.get_current_context().args:
             raise ConfigError(
                 f"--shard: expected one shard or pattern, but {len(words)} more words follow, such as "
                 f"{words[0]!r}; quote a pattern, so that the shell does not expand it: --shard 'data/*.tar'"
             )
-        paths = list(find_shards(shards).values())
+        if options["shards"] is None:
+            raise ConfigError("--shard is missing; expected a shard or a pattern for EMBEDDER: --shard 'data/*.tar'")
+        paths = list(find_shards(options["shards"]).values())
         versions = find_versions(paths)
-        with pin_device(paths[0], device, terms) as torch_device:
+        with pin_device(paths[0], options["device"], options["terms"]) as torch_device:
             from embedders.checks.before_run import check_before_run
 
             with errors_alone():  # the findings repeat everything else
-                columns = (id_col, metadata_columns, image_suffix)
-                report = check_before_run(embedder, embedder_args, paths, torch_device, *columns, versions=versions)
+                args = options["embedder_args"]
+                columns = {name: options[name] for name in ("id_col", "metadata_columns", "image_suffix")}
+                report = check_before_run(embedder, args, paths, torch_device, versions=versions, **columns)
         if as_json:
             click.echo(json.dumps(report.as_json(), indent=2))
         else:
@@ -155,6 +168,31 @@ def check(embedder, shards, embedder_args, id_col, metadata_columns, image_suffi
                 echo_marked("", "all", report.describe_estimate())
         if report.wrong:
             raise EmbedderError(f"{report.wrong} of {len(report.findings)} findings are wrong; fix what they name")
+
+
+def take_from_config(path: str) -> tuple[str, dict[str, Any]]:
+    """Read a configuration; return the class of its embedder, and the options of `check` that it stands for.
+
+    Raises:
+        ConfigError: It is not valid, or such an option was given too.
+    """
+    from embedders.copies.settings import check_settings
+    from embedders.planning.config import name_scores, read_config
+
+    context = click.get_current_context()
+    for name in context.params.keys() - {"embedder", "configfile", "as_json"}:
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            option = next(param.opts[0] for param in context.command.params if param.name == name)
+            raise ConfigError(
+                f"{option} is for an EMBEDDER that is named; without one, {path} decides; leave {option} out, or "
+                "name a class: tarquet check my_embedder.py:MyEmbedder --shard 'data/*.tar'"
+            )
+    config = read_config(path)
+    check_settings(config)
+    name_scores(config["scores"])
+    terms = Terms(**{field.name: config[field.name] for field in fields(Terms)})
+    same = {name: config[name] for name in ("shards", "id_col", "metadata_columns", "image_suffix", "device")}
+    return config["embedder"]["class"], same | {"embedder_args": config["embedder"]["args"], "terms": terms}
 
 
 @main.command(short_help="Score the vectors of an output by a classifier.")

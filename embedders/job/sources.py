@@ -30,10 +30,11 @@ def describe_recipe(
 ) -> dict[str, Any]:
     """Return all that an output depends on besides its shard. An output with a different recipe is made again.
 
-    The recipe has the class, the hashes of its file and of the local files that it imports, directly or indirectly,
-    the arguments with the hash of each file that one names or that is in a model's folder, and the options. The size
-    of a batch, the number of threads (`JOB_ARGS`) and the location of a file do not count. Installed packages and Tarquet's own files, except the file of the class, do
-    not count either: an upgrade must not rerun terabytes by itself (`snakemake -F` does).
+    The recipe has the class, the hashes of its file and of the local files that it imports, directly or
+    indirectly, the arguments with the hash of each file that one names or that is in a model's folder, and the
+    options. The size of a batch, the number of threads (`JOB_ARGS`) and the location of a file do not count.
+    Installed packages and Tarquet's own files, except the file of the class, do not count either: an upgrade must
+    not rerun terabytes by itself (`snakemake -F` does).
 
     Args:
         class_path: The class.

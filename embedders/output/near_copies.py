@@ -60,8 +60,8 @@ class CopyCounts:
             return f"no near copies among {self.compared:,} images (a cosine of {self.cosine} or more)"
         return (
             f"{self.images:,} of {self.compared:,} images are near copies (a cosine of {self.cosine} or more), in "
-            f"{self.groups:,} groups and {self.pairs:,} pairs; without {self.images - self.groups:,} of them one of "
-            "each group is left"
+            f"{self.groups:,} groups and {self.pairs:,} pairs; removing {self.images - self.groups:,} of them leaves "
+            "one image per group"
         )
 
 

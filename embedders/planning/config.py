@@ -13,6 +13,28 @@ import yaml
 from embedders.errors import ConfigError
 from embedders.planning.shard_names import find_unusable, make_visible
 
+# In a clone; an installed package has no workflow.
+SCHEMA = Path(__file__).parents[2] / "workflow/schemas/config.schema.yaml"
+
+
+def read_config(path: str | Path) -> dict[str, Any]:
+    """Read a configuration and check it, as `check_config`.
+
+    Raises:
+        ConfigError: There is no such file, it is not YAML, or it is not a valid configuration.
+    """
+    if not SCHEMA.is_file():
+        raise ConfigError(f"{str(SCHEMA)!r} is not there; expected the clone that the package was installed from")
+    try:
+        config = yaml.safe_load(Path(path).read_text())
+    except FileNotFoundError as error:
+        raise ConfigError(f"there is no file {str(path)!r}; name the configuration with --configfile") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{str(path)!r} cannot be read: {' '.join(str(error).split())}") from error
+    if not isinstance(config, Mapping):
+        raise ConfigError(f"{str(path)!r} has no keys; expected shards, embedder and others, as in config.yaml")
+    return check_config(config, SCHEMA)
+
 
 def check_config(config: Mapping[str, Any], schema_path: str | Path) -> dict[str, Any]:
     """Check a configuration against its JSON schema, and return it with the defaults filled in.

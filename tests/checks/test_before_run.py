@@ -48,6 +48,37 @@ def test_the_same_for_a_program(tmp_path):
     )
 
 
+def test_without_a_class_what_the_configuration_says_is_checked(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    make_shard(tmp_path / "s.tar", 4)
+    (tmp_path / "config.yaml").write_text(
+        f"shards: '*.tar'\nembedder: {{class: '{MEAN_COLOR}'}}\nmetadata_columns: [nothing]\ndevice: cpu\n"
+    )
+    (tmp_path / "other.yaml").write_text(f"shards: none.tar\nembedder: {{class: '{MEAN_COLOR}'}}\n")
+    (tmp_path / "list.yaml").write_text("- a\n")
+    (tmp_path / "bad.yaml").write_text("a: [\n")
+
+    def run(*arguments):
+        return CliRunner().invoke(main, ["check", *arguments])
+
+    found = json.loads(run("--json").stdout)
+    assert (found["wrong"], found["shards"], found["estimate"]["images"]) == (1, 1, 4)
+    wrong = [finding["message"] for finding in found["findings"] if finding["is_wrong"]]
+    assert "'nothing'" in wrong[0]
+    for arguments, message in [
+        (["--configfile", "other.yaml"], "error: shards: there is no file 'none.tar'"),
+        (["--configfile", "none.yaml"], "error: there is no file 'none.yaml'; name the configuration"),
+        (["--configfile", "list.yaml"], "error: 'list.yaml' has no keys; expected shards"),
+        (["--configfile", "bad.yaml"], "error: 'bad.yaml' cannot be read: while parsing"),
+        (["--device", "cpu"], "error: --device is for an EMBEDDER that is named; without one, config.yaml decides"),
+        ([MEAN_COLOR], "error: --shard is missing; expected a shard"),
+    ]:
+        done = run(*arguments)
+        assert done.exit_code == 1
+        assert message in done.stderr
+        assert len(done.stderr.splitlines()) == 1
+
+
 @pytest.mark.slow
 def test_a_terminal_gets_colours_unless_it_wants_none(tmp_path):
     make_shard(tmp_path / "s.tar", 2)
