@@ -137,7 +137,8 @@ def test_every_command_of_the_package_takes_these_arguments(page):
 def test_the_commands_are_found():
     assert {"make run", "make test", "make setup"} <= set(find_commands("README.md", "make"))
     assert len(find_commands("README.md", "snakemake")) >= 2
-    assert any("--shard" in command for command in find_commands("README.md", "tarquet"))
+    assert "tarquet check" in find_commands("README.md", "tarquet")
+    assert any("--shard" in command for command in find_commands("docs/contract.md", "tarquet"))
     assert any("verify" in command for command in find_commands("docs/output.md", "tarquet"))
 
 
