@@ -37,7 +37,7 @@ class Comparison:
         stale: Why an output is out of date, by its name in the record, such as `embeddings/00000`.
         strays: Why a file belongs to no shard of the run, by its path in the folder.
         there: The names of the outputs that exist.
-        is_summary_stale: Whether `summary.json` counts other vectors or names other strays.
+        is_summary_stale: Whether `summary.json` counts other vectors or names other strays, or shards were moved.
     """
 
     stale: dict[str, str] = field(default_factory=dict)
@@ -105,7 +105,8 @@ def compare_folder(
         for path, why in found.strays.items()
         if path.startswith("retried/embeddings/")
     }
-    found.is_summary_stale = _is_summary_stale(Path(folder, "summary.json"), shards, record, found.strays)
+    is_stale = _is_summary_stale(Path(folder, "summary.json"), shards, record, found.strays)
+    found.is_summary_stale = is_stale or _were_moved(folder, shards)
     return found
 
 
@@ -156,6 +157,26 @@ def read_run(folder: str | Path) -> tuple[dict[str, str], set[str] | None]:
         ) from error
     config = Path(folder, "run_config.yaml")
     return shards, set(name_scores(yaml.safe_load(config.read_text())["scores"])) if config.is_file() else None
+
+
+def _were_moved(folder: str, shards: Mapping[str, str]) -> bool:
+    """Return whether `run_shards.json` names other places of the shards. Without jobs, a run does not write it again.
+
+    A relative path may have been seen from another working folder, so paths of which one is the end of the other are
+    those of one place.
+    """
+    try:
+        before = read_run(folder)[0]
+    except ConfigError:
+        return False  # Snakemake makes what is missing
+    return any(not _is_same_place(before.get(shard, path), path) for shard, path in shards.items())
+
+
+def _is_same_place(one: str, other: str) -> bool:
+    if one == other or is_remote(one) or is_remote(other):
+        return one == other
+    short, long = sorted(([part for part in Path(path).parts if part != ".."] for path in (one, other)), key=len)
+    return long[-len(short) :] == short
 
 
 def _compare_recipes(
