@@ -25,12 +25,14 @@ class VectorFile:
         path: The file.
         rows: Number of rows.
         columns: The columns of vectors by their names.
+        others: The types of the other columns by their names, as text.
         provenance: How the vectors were made.
     """
 
     path: str
     rows: int
     columns: dict[str, VectorColumn]
+    others: dict[str, str]
     provenance: Provenance
 
     @property
@@ -85,7 +87,9 @@ def describe_file(path: str) -> VectorFile:
     columns = find_columns(schema)
     if not columns:
         raise ShardError(f"{path!r}: no column of vectors; expected an output of tarquet")
-    return VectorFile(str(path), rows, columns, provenance)
+    stored_for_vectors = {field.name for column in columns.values() for field in column.fields}
+    others = {field.name: str(field.type) for field in schema if field.name not in stored_for_vectors}
+    return VectorFile(str(path), rows, columns, others, provenance)
 
 
 def read_provenance(path: str) -> tuple[Provenance, dict[str, Any]]:
