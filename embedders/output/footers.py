@@ -46,6 +46,18 @@ class VectorFile:
         """The shapes of the columns of vectors, by their names."""
         return {name: column.shape for name, column in self.columns.items()}
 
+    def require_shard(self, shard: str) -> None:
+        """Check that the rows are those of the shard that the file is named after.
+
+        Raises:
+            ShardError: They are of another one.
+        """
+        if (name := self.provenance.shard.name) != shard:
+            raise ShardError(
+                f"{self.path!r}: its rows are of the shard {name!r}; expected {shard!r}; was the file renamed? "
+                "remove it and run snakemake"
+            )
+
     def as_json(self) -> dict[str, Any]:
         """Return all of it as a dict that is ready for JSON."""
         name, column = next(iter(self.columns.items()))

@@ -113,11 +113,7 @@ def open_run(folder: str | Path, names: Sequence[str] = ()) -> Run:
     for shard in shards:
         path = folder / f"embeddings/{shard}.parquet"
         footer = describe_file(str(path))
-        if (name := footer.provenance.shard.name) != shard:
-            raise ShardError(
-                f"{str(path)!r}: its rows are of the shard {name!r}; expected {shard!r}; was the file renamed? "
-                "remove it and run snakemake"
-            )
+        footer.require_shard(shard)
         for name, value, expected in _compare(footer, first):
             raise ShardError(
                 f"{str(path)!r}: its {name} is {_shorten(value)}, but {_shorten(expected)} in {first.path!r}; "
