@@ -47,8 +47,9 @@ def verify(files, shard, ledger, sample, as_json, device, terms) -> None:
             from embedders.checks.verify import verify_file
 
             verdicts = []
-            for file, its_ledger in outputs:
-                verdicts.append(verify_file(file, shard, ledger or its_ledger, sample, torch_device))
+            for output in outputs:
+                paths = (shard or output.shard, ledger or output.ledger)
+                verdicts.append(verify_file(output.path, *paths, sample, torch_device))
                 if not as_json:
                     echo_verdict(verdicts[-1])
         if as_json:

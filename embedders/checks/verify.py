@@ -221,8 +221,8 @@ def verify_file(file: str, shard: str | None, ledger: str | None, sample: int, d
 
     Args:
         file: The output.
-        shard: Path or address of its shard, if it was moved.
-        ledger: Path of its ledger, if it was moved.
+        shard: Path or address of its shard; `None` if it is that of the footer.
+        ledger: Path of its ledger; `None` as for the shard.
         sample: Number of rows to embed again.
         device: `"cuda"` or `"cpu"`.
 
@@ -236,7 +236,10 @@ def verify_file(file: str, shard: str | None, ledger: str | None, sample: int, d
         found["embedded_again"] = min(sample, len(output.keys))
         tar_path = shard or output.provenance.shard.path
         if not is_remote(tar_path) and not Path(tar_path).is_file():
-            raise ShardError(f"{file!r}: its shard {tar_path!r} is not there; name it with --shard")
+            raise ShardError(
+                f"{file!r}: its shard {tar_path!r} is not there; expected it, seen from the folder where the run was "
+                "started; start verify there or, if the shard was moved, run snakemake, or name it with --shard"
+            )
         with Copies([tar_path]) as copies:
             lines = list(verify_output(output, copies.find(tar_path), device))
             wrong = [copies.name_in(line) for line in lines]

@@ -47,7 +47,8 @@ def list_near_copies(
     groups, group = connected_components(graph, directed=False) if len(images) else (0, np.empty(0, np.int32))
     named = read_names(run, plan, images, ["width", "height"] if keep == "largest" else [])
     kept = choose_kept(group, groups, measure_pixels(named) if keep == "largest" else np.zeros(len(images)))
-    counts = CopyCounts(cosine, keep, run.rows, compared, len(pairs), groups, len(images), plan.column)
+    found = (compared, len(pairs), groups, len(images))
+    counts = CopyCounts(cosine, keep, run.rows, *found, plan.column, plan.signature)
     order = np.lexsort((right, left, group[left]))
 
     def make_tables() -> Iterator[pa.Table]:

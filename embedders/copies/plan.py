@@ -28,6 +28,7 @@ class Plan:
         starts: Index of the first row of each shard in the run; the last number is the total.
         made_from: Size and modification time of each shard's file, so that a plan for other files is different.
         column: The column of vectors to compare; empty for the first with one vector per image.
+        signature: `made_from` of the run, which a copy of the results keeps.
     """
 
     centres: np.ndarray
@@ -35,6 +36,7 @@ class Plan:
     starts: np.ndarray
     made_from: np.ndarray
     column: str = ""
+    signature: str = ""
 
     def write(self, file: BinaryIO) -> None:
         """Write the plan."""
@@ -46,14 +48,16 @@ class Plan:
             starts=self.starts,
             made_from=self.made_from,
             column=self.column,
+            signature=self.signature,
         )
 
 
 def read_plan(path: str | Path) -> Plan:
     """Read a plan."""
     with np.load(path) as file:
-        column = str(file["column"]) if "column" in file else ""  # a plan of an earlier version has none
-        return Plan(file["centres"], file["shards"].tolist(), file["starts"], file["made_from"], column)
+        # A plan of an earlier version lacks these.
+        column, signature = (str(file[name]) if name in file else "" for name in ("column", "signature"))
+        return Plan(file["centres"], file["shards"].tolist(), file["starts"], file["made_from"], column, signature)
 
 
 def make_plan(run: Run, column: str = "") -> Plan:
@@ -73,7 +77,7 @@ def make_plan(run: Run, column: str = "") -> Plan:
     sample = sample_rows(run, chosen, min(SAMPLE_PER_CLUSTER * clusters, MAX_SAMPLE_BYTES // (4 * dimension)))
     clusters = min(clusters, len(sample))
     centres = find_centres(sample, clusters) if clusters > 1 else np.eye(1, dimension, dtype=np.float32)
-    return Plan(centres, list(run.rows), starts, np.array(list(run.sizes.values())), column)
+    return Plan(centres, list(run.rows), starts, np.array(list(run.sizes.values())), column, run.made_from)
 
 
 def count_clusters(rows: int) -> int:

@@ -57,3 +57,19 @@ def is_stale(path: str, settings: Mapping[str, Any], shards: Collection[str]) ->
         return True
     made_by = {"cosine": counts.cosine, "keep": counts.keep, "column": counts.column}
     return settings != made_by or list(counts.rows) != list(shards)
+
+
+def is_search_stale(plan: str, made_from: str) -> bool:
+    """Return whether the files of a search are those of other vectors than the present ones.
+
+    Args:
+        plan: Path of its plan.
+        made_from: Digest of what the present vectors were made from, as `Record.sign` returns it.
+    """
+    import numpy as np  # not at the top, as above
+
+    if not Path(plan).is_file():
+        return False  # Snakemake makes what is missing
+    with np.load(plan) as file:
+        # A plan of an earlier version has none, and is believed.
+        return "signature" in file and str(file["signature"]) != made_from

@@ -25,12 +25,14 @@ class VectorFile:
         path: The file.
         rows: Number of rows.
         columns: The columns of vectors by their names.
+        others: The types of the other columns by their names, as text.
         provenance: How the vectors were made.
     """
 
     path: str
     rows: int
     columns: dict[str, VectorColumn]
+    others: dict[str, str]
     provenance: Provenance
 
     @property
@@ -43,6 +45,18 @@ class VectorFile:
     def shapes(self) -> dict[str, Shape]:
         """The shapes of the columns of vectors, by their names."""
         return {name: column.shape for name, column in self.columns.items()}
+
+    def require_shard(self, shard: str) -> None:
+        """Check that the rows are those of the shard that the file is named after.
+
+        Raises:
+            ShardError: They are of another one.
+        """
+        if (name := self.provenance.shard.name) != shard:
+            raise ShardError(
+                f"{self.path!r}: its rows are of the shard {name!r}; expected {shard!r}; was the file renamed? "
+                "remove it and run snakemake"
+            )
 
     def as_json(self) -> dict[str, Any]:
         """Return all of it as a dict that is ready for JSON."""
@@ -87,7 +101,9 @@ def describe_file(path: str) -> VectorFile:
     columns = find_columns(schema)
     if not columns:
         raise ShardError(f"{path!r}: no column of vectors; expected an output of tarquet")
-    return VectorFile(str(path), rows, columns, provenance)
+    stored_for_vectors = {field.name for column in columns.values() for field in column.fields}
+    others = {field.name: str(field.type) for field in schema if field.name not in stored_for_vectors}
+    return VectorFile(str(path), rows, columns, others, provenance)
 
 
 def read_provenance(path: str) -> tuple[Provenance, dict[str, Any]]:

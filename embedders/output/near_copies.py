@@ -43,6 +43,7 @@ class CopyCounts:
         groups: Number of groups.
         images: Number of images in groups.
         column: The column of vectors that was asked for; empty for the first with one vector per image.
+        made_from: Digest of what the vectors were made from, as `Record.sign` returns it; empty if not known.
     """
 
     cosine: float
@@ -53,6 +54,7 @@ class CopyCounts:
     groups: int
     images: int
     column: str = ""
+    made_from: str = ""
 
     def describe(self) -> str:
         """Return the counts as one line."""

@@ -108,7 +108,7 @@ class Record:
     def sign(self, shards: Iterable[str]) -> str:
         """Return a digest of what the vectors of shards were made from."""
         origins = {shard: self.origins.get(f"embeddings/{shard}") for shard in shards}
-        return digest({shard: [origin.recipe, origin.sha256] for shard, origin in origins.items() if origin})
+        return sign_vectors({shard: (origin.recipe, origin.sha256) for shard, origin in origins.items() if origin})
 
     def adopt(self, origins: Mapping[str, Origin], recipes: Mapping[str, dict[str, Any]], at_ns: int) -> None:
         """Add outputs that have no entry yet, here and in the folder.
@@ -163,6 +163,15 @@ def _name_addition(folder: Path, name: str | None = None) -> Path:
 def digest(recipe: Mapping[str, Any]) -> str:
     """Return a short digest of a recipe."""
     return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def sign_vectors(made_from: Mapping[str, tuple[str, str | None]]) -> str:
+    """Return a digest of what the vectors of shards were made from.
+
+    Args:
+        made_from: The digest of the recipe and the SHA-256 of the tar, by the name of the shard.
+    """
+    return digest(made_from)
 
 
 def find_time(path: str | Path) -> int | None:

@@ -15,6 +15,7 @@ import numpy as np
 from embedders.errors import ConfigError, ShardError
 from embedders.output.footers import VectorFile, describe_file
 from embedders.output.provenance import EmbedderRecord
+from embedders.output.record import digest, sign_vectors
 from embedders.output.vectors import VectorColumn, describe_shapes
 
 # Keys of `EmbedderRecord`: vectors can be compared only if all of these are the same.
@@ -32,6 +33,7 @@ class Run:
         columns: The columns of vectors by their names: those that were asked for, or all.
         samples: Number of samples in the tars, including those that failed.
         embedder: The embedder that made the vectors, from the footer of the first shard.
+        made_from: Digest of what the vectors were made from, as `Record.sign` returns it.
     """
 
     folder: Path
@@ -40,6 +42,7 @@ class Run:
     columns: dict[str, VectorColumn]
     samples: int
     embedder: EmbedderRecord
+    made_from: str
 
     def find_file(self, shard: str) -> str:
         """Return the path of a shard's vectors."""
@@ -105,22 +108,19 @@ def open_run(folder: str | Path, names: Sequence[str] = ()) -> Run:
             f"{str(folder)!r}: {len(missing)} of its {len(shards)} shards have no vectors{some}; "
             "expected a finished run; run snakemake first"
         )
-    rows, sizes, samples = {}, {}, 0
+    rows, sizes, made_from, samples = {}, {}, {}, 0
     first = describe_file(str(folder / f"embeddings/{shards[0]}.parquet"))
     for shard in shards:
         path = folder / f"embeddings/{shard}.parquet"
         footer = describe_file(str(path))
-        if (name := footer.provenance.shard.name) != shard:
-            raise ShardError(
-                f"{str(path)!r}: its rows are of the shard {name!r}; expected {shard!r}; was the file renamed? "
-                "remove it and run snakemake"
-            )
+        footer.require_shard(shard)
         for name, value, expected in _compare(footer, first):
             raise ShardError(
                 f"{str(path)!r}: its {name} is {_shorten(value)}, but {_shorten(expected)} in {first.path!r}; "
-                "expected the vectors of one model; run snakemake, so that all are made with one"
+                "expected the vectors of one model, with the same columns; run snakemake, so that all are made alike"
             )
         rows[shard] = footer.rows
+        made_from[shard] = (digest(footer.provenance.recipe or {}), footer.provenance.shard.sha256)
         samples += footer.provenance.samples
         sizes[shard] = (path.stat().st_size, path.stat().st_mtime_ns)
     for name in names:
@@ -128,13 +128,15 @@ def open_run(folder: str | Path, names: Sequence[str] = ()) -> Run:
             there = describe_shapes(first.shapes, with_names=True)
             raise ConfigError(f"{str(folder)!r}: there is no column of vectors {name!r}; expected one of: {there}")
     columns = {name: column for name, column in first.columns.items() if not names or name in names}
-    return Run(folder, rows, sizes, columns, samples, first.provenance.embedder)
+    return Run(folder, rows, sizes, columns, samples, first.provenance.embedder, sign_vectors(made_from))
 
 
 def _compare(one: VectorFile, other: VectorFile) -> Iterator[tuple[str, Any, Any]]:
-    """Yield the name and both values of everything in `DECIDING` that differs."""
+    """Yield the name and both values of what differs: the columns, and everything in `DECIDING`."""
     if one.columns != other.columns:
         yield "type of vectors", one.vectors, other.vectors
+    if one.others != other.others:
+        yield "list of columns", one.others, other.others
     values, expected = (file.provenance.embedder.select(DECIDING) for file in (one, other))
     yield from ((name, values[name], expected[name]) for name in DECIDING if values[name] != expected[name])
 

@@ -135,8 +135,8 @@ def summarize_run(folder: str | Path, shards: Sequence[str]) -> Summary:
         shards: Names of its shards.
 
     Raises:
-        ShardError: A file cannot be read, a ledger does not match its vectors, or the vectors of the shards have
-            different types or come from several models.
+        ShardError: A file cannot be read, a ledger does not match its vectors, a file is named after another shard, or
+            the vectors of the shards have different types or come from several models.
     """
     summary = Summary()
     models: dict[str, list[str]] = {}
@@ -176,6 +176,7 @@ def read_accounts(folder: str | Path, shards: Iterable[str]) -> Iterator[Account
     for shard in shards:
         embeddings_path, ledger_path = f"{folder}/embeddings/{shard}.parquet", f"{folder}/ledger/{shard}.parquet"
         output = describe_file(embeddings_path)
+        output.require_shard(shard)
         rows, samples, vectors = output.rows, output.provenance.samples, output.vectors
         failed, seconds, usage = read_account(ledger_path)
         if samples != rows + len(failed):

@@ -37,12 +37,14 @@ class Comparison:
         stale: Why an output is out of date, by its name in the record, such as `embeddings/00000`.
         strays: Why a file belongs to no shard of the run, by its path in the folder.
         there: The names of the outputs that exist.
-        is_summary_stale: Whether `summary.json` counts other vectors or names other strays.
+        made_from: Digest of what the vectors there were made from; empty if nothing was compared.
+        is_summary_stale: Whether `summary.json` counts other vectors or names other strays, or shards were moved.
     """
 
     stale: dict[str, str] = field(default_factory=dict)
     strays: dict[str, str] = field(default_factory=dict)
     there: set[str] = field(default_factory=set)
+    made_from: str = ""
     is_summary_stale: bool = False
 
     def is_finished(self, shard: str) -> bool:
@@ -105,7 +107,9 @@ def compare_folder(
         for path, why in found.strays.items()
         if path.startswith("retried/embeddings/")
     }
-    found.is_summary_stale = _is_summary_stale(Path(folder, "summary.json"), shards, record, found.strays)
+    found.made_from = record.sign(shards)
+    counted = [len(shards), found.made_from, found.strays]
+    found.is_summary_stale = _is_summary_stale(Path(folder, "summary.json"), counted) or _were_moved(folder, shards)
     return found
 
 
@@ -156,6 +160,25 @@ def read_run(folder: str | Path) -> tuple[dict[str, str], set[str] | None]:
         ) from error
     config = Path(folder, "run_config.yaml")
     return shards, set(name_scores(yaml.safe_load(config.read_text())["scores"])) if config.is_file() else None
+
+
+def _were_moved(folder: str, shards: Mapping[str, str]) -> bool:
+    """Return whether `run_shards.json` names other places of the shards. A run without jobs does not write it.
+
+    A relative path may be from another working folder, so paths of which one is the end of the other are one place.
+    """
+    try:
+        before = read_run(folder)[0]
+    except ConfigError:
+        return False  # Snakemake makes what is missing
+    return any(not _is_same_place(before.get(shard, path), path) for shard, path in shards.items())
+
+
+def _is_same_place(one: str, other: str) -> bool:
+    if one == other or is_remote(one) or is_remote(other):
+        return one == other
+    short, long = sorted(([part for part in Path(path).parts if part != ".."] for path in (one, other)), key=len)
+    return long[-len(short) :] == short
 
 
 def _compare_recipes(
@@ -219,10 +242,9 @@ def _compare_versions(record: Record, paths: Mapping[str, str], versions: Mappin
     return stale
 
 
-def _is_summary_stale(path: Path, shards: Mapping[str, str], record: Record, strays: Mapping[str, str]) -> bool:
+def _is_summary_stale(path: Path, expected: list[Any]) -> bool:
     try:
         summary = json.loads(path.read_text())
     except (OSError, ValueError):
         return False  # Snakemake makes what is missing
-    counted = [summary.get(key) for key in ("shards", "made_from", "strays")]
-    return counted != [len(shards), record.sign(shards), strays]
+    return [summary.get(key) for key in ("shards", "made_from", "strays")] != expected

@@ -36,10 +36,16 @@ class CopyGroups:
         return Finding("look" if self.counts.pairs else "good", text[0].upper() + text[1:], "copies")
 
 
-def gather_copies(folder: Path, rows: Mapping[str, int]) -> CopyGroups | None:
-    """Return the largest groups; `None` if there is no list, or if the run has changed since it was made."""
+def gather_copies(folder: Path, rows: Mapping[str, int], made_from: str) -> CopyGroups | None:
+    """Return the largest groups; `None` if there is no list, or if the run has changed since it was made.
+
+    Args:
+        folder: The output folder.
+        rows: Number of rows of each shard, by name.
+        made_from: Digest of what the vectors were made from, as `Record.sign` returns it.
+    """
     path = folder / "near_copies.parquet"
-    if not path.is_file() or (counts := read_counts(path)).rows != rows:
+    if not path.is_file() or (counts := read_counts(path)).rows != rows or counts.made_from not in ("", made_from):
         return None
     group, pairs = np.unique(read_groups(path), return_counts=True)
     largest = group[np.argsort(-pairs, kind="stable")[:GROUPS]].tolist()

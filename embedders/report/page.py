@@ -124,7 +124,7 @@ def describe_run(
     vectors = normalize(sample.vectors)
     choice = choose_rows(vectors)
     thumbnails = Thumbnails(tar_paths, first.provenance.image_suffix)
-    copies = gather_copies(folder, rows)
+    copies = gather_copies(folder, rows, run.made_from)
     thumbnails.read(size_pictures(sample, choice, run, copies))
 
     sampled_shards = sorted({name.shard for name in everything.names})

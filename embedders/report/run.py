@@ -8,6 +8,7 @@ from pathlib import Path
 
 from embedders.output.failed import FailedSample
 from embedders.output.footers import VectorFile
+from embedders.output.record import digest, sign_vectors
 from embedders.output.repeated_ids import RepeatedIds
 from embedders.output.summary import Summary, read_accounts
 from embedders.output.timings import sum_seconds
@@ -25,6 +26,7 @@ class Run:
         unfinished: Names of the shards without vectors.
         failed: The first few failed samples of each kind, with the names of their shards.
         first: The footer of the first shard's vectors.
+        made_from: Digest of what the vectors were made from, as `Record.sign` returns it.
         devices: Number of shards by the device that computed them.
     """
 
@@ -33,6 +35,7 @@ class Run:
     unfinished: list[str] = field(default_factory=list)
     failed: dict[str, list[tuple[str, FailedSample]]] = field(default_factory=dict)
     first: VectorFile | None = None
+    made_from: str = ""
     devices: Counter[str] = field(default_factory=Counter)
 
 
@@ -44,10 +47,13 @@ def read_run(folder: Path, shards: list[str]) -> Run:
         stored = json.loads((folder / "summary.json").read_text())
         run.summary.strays = stored.get("strays", {})
         run.summary.repeated_ids = RepeatedIds(**stored.get("repeated_ids", {}))
+    made_from = {}
     for account in read_accounts(folder, finished):
         run.first = run.first or account.output
         run.devices[account.output.provenance.embedder.device] += 1
         run.summary.add(account, account.shard)
+        made = account.output.provenance
+        made_from[account.shard] = (digest(made.recipe or {}), made.shard.sha256)
         seconds = sum_seconds(account.seconds)
         rows, failed = account.output.rows, len(account.failed)
         speed = rows / seconds if seconds else 0.0
@@ -57,4 +63,5 @@ def read_run(folder: Path, shards: list[str]) -> Run:
             named = run.failed.setdefault(sample.kind, [])
             if len(named) < FAILURES_PER_KIND:
                 named.append((account.shard, sample))
+    run.made_from = sign_vectors(made_from)
     return run

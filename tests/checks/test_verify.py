@@ -213,7 +213,8 @@ def test_a_shard_and_a_ledger_that_moved_are_named(folder):
     path = embed(folder)
     (folder / "s.tar").rename(folder / "moved.tar")
     assert_wrong("its shard", path)
-    assert_wrong("is not there; name it with --shard", path)
+    assert_wrong("is not there", path)
+    assert_wrong("run snakemake, or name it with --shard", path)
     assert_sound(path, "--shard", folder / "moved.tar")
     (folder / "s.ledger").rename(folder / "moved.ledger")
     assert_wrong("no such file; expected one of tarquet", path, "--shard", folder / "moved.tar")
@@ -442,6 +443,23 @@ def test_a_folder_is_taken_as_the_run_in_it_and_all_its_outputs_are_verified(run
     assert result.exit_code == 1
     assert f"wrong: {run}/embeddings/val/t.parquet: " in result.output
     assert "error: 1 of 3 files are not sound" in result.output
+
+
+def test_the_shards_of_a_run_are_read_from_where_its_last_run_found_them(run, folder):
+    (folder / "moved").mkdir()
+    for name in ("s", "val-t"):
+        (folder / f"{name}.tar").rename(folder / f"moved/{name}.tar")
+    (run / "run_shards.json").write_text(json.dumps({"s": "moved/s.tar", "val/t": "moved/val-t.tar"}))
+    result = verify(run)
+    assert result.exit_code == 0, result.output
+    assert result.output.count("sound: ") == 3
+
+
+def test_a_list_of_shards_that_cannot_be_read_is_one_line(run):
+    (run / "run_shards.json").write_text('{"s": ')
+    job = run_cli("verify", run)
+    assert (job.returncode, job.stdout) == (1, "")
+    assert "run_shards.json' cannot be read (" in job.stderr and job.stderr.count("\n") == 1
 
 
 def test_a_folder_of_outputs_alone_is_verified_too(run):

@@ -45,6 +45,20 @@ def test_shards_of_two_models_are_refused(tmp_path, other, what):
         open_run(tmp_path)
 
 
+@pytest.mark.parametrize("columns", [({}, {"n": "int64"}), ({"n": "int64"}, {}), ({"n": "int64"}, {"n": "string"})])
+def test_shards_with_other_columns_are_refused(tmp_path, columns):
+    for shard, its in zip("ab", columns, strict=True):
+        add_shard(tmp_path, shard, columns=its, fields=lambda shard, n: {"n": n})
+    with pytest.raises(ShardError, match=r"b\.parquet': its list of columns is {.*, with the same columns;"):
+        open_run(tmp_path)
+
+
+def test_the_order_of_the_columns_may_differ(tmp_path):
+    for shard, names in zip("ab", ("mn", "nm"), strict=True):
+        add_shard(tmp_path, shard, columns=dict.fromkeys(names, "int64"), fields=lambda shard, n: {"n": n, "m": n})
+    assert open_run(tmp_path).total == 6
+
+
 def test_a_run_that_is_not_finished_is_refused(tmp_path):
     add_shard(tmp_path, "a", **MODEL)
     with pytest.raises(ConfigError, match="1 of its 2 shards have no vectors, such as 'b'; expected a finished run"):

@@ -66,6 +66,15 @@ def test_a_sum_that_does_not_come_out_is_an_error(tmp_path):
         summarize_run(tmp_path, ["a"])
 
 
+def test_a_file_that_was_renamed_is_an_error(tmp_path):
+    for shard in "ab":
+        write_shard(tmp_path, shard, 3, [])
+    (tmp_path / "embeddings/a.parquet").rename(tmp_path / "embeddings/b.parquet")
+    write_shard(tmp_path, "a", 3, [])
+    with pytest.raises(ShardError, match=r"b\.parquet': its rows are of the shard 'a'; expected 'b'; was the file"):
+        summarize_run(tmp_path, ["a", "b"])
+
+
 def test_vectors_of_another_type_are_an_error(tmp_path):
     write_shard(tmp_path, "a", 1, [])
     write_shard(tmp_path, "b", 1, [], dimension=3)

@@ -337,7 +337,8 @@ def test_the_groups_of_near_copies_are_shown_with_a_link_to_the_list(run, tmp_pa
     assert "3 of 64 images are near copies (a cosine of 0.97 or more), in 1 groups and 2 pairs" in page
     assert "are near copies (a cosine of 0.98" not in page and "have a near copy" not in page
 
-    # A list of another run, or of this one before a shard was added, says nothing of these vectors.
-    write_near_copies(folder / "near_copies.parquet", [table], replace(counts, rows=rows | {"a": 1}))
-    write_report(folder, folder / "report.html")
-    assert 'id="copies"' not in (folder / "report.html").read_text()
+    # A list of another run, or of this one before a shard was added or the model changed, is not shown.
+    for other in ({"rows": rows | {"a": 1}}, {"made_from": "another model"}):
+        write_near_copies(folder / "near_copies.parquet", [table], replace(counts, **other))
+        write_report(folder, folder / "report.html")
+        assert 'id="copies"' not in (folder / "report.html").read_text()

@@ -14,6 +14,7 @@ from support.workflow import (
     find_planned,
     make_shard,
     read_colors,
+    read_results,
     run_snakemake,
     run_well,
     start_held_run,
@@ -174,6 +175,20 @@ def test_what_belongs_to_no_shard_is_named_everywhere_and_moved_away_on_request_
     assert "no shard of this run" not in run_well(project)
     assert len(pd.read_parquet(project / "results/embeddings")) == summary["embedded"] == 5
     assert json.loads((project / "results/summary.json").read_text())["strays"] == {}
+
+
+def test_after_shards_were_moved_the_folder_names_their_new_places_and_nothing_is_embedded(project):
+    before = read_results(project)
+    (project / "data").rename(project / "elsewhere")
+    edit(project / "config.yaml", "data/*.tar", "elsewhere/*.tar")
+    assert find_planned(project) == set()
+    run_well(project)
+    assert json.loads((project / "results/run_shards.json").read_text())["a"] == "elsewhere/a.tar"
+    changed = {path for path, content in read_results(project).items() if before[path] != content}
+    assert changed == {"results/run_shards.json"}
+    assert "Nothing to be done" in run_well(project, "--config", f"shards={project}/elsewhere/*.tar")
+    verified = run_cli("verify", "results", cwd=project)
+    assert verified.stdout.count("sound: ") == 2, verified.stdout + verified.stderr
 
 
 # One run at a time

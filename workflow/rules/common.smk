@@ -17,6 +17,7 @@ sys.path.insert(0, os.path.join(str(workflow.current_basedir), "../.."))
 from embedders.copies.settings import (
     check_settings,
     count_parts,
+    is_search_stale,
     is_stale,
     name_search,
 )
