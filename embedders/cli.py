@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import click
@@ -144,7 +145,8 @@ def check(embedder, shards, embedder_args, id_col, metadata_columns, image_suffi
         with pin_device(paths[0], device, terms) as torch_device:
             from embedders.checks.before_run import check_before_run
 
-            with errors_alone():  # the findings repeat everything else
+            # The findings repeat everything else that is logged, and what the class prints is not part of the JSON.
+            with errors_alone(), redirect_stdout(sys.stderr if as_json else sys.stdout):
                 columns = (id_col, metadata_columns, image_suffix)
                 report = check_before_run(embedder, embedder_args, paths, torch_device, *columns, versions=versions)
         if as_json:
