@@ -9,6 +9,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -155,7 +156,8 @@ def check(embedder, configfile, as_json, **options) -> None:
         with pin_device(paths[0], options["device"], options["terms"]) as torch_device:
             from embedders.checks.before_run import check_before_run
 
-            with errors_alone():  # the findings repeat everything else
+            # The findings repeat everything else that is logged, and what the class prints is not part of the JSON.
+            with errors_alone(), redirect_stdout(sys.stderr if as_json else sys.stdout):
                 args = options["embedder_args"]
                 columns = {name: options[name] for name in ("id_col", "metadata_columns", "image_suffix")}
                 report = check_before_run(embedder, args, paths, torch_device, versions=versions, **columns)

@@ -6,6 +6,7 @@ Like `cli.py`, this imports nothing heavy.
 import functools
 import json
 import logging
+import os
 import shutil
 import signal
 import sys
@@ -81,6 +82,12 @@ def one_line_errors() -> Iterator[None]:
         number = interrupt.args[0] if interrupt.args else signal.SIGINT
         report_error(f"stopped by {signal.Signals(number).name}; run it again")
         sys.exit(128 + number)
+    except SystemExit as error:  # else the command would succeed without a result, or fail without a word
+        report_error(
+            f"{describe_error(error)}: the code of the class ended the process; expected it to raise an "
+            "error or to return; remove the call of sys.exit"
+        )
+        sys.exit(1)
     except Exception as error:
         traceback.print_exc()
         report_error(f"{describe_error(error)}; please report this as a defect, with the lines above")
@@ -92,6 +99,16 @@ def raise_interrupt(number: int, _frame: object) -> None:
     for ended_by in END_SIGNALS:  # SLURM sends SIGTERM twice, and the second one would interrupt the clean-up
         signal.signal(ended_by, signal.SIG_IGN)
     raise KeyboardInterrupt(number)
+
+
+def restore_signals() -> None:
+    """Let the signals end a process that was forked, such as a worker of a loader; only the job has to clean up."""
+    for number in END_SIGNALS:
+        if signal.getsignal(number) is raise_interrupt:
+            signal.signal(number, signal.SIG_DFL)
+
+
+os.register_at_fork(after_in_child=restore_signals)
 
 
 @contextmanager

@@ -104,6 +104,36 @@ def test_bad_input_gets_one_line_and_exit_code_1(tmp_path, shard, case):
     assert leftovers(tmp_path) == ["s.tar"]
 
 
+@pytest.mark.parametrize("code", ["0", "'no licence'"])
+@pytest.mark.parametrize("place", ["__init__", "preprocess", "load_embedding_model"])
+def test_a_class_that_ends_the_process_is_an_error_with_the_line(tmp_path, shard, place, code):
+    (tmp_path / "ends.py").write_text(
+        "import sys\nfrom mean_color import MeanColor\nclass Ends(MeanColor):\n"
+        f"    def {place}(self, *arguments):\n        sys.exit({code})\n"
+    )
+    result = embed(shard, tmp_path / "o.parquet", embedder=f"{tmp_path}/ends.py:Ends")
+    assert result.exit_code == 1
+    error = result.stderr.splitlines()[-1]
+    assert error.startswith(
+        f"error: SystemExit: {code.strip(chr(39))} (ends.py, line 5): the code of the class ended"
+    )
+    assert leftovers(tmp_path) == ["ends.py", "s.tar"]
+
+
+def test_the_workers_of_a_class_end_without_a_word(tmp_path, shard):
+    (tmp_path / "forks.py").write_text(
+        "import multiprocessing\nfrom mean_color import MeanColor\nclass Forks(MeanColor):\n"
+        "    def load_embedding_model(self, device):\n"
+        "        with multiprocessing.get_context('fork').Pool(2) as pool:\n"
+        "            pool.map(abs, [1, 2])\n"
+        "        return super().load_embedding_model(device)\n"
+    )
+    options = ("--embedder", f"{tmp_path}/forks.py:Forks", "--device", "cpu")
+    job = run_cli("embed", shard, tmp_path / "o.parquet", *options)
+    assert job.returncode == 0, job.stderr
+    assert "KeyboardInterrupt" not in job.stderr
+
+
 @pytest.mark.parametrize(
     ("options", "reason"),
     [

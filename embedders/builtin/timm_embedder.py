@@ -1,6 +1,7 @@
 """`TimmImageEmbedder`: any model of timm as an embedder. It uses nothing that a user's own subclass could not use."""
 
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ log = logging.getLogger(__name__)
 # Numbers of classes of label sets; of the models below, the ones with another number end in a projection.
 _LABEL_SETS = (0, 1000, 11821)
 _CONTRASTIVE = ("clip", "pe_core")
+_NUMBER = re.compile(r"[+-]?\d[\d._]*(e[+-]?\d+)?", re.IGNORECASE)  # as YAML reads 1e-5: a text, without a point
 _WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pth", ".pt")
 
 
@@ -163,7 +165,13 @@ class TimmImageEmbedder(PretrainedImageEmbedder):
     def _explain_refusal(self, error: Exception) -> str:
         reason = describe_library_error(error)
         if isinstance(error, TypeError | KeyError | AttributeError | AssertionError) and self.model_args:
-            return f"timm refuses model_args {self.model_args} for {self.model_name!r}: {reason}"
+            texts = [
+                value for value in self.model_args.values() if isinstance(value, str) and _NUMBER.fullmatch(value)
+            ]
+            hint = (
+                f"; {texts[0]!r} is a text; YAML takes a number such as 1.0e-5, with a point, as one" if texts else ""
+            )
+            return f"timm refuses model_args {self.model_args} for {self.model_name!r}: {reason}{hint}"
         if self.model_name.startswith(FOLDER):
             folder = Path(self.model_name.removeprefix(FOLDER))
             files = sorted(path for path in folder.iterdir() if path.suffix in _WEIGHT_SUFFIXES)

@@ -103,7 +103,7 @@ def check_before_run(
     with Copies(tar_paths[:1]) as copies:
         first = copies.find(tar_paths[0])
         survey = survey_shard(first, columns.needed, image_suffix, id_col)
-        findings = list(check_embedder(build, first, device, id_col, speeds.append, image_suffix))
+        findings = list(check_embedder(build, first, device, id_col, speeds.append, image_suffix, metadata_columns))
         survey.tar_path = tar_paths[0]
         findings = [replace(finding, message=copies.name_in(finding.message)) for finding in findings]
     findings += describe_survey(survey)

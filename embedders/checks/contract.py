@@ -4,7 +4,7 @@
 """
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
@@ -23,11 +23,15 @@ from embedders.checks.loader_contract import (
 )
 from embedders.checks.verify import compare_vectors
 from embedders.errors import EmbedderError, TarquetError, describe_error
+from embedders.gpu.failures import explain_failure
 from embedders.gpu.visibility import is_cuda_running
 from embedders.job.model import Model
+from embedders.job.provenance import describe_embedder
 from embedders.job.weights import find_modules
+from embedders.output.columns import SHARD, Columns
 from embedders.output.failed import FailureKind
 from embedders.output.vectors import describe_shapes, split_columns
+from embedders.output.writer import refuse_twice
 
 # Number of images to try: enough to find rare problems, few enough to take seconds.
 IMAGES = {"cpu": 32, "cuda": 256}
@@ -60,6 +64,7 @@ def check_embedder(
     id_col: str = "__key__",
     on_speed: Callable[[Speed], None] = lambda speed: None,
     image_suffix: str = "",
+    metadata_columns: str | Sequence[str] | Mapping[str, str] = (),
 ) -> Iterator[Finding]:
     """Try an embedder on the first images of a shard.
 
@@ -70,6 +75,7 @@ def check_embedder(
         id_col: The metadata field that identifies a sample.
         on_speed: Called with the measured speed, unless an earlier check fails.
         image_suffix: As in `embed_shards`.
+        metadata_columns: As in `embed_shards`.
 
     Yields:
         One finding for each check. Checks that depend on a failed one are skipped.
@@ -86,8 +92,10 @@ def check_embedder(
         message = f"{name}.__init__ does not call super().__init__(...), which sets what a job needs; add the call"
         yield Finding("class", message, is_wrong=True)
         return
+    columns = Columns(id_col, metadata_columns)
     try:
         model = Model(embedder, device, "float32")
+        describe_embedder(embedder, model.weights, device)  # what a job writes into the footer
     except TarquetError as error:
         yield Finding("model", str(error), is_wrong=True)
         return
@@ -97,7 +105,9 @@ def check_embedder(
         batches, failed = load_batches(embedder, tar_path, id_col, device, IMAGES[device], image_suffix)
         findings = list(check_batches(batches, failed, id_col, embedder.metadata_fields))
         if not uses_default_loader(embedder) and not any(finding.is_wrong for finding in findings):
-            findings += check_ids(batches, id_col, tar_path)
+            loaded = sum(len(metadata) for _, metadata in batches)
+            missed = failed if loaded < IMAGES[device] else None  # else the loader was stopped before its end
+            findings += check_ids(batches, columns, tar_path, missed)
         yield from findings
         # If preprocess fails on some images, the others still form batches to check.
         if not batches or any(finding.is_wrong for finding in findings if not failed):
@@ -115,6 +125,8 @@ def check_embedder(
         vectors = [embed_batch(model, batch, tar_path) for batch in batches]
         embedded_per_s = sum(map(len, vectors)) / (perf_counter() - start)
         on_speed(Speed(loaded_per_s, embedded_per_s, vectors[0].shape[1]))
+        scores = [classifier.pred_column for classifier in embedder.classifiers or ()]
+        refuse_twice([SHARD, *columns.types, *scores, *model.shapes])
         yield from check_model(model, batches[0], first, vectors[0], tar_path)
     except TarquetError as error:
         yield Finding("model", str(error), is_wrong=True)
@@ -178,8 +190,12 @@ def check_model(
         return
     yield Finding("model", "the same vectors a second time")
     last = take_last(images)
-    with torch.inference_mode():
-        output = model.forward(images if last is None else last)
+    try:
+        with torch.inference_mode():
+            output = model.forward(images if last is None else last)
+    except Exception as error:  # batch statistics of one image, for example
+        how = "with one image alone" if last is not None else "a second time"
+        raise explain_failure(error, f"{tar_path}: {model.embedder.model_name}, {how}", model.device) from error
     dtypes = [torch.as_tensor(part).dtype for part in (output.values() if isinstance(output, Mapping) else [output])]
     if not all(dtype.is_floating_point for dtype in dtypes):
         yield Finding(

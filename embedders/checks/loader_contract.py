@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ import torch
 from embedders.base import ImageEmbedder
 from embedders.errors import TarquetError, make_one_line
 from embedders.job.loaders import add_key, count_samples, find_fields, read_batches
-from embedders.output.columns import Columns
+from embedders.output.columns import Columns, read_key
 from embedders.output.failed import FailedSample, FailureKind
 from embedders.output.ledger import Ledger
 from embedders.reading.loader import ShardLoad
@@ -76,11 +77,13 @@ def load_batches(
     embedder = copy.copy(embedder)
     fields = find_fields(embedder, Columns(id_col))
     load = ShardLoad(TrialLedger(tar_path), accept_damage=True, fields=fields, image_suffix=image_suffix)
-    embedder.batch_size = min(embedder.batch_size, MAX_BATCH_SIZE[device])
+    if isinstance(embedder.batch_size, Integral):  # anything else is an error of the default loader
+        embedder.batch_size = min(embedder.batch_size, MAX_BATCH_SIZE[device])
     batches = []
     with suppress(TrialEnd):
         for batch, metadata in read_batches(embedder, tar_path, device, load):
-            batches.append((batch, [add_key(sample, id_col, {}) for sample in metadata]))
+            if metadata or (_is_sized(batch) and len(batch)):  # an empty batch does no harm
+                batches.append((batch, [add_key(sample, id_col, {}) for sample in metadata]))
             images -= len(metadata)
             if images <= 0:
                 break
@@ -108,8 +111,7 @@ def check_batches(
             yield Finding("loader", message, is_wrong=True)
         return
     for batch, metadata in batches:
-        sized = isinstance(batch, torch.Tensor | np.ndarray | list)
-        if sized and len(batch) != len(metadata):
+        if _is_sized(batch) and len(batch) != len(metadata):
             message = f"a batch of {len(batch)} images came with {len(metadata)} dicts; expected one dict per image"
             yield Finding("loader", message, is_wrong=True)
             return
@@ -127,9 +129,26 @@ def check_batches(
     yield Finding("loader", f"{counts}{shape}, each with its metadata")
 
 
-def check_ids(batches: list[Batch], id_col: str, tar_path: str) -> Iterator[Finding]:
-    """Check that a custom loader yields only samples of the tar, and each once."""
-    names = Counter(str(sample[id_col]) for sample in chain.from_iterable(metadata for _, metadata in batches))
+def check_ids(
+    batches: list[Batch], columns: Columns, tar_path: str, failed: Sequence[FailedSample] | None
+) -> Iterator[Finding]:
+    """Check that a custom loader yields only samples of the tar, each once, and that their metadata can be stored.
+
+    Args:
+        batches: What the loader yielded.
+        columns: The columns next to the vectors.
+        tar_path: The shard.
+        failed: The samples that the loader recorded as failed; `None` if it was stopped before its end.
+    """
+    samples = list(chain.from_iterable(metadata for _, metadata in batches))
+    unstored = columns.read(samples)[1]
+    if unstored:
+        message = f"{len(unstored)} of the first {len(samples)} samples will fail, bad_metadata, for example "
+        row, reason = next(iter(unstored.items()))
+        message += f"{read_key(samples[row])!r}: {reason}; {FailureKind.BAD_METADATA.fix}"
+        yield Finding("loader", message, is_wrong=True)
+        return
+    names = Counter(str(read_key(sample)) for sample in samples)
     name, times = names.most_common(1)[0]
     if times > 1:
         message = f"load_dataset_shard yields {name!r} {times} times; expected each sample once; fix the loader"
@@ -138,21 +157,40 @@ def check_ids(batches: list[Batch], id_col: str, tar_path: str) -> Iterator[Find
     if os.path.getsize(tar_path) > MAX_COUNTED_BYTES:
         return
     ledger = Ledger(tar_path)
-    ids, _ = count_samples(tar_path, id_col, ledger, accept_damage=True)
-    known = {*ids, *ledger.unsettled()}
+    ids, _ = count_samples(tar_path, columns.id_col, ledger, accept_damage=True)
+    keys = ledger.unsettled()
+    known = {*ids, *keys}
     foreign = [name for name in names if name not in known]
     if foreign:
-        message = f"load_dataset_shard yields {foreign[0]!r}, which is not a {id_col} in the tar; expected only its "
+        other = "" if columns.id_col == "__key__" else f" or {columns.id_col}"
+        message = (
+            f"load_dataset_shard yields {foreign[0]!r}, which is not a __key__{other} in the tar; expected only its "
+        )
         yield Finding("loader", f"{message}samples; take the name from the tar", is_wrong=True)
+        return
+    if failed is None:
+        return
+    found = {*names, *(ids[name] for name in names if name in ids), *(sample.key for sample in failed)}
+    lost = [key for key in keys if key not in found]
+    if lost:
+        kind = FailureKind.NOT_LOADED
+        message = f"{len(lost)} of {len(keys)} samples will fail, {kind}, for example {lost[0]!r}; {kind.fix}"
+        yield Finding("loader", message, is_wrong=True)
 
 
 def check_loading_again(batches: list[Batch], again: list[Batch]) -> Iterator[Finding]:
     """Check that the loader yields the same images the second time."""
     same = [metadata for _, metadata in batches] == [metadata for _, metadata in again[: len(batches)]]
     if same and isinstance(batches[0][0], torch.Tensor | np.ndarray):
-        same = np.array_equal(torch.as_tensor(batches[0][0]).cpu(), torch.as_tensor(again[0][0]).cpu())
+        first, second = (torch.as_tensor(images) for images in (batches[0][0], again[0][0]))
+        same = torch.equal(first, second)  # numpy has no bfloat16
     if not same:
         message = "the loader yields other images the second time; expected the same; remove random augmentation"
         yield Finding("loader", message, is_wrong=True)
     else:
         yield Finding("loader", "the same images a second time")
+
+
+def _is_sized(images: Any) -> bool:
+    """Return whether the length of a batch is its number of images."""
+    return isinstance(images, torch.Tensor | np.ndarray | list)

@@ -186,7 +186,7 @@ class Model:
     def _join(self, output: Any, where: str) -> torch.Tensor:
         """Concatenate the columns that the model returned to one tensor with a row per image."""
         columns = output if isinstance(output, Mapping) else {self.embedder.image_embedding_column: output}
-        parts = {str(name): torch.as_tensor(part).detach() for name, part in columns.items()}
+        parts = {str(name): _read_tensor(part, where) for name, part in columns.items()}
         names = [f"{name!r} of " if isinstance(output, Mapping) else "" for name in parts]
         texts = ", ".join(
             f"{name}shape {tuple(part.shape)}" for name, part in zip(names, parts.values(), strict=True)
@@ -196,20 +196,14 @@ class Model:
             raise EmbedderError(
                 f"{where}: the model returned {texts or 'no vectors'}; expected (images, dimension): one {EXPECTED}"
             )
-        for part in parts.values():
-            if part.is_complex() or part.layout != torch.strided:
-                raise EmbedderError(
-                    f"{where}: the model returned a tensor of {part.dtype}, {part.layout}; expected real "
-                    "numbers in a dense tensor"
-                )
         shapes = {name: tuple(part.shape[1:]) for name, part in parts.items()}
         if self.shapes and shapes != self.shapes:
             raise EmbedderError(
                 f"{where}: the model returned dimension {describe_shapes(shapes)}, but "
                 f"{describe_shapes(self.shapes)} before; expected the same one"
             )
-        self.shapes = shapes
-        joined = [part.flatten(1) for part in parts.values()]
+        self.shapes = self.shapes or shapes
+        joined = [parts[name].flatten(1) for name in self.shapes]  # a mapping may have another order in each batch
         return joined[0] if len(joined) == 1 else torch.cat([part.float().to(joined[0].device) for part in joined], 1)
 
     def _wait(self, started: Started, where: str) -> np.ndarray:
@@ -220,3 +214,16 @@ class Model:
         except Exception as error:
             raise explain_failure(error, where, self.device) from error
         return np.concatenate([vectors.numpy() for vectors, _ in started])
+
+
+def _read_tensor(returned: Any, where: str) -> torch.Tensor:
+    """Return what a model returned, for one column, as a tensor of real numbers."""
+    try:
+        tensor = torch.as_tensor(returned).detach()
+    except (TypeError, ValueError, RuntimeError) as error:  # a tuple of tensors, None, an object with the tensors
+        found = f"a {type(returned).__name__}"
+        raise EmbedderError(f"{where}: the model returned {found}; expected a tensor with one {EXPECTED}") from error
+    if tensor.is_complex() or tensor.layout is not torch.strided:
+        found = f"{tensor.dtype}, {tensor.layout}"
+        raise EmbedderError(f"{where}: the model returned {found}; expected floats in a dense tensor; convert it")
+    return tensor

@@ -1,6 +1,7 @@
 """Describes what vectors were made from, for the footer of their Parquet file: embedder, weights and shard."""
 
 import inspect
+import json
 import platform
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from embedders import __version__
 from embedders.base import ImageEmbedder
 from embedders.classifier import ImageClassifier
-from embedders.errors import ShardError
+from embedders.errors import EmbedderError, ShardError, describe_error
 from embedders.output.hashes import hash_file
 from embedders.output.provenance import ClassifierRecord, EmbedderRecord, FileRecord
 
@@ -27,6 +28,9 @@ def describe_embedder(embedder: ImageEmbedder, weights: str | None, device: str)
         embedder: The embedder.
         weights: Fingerprint of the model's weights, from `weights.hash_weights`.
         device: `"cuda"` or `"cpu"`.
+
+    Raises:
+        EmbedderError: Its preprocessing cannot be described.
     """
     versions = {"tarquet": __version__, "python": platform.python_version()}
     # Pillow, because 13 resizes tall images differently from 12.
@@ -38,7 +42,7 @@ def describe_embedder(embedder: ImageEmbedder, weights: str | None, device: str)
         model_name=embedder.model_name,
         source_sha256=hash_source(type(embedder)),
         weights_sha256=weights,
-        preprocessing=embedder.describe_preprocessing(),
+        preprocessing=_describe_preprocessing(embedder),
         notes=list(embedder.notes),
         # an embedder may use the GPU without torch; torch only knows the name if it was initialized
         device=torch.cuda.get_device_name() if device == "cuda" and torch.cuda.is_initialized() else device,
@@ -55,6 +59,18 @@ def describe_classifier(classifier: ImageClassifier, weights: str | None) -> Cla
         source_sha256=hash_source(type(classifier)),
         weights_sha256=weights,
     )
+
+
+def _describe_preprocessing(embedder: ImageEmbedder) -> dict[str, Any]:
+    try:
+        described = embedder.describe_preprocessing()
+        json.dumps(described)
+    except Exception as error:
+        raise EmbedderError(
+            f"{embedder.model_name}: describe_preprocessing: {describe_error(error)}; expected a dict of values for "
+            "JSON; fix it, or leave it out"
+        ) from error
+    return described
 
 
 def _describe_recipe(owner: ImageEmbedder | ImageClassifier) -> dict[str, Any]:

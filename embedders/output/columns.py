@@ -8,9 +8,9 @@ import json
 import reprlib
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from math import isfinite
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from embedders.errors import ConfigError
@@ -106,8 +106,12 @@ class Columns:
             else:
                 values = [sample.get(name) for sample in metadata]
             arrays.append(_build_array(values, name, type_name, wrong))
+        ids = arrays[list(self.types).index(KEY if self.id_col == "__key__" else self.id_col)]
+        absent = (
+            set(ids.is_null().to_numpy(zero_copy_only=False).nonzero()[0]) - wrong.keys() if ids.null_count else ()
+        )
         for row, sample in enumerate(metadata):
-            if sample.get(self.id_col) is None:
+            if sample.get(self.id_col) is None or row in absent:
                 fields = ", ".join(map(str, sample)) or "none"
                 wrong[row] = f"has no {self.id_col!r} (id_col), or null there; its fields are: {fields}"
         return pa.RecordBatch.from_arrays(arrays, schema=self.schema), wrong
@@ -134,10 +138,13 @@ def _build_array(values: list, name: str, type_name: str, wrong: dict[int, str])
 
 
 def _convert(value: Any, type_name: str) -> Any:
-    if value is None:
-        return None
-    if isinstance(value, np.generic):  # from a user's own loader
-        value = value.item()
+    # What a user's own loader may yield: members of webdataset are bytes, and a collate function makes tensors.
+    if isinstance(value, bytes):
+        value = value.decode()
+    elif hasattr(value, "tolist"):  # of NumPy and torch
+        value = value.tolist()
+    if value is None or (type_name == "string" and isinstance(value, float) and not isfinite(value)):
+        return None  # NaN is how pandas writes a missing text
     if type_name == "string":
         text = value if isinstance(value, str) else _dump_json(value)
         return text.encode("utf-8", "replace").decode()  # JSON can hold half a surrogate pair, Parquet cannot
@@ -155,7 +162,14 @@ def _convert(value: Any, type_name: str) -> Any:
 
 
 def _dump_json(value: Any) -> str:
-    text = json.dumps(value, default=str)
+    text = json.dumps(value, default=_simplify)
     if "NaN" in text or "Infinity" in text:  # Python writes these numbers, but they are not JSON
         text = json.dumps(json.loads(text, parse_constant=lambda name: None))
     return text
+
+
+def _simplify(value: Any) -> Any:
+    """Return what JSON can hold of a value that a user's own loader put into a list or a dict."""
+    if isinstance(value, bytes):
+        return value.decode()
+    return value.tolist() if hasattr(value, "tolist") else str(value)

@@ -57,7 +57,7 @@ class EmbeddingWriter:
             raise ConfigError(f"embedding_dtype: {dtype!r}; expected {' or '.join(DTYPES)}")
         self._shard = shard
         self._columns = pa.schema([SHARD_FIELD, *columns])
-        _refuse_twice([*self._columns.names, vector_column])
+        refuse_twice([*self._columns.names, vector_column])
         self._file = file
         self._vector_column = vector_column
         self._dtype = dtype
@@ -125,7 +125,7 @@ class EmbeddingWriter:
         self._vectors = [VectorColumn(name, tuple(shape), self._dtype) for name, shape in shapes.items()]
         fields = [field for column in self._vectors for field in column.fields]
         names = self._columns.names
-        _refuse_twice([*names, *(field.name for field in fields)])
+        refuse_twice([*names, *(field.name for field in fields)])
         self._schema = pa.schema([*self._columns, *fields])
         self._writer = pq.ParquetWriter(
             self._file,
@@ -144,10 +144,18 @@ class EmbeddingWriter:
         self._batches, self._bytes = [], 0
 
 
-def _refuse_twice(names: Sequence[str]) -> None:
+def refuse_twice(names: Sequence[str]) -> None:
+    """Check that no two columns have the same name.
+
+    Raises:
+        ConfigError: Two have.
+    """
     for name in names:
         if names.count(name) > 1:
-            raise ConfigError(f"column {name!r} would be there twice; rename image_embedding_column or pred_column")
+            raise ConfigError(
+                f"column {name!r} would be there twice; rename the vectors (image_embedding_column, or the name in "
+                "the model's mapping), the score (pred_column) or the field"
+            )
 
 
 def write_ledger(

@@ -135,6 +135,8 @@ def _leave_out(kinds: Collection[bytes], png: bytes) -> bytes:
 
 def _explain_unidentified(encoded: bytes) -> str:
     """Return which format the bytes begin as, if it is known, and why Pillow cannot read them."""
+    if not encoded:
+        return "the file is empty"
     for name in FORMATS:
         parse, accept = Image.OPEN[name]
         if accept and accept(encoded[:16]) is True:

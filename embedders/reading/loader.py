@@ -100,11 +100,11 @@ def load_batches(
 
     Raises:
         ShardError: The shard is missing or damaged.
-        EmbedderError: `decode` returns images of different shapes, or a number is not one of 1, 2, 3, ...
+        EmbedderError: `batch_size` or `threads` is no such number, or `decode` returns images of different shapes.
     """
-    for name, number in (("batch_size", batch_size), ("num_threads_per_worker", threads)):
-        if number is not None and not (isinstance(number, Integral) and number > 0):
-            raise EmbedderError(f"{tar_path}: {name} is {number!r}; expected a whole number of 1 or more")
+    for name, number in (("batch_size", batch_size), ("num_threads_per_worker", 1 if threads is None else threads)):
+        if not isinstance(number, Integral) or number < 1:
+            raise EmbedderError(f"{tar_path}: {name}: {number!r}; expected a whole number of at least 1; set it")
     take = decode if with_metadata else lambda image, metadata: decode(image)
     return _load(tar_path, take, batch_size, threads or len(os.sched_getaffinity(0)), find_load(tar_path))
 

@@ -27,10 +27,13 @@ def decode_image(
     check_size(image.size)
     pixels = jpeg.decode(encoded) if image.format in JPEGS and jpeg.find_size(encoded) else None
     if pixels is None:
-        return convert_to_rgb(image, background)
-    decoded = Image.fromarray(pixels)
-    decoded.info = image.info  # the EXIF data, for a subclass that applies the orientation
-    return decoded
+        decoded = convert_to_rgb(image, background)
+        if "exif" in image.info:  # lost where the pixels were blended or scaled
+            decoded.info["exif"] = image.info["exif"]
+    else:
+        decoded = Image.fromarray(pixels)
+        decoded.info = image.info
+    return decoded  # with the EXIF data, for a subclass that applies the orientation
 
 
 def decode_to_tensor(encoded: bytes, background: str = "white") -> torch.Tensor:

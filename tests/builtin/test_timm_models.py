@@ -296,6 +296,10 @@ def test_what_cannot_be_pooled_is_refused_before_an_image_is_read(tmp_path):
             {"no_such_thing": 1},
             r"timm refuses model_args \{'no_such_thing': 1\} for 'test_vit': TypeError: .*no_such_thing",
         ),
+        (
+            {"init_values": "1e-5"},
+            "TypeError: .*; '1e-5' is a text; YAML takes a number such as 1.0e-5, with a point, as one",
+        ),
         ({"act_layer": "no_such_layer"}, "timm refuses model_args .*KeyError: 'no_such_layer'"),
         ({"mlp_layer": "NoSuchLayer"}, "timm refuses model_args .*TypeError: 'str' object is not callable"),
         ({"img_size": 100, "patch_size": "x"}, "timm refuses model_args"),

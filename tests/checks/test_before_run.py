@@ -79,6 +79,17 @@ def test_without_a_class_what_the_configuration_says_is_checked(tmp_path, monkey
         assert len(done.stderr.splitlines()) == 1
 
 
+def test_what_a_class_prints_is_not_part_of_the_json(tmp_path):
+    make_shard(tmp_path / "s.tar", 4)
+    (tmp_path / "talks.py").write_text(
+        "from mean_color import MeanColor\nclass Talks(MeanColor):\n"
+        "    def preprocess(self, image):\n        print('hello')\n        return super().preprocess(image)\n"
+    )
+    result = check(f"{tmp_path}/talks.py:Talks", "--shard", tmp_path / "s.tar", "--json")
+    assert json.loads(result.stdout)["wrong"] == 0
+    assert "hello" in result.stderr
+
+
 @pytest.mark.slow
 def test_a_terminal_gets_colours_unless_it_wants_none(tmp_path):
     make_shard(tmp_path / "s.tar", 2)
@@ -203,6 +214,9 @@ def test_columns_that_a_loader_of_the_users_own_fills_are_not_looked_for_in_the_
     )
     result = check(f"{tmp_path}/own.py:Own", "--shard", tmp_path / "s.tar", "--metadata-columns", '["made"]')
     assert result.exit_code == 0, result.stdout
+    result = check(f"{tmp_path}/own.py:Own", "--shard", tmp_path / "s.tar", "--metadata-columns", '{"made": "bool"}')
+    assert result.exit_code == 1
+    assert "3 of the first 3 samples will fail, bad_metadata, for example '00000': made is 1;" in result.stdout
 
 
 def test_a_sidecar_that_nobody_needs_is_no_problem_and_one_that_is_needed_is(tmp_path):

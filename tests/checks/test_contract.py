@@ -30,6 +30,10 @@ def mean(batch):
     return batch.mean(dim=(2, 3))
 
 
+def normalize_batch(batch):
+    return torch.nn.functional.batch_norm(mean(batch), None, None, training=True)
+
+
 def load_plainly(self, tar_path):
     yield from MeanColor().load_dataset_shard(tar_path)
 
@@ -51,6 +55,21 @@ def load_flipped(self, tar_path):
 
 def load_nothing(self, tar_path):
     yield from ()
+
+
+def load_numbered(self, tar_path):
+    for batch, metadata in MeanColor().load_dataset_shard(tar_path):
+        yield batch, [{"__key__": number} for number in range(len(metadata))]
+
+
+def load_all_but_one(self, tar_path):
+    for batch, metadata in MeanColor().load_dataset_shard(tar_path):
+        yield batch[1:], metadata[1:]
+
+
+def load_after_nothing(self, tar_path):
+    yield torch.zeros(0, 3, 8, 8), []
+    yield from MeanColor().load_dataset_shard(tar_path)
 
 
 def load_singly(self, tar_path):
@@ -160,6 +179,24 @@ WRONG = {
         "use no batch statistics",
     ),
     "training mode": (embedder_of(Wrapped()), "Training is in training mode", "expected .eval()"),
+    "one image fails": (
+        embedder_of(normalize_batch),
+        "with one image alone: the model raised ValueError: Expected more than 1 value",
+        "value",
+    ),
+    "a tuple": (embedder_of(lambda batch: (mean(batch),)), "returned a tuple", "expected a tensor"),
+    "a column of another kind": (
+        embedder_of(lambda batch: {"key": mean(batch)}),
+        "column 'key' would be there twice",
+        "the name in the model's mapping",
+    ),
+    "indescribable": (
+        embedder_of(mean, describe_preprocessing=lambda self: {"size": np.float32(1)}),
+        "describe_preprocessing: TypeError: Object of type float32",
+        "expected a dict of values for JSON",
+    ),
+    "no batch size": (embedder_of(mean, batch_size=0), "batch_size: 0", "a whole number of at least 1"),
+    "a batch size in quotes": (embedder_of(mean, batch_size="8"), "batch_size: '8'", "a whole number of at least 1"),
     "raises": (embedder_of(raise_on_cpu), "the model raised RuntimeError", "expected a CUDA tensor"),
     "preprocess": (
         embedder_of(mean, preprocess=lambda self, image: image.pixels),
@@ -198,6 +235,16 @@ WRONG = {
         "not a list with one dict per image",
     ),
     "a sample twice": (embedder_of(mean, load_dataset_shard=load_twice), "'00000' 2 times", "fix the loader"),
+    "numbers for keys": (
+        embedder_of(mean, load_dataset_shard=load_numbered),
+        "'0', which is not a __key__ in the tar",
+        "take the name from the tar",
+    ),
+    "a sample is lost": (
+        embedder_of(mean, load_dataset_shard=load_all_but_one),
+        "1 of 6 samples will fail, not_loaded, for example '00000'",
+        "yield every sample of the tar once",
+    ),
     "other names": (
         embedder_of(mean, load_dataset_shard=load_under_other_names),
         "'images/00000', which is not a __key__ in the tar",
@@ -247,6 +294,8 @@ SOUND = {
     "numpy vectors": embedder_of(lambda batch: mean(batch).cpu().numpy()),
     "dicts": embedder_of(lambda batch: mean(batch["pixels"]), load_dataset_shard=load_as_dict),
     "arrays": embedder_of(lambda batch: np.mean(batch, axis=(2, 3)), load_dataset_shard=load_as_arrays),
+    "an empty batch": embedder_of(mean, load_dataset_shard=load_after_nothing),
+    "bfloat16 images": embedder_of(mean, preprocess=lambda self, image: MeanColor().preprocess(image).bfloat16()),
     "tuples": embedder_of(lambda batch: mean(batch[0]), load_dataset_shard=load_as_tuple),
 }
 

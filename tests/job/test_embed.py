@@ -312,15 +312,22 @@ BREACHES = {
         Own([(ONES, rows_of(*ABC))], lambda batch: raise_error(KeyError("weights"))),
         r"the model raised KeyError: 'weights' \(test_embed.py, line \d+\)",
     ),
-    "complex vectors": (
+    "no tensor from the model": (
+        Own([(ONES, rows_of(*ABC))], lambda batch: "text"),
+        "the model returned a str; expected a tensor with one vector per image",
+    ),
+    "a tuple from the model": (
+        Own([(ONES, rows_of(*ABC))], lambda batch: (batch, batch)),
+        "the model returned a tuple; expected a tensor",
+    ),
+    "complex numbers": (
         Own([(ONES, rows_of(*ABC))], lambda batch: batch.to(torch.complex64)),
-        "a tensor of torch.complex64, torch.strided; expected real numbers in a dense tensor",
+        "the model returned torch.complex64, torch.strided; expected floats",
     ),
-    "sparse vectors": (
+    "a sparse tensor": (
         Own([(ONES, rows_of(*ABC))], lambda batch: batch.to_sparse()),
-        "float32, torch.sparse_coo; exp",
+        "torch.sparse_coo; expected floats in a dense tensor; convert it",
     ),
-    "no tensor from the model": (Own([(ONES, rows_of(*ABC))], lambda batch: "text"), "the model raised TypeError"),
     "a sample twice": (Own([(ONES, rows_of("a", "b", "a"))]), "yielded a sample 'a' .* twice"),
     "a batch twice": (Own([(ONES, rows_of(*ABC)), (ONES, rows_of(*ABC))]), "yielded a sample 'a' .* twice"),
     "a sample that is not there": (Own([(ONES, rows_of("a", "b", "x"))]), "a sample 'x' that is not in the tar"),

@@ -104,6 +104,20 @@ def test_a_mapping_may_have_columns_of_both_kinds():
     np.testing.assert_allclose(np.array(table["whole"].to_pylist()), compute().mean(axis=1), atol=1e-6)
 
 
+def test_a_column_is_found_by_its_name_though_the_mapping_has_another_order_in_each_batch():
+    class Turning(ImageEmbedder):
+        batch_size = 4
+
+        def load_embedding_model(self, device):
+            orders = iter(["ab", "ba"] * 10)
+            return lambda batch: {name: batch.mean(dim=(2, 3)) + (name == "b") for name in next(orders)}
+
+    embed_shard(Turning(), "s.tar", "o.parquet", device="cpu")
+    table, _, described = read_vectors("o.parquet")
+    assert list(described.shapes) == ["a", "b"]
+    np.testing.assert_allclose(np.array(table["b"].to_pylist()) - np.array(table["a"].to_pylist()), 1, atol=1e-5)
+
+
 def test_a_number_that_is_not_finite_in_any_part_fails_its_image_only():
     for bad, dtype, reason in [(float("nan"), "int8", "contains NaN"), (1e5, "float16", "too large for float16")]:
         _, vectors, _, _ = embed(bad=bad, dtype=dtype)

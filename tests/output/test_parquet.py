@@ -9,6 +9,7 @@ import polars
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from support.results import make_provenance, make_rows
 
 from embedders.errors import ConfigError, ShardError
@@ -176,6 +177,20 @@ def test_mapped_columns_keep_their_types():
     assert read_row(columns, i=np.int64(3), f=np.float32(0.5), b=np.bool_(True), s=np.int8(1)) == {
         **{"key": "k", "i": 3, "f": 0.5, "b": True, "s": "1"}
     }
+
+
+def test_bytes_and_tensors_of_a_users_own_loader_are_their_text_and_numbers():
+    columns = Columns("id", {"s": "string", "i": "int64", "deep": "string"})
+    row = read_row(
+        columns, id="ä".encode(), s=torch.tensor([1, 2]), i=torch.tensor(3), deep={"a": [b"x", np.ones(1)]}
+    )
+    assert row == {"key": "k", "id": "ä", "s": "[1, 2]", "i": 3, "deep": '{"a": ["x", [1.0]]}'}
+    assert find_wrong(columns, id=1, s=b"\xff") == "s is b'\\xff'; expected string"
+
+
+def test_a_text_that_is_not_a_number_is_missing():
+    assert read_row(Columns("__key__", ["s"]), s=float("nan")) == {"key": "k", "s": None}
+    assert "has no 'id' (id_col), or null there" in find_wrong(Columns("id"), id=float("inf"))
 
 
 @pytest.mark.parametrize(

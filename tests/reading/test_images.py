@@ -191,6 +191,9 @@ def test_the_orientation_can_be_applied_by_a_subclass():
     encoded = make_image(1, (40, 20), exif=exif)
     assert jpeg.find_size(encoded)
     assert ImageOps.exif_transpose(decode_image(encoded)).size == (20, 40)
+    for mode in ("RGB", "RGBA", "LA", "P", "I;16"):  # some are laid on a background, or scaled to 8 bits
+        picture = Image.new(mode, (40, 20))
+        assert ImageOps.exif_transpose(decode_image(encode(picture, "PNG", exif=exif))).size == (20, 40), mode
 
 
 def test_a_size_that_the_caller_refuses_is_refused_before_the_pixels_are_decoded():
@@ -327,7 +330,7 @@ def test_a_limit_of_pixels_that_a_users_file_removed_or_changed_is_heeded(monkey
 @pytest.mark.parametrize("encoded", [b"", b"text", b"\xff\xd8", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"])
 def test_what_is_no_image_is_an_image_error(encoded):
     for road in (decode_image, decode_to_tensor):
-        with pytest.raises(ImageError, match="not an image of a known format"):
+        with pytest.raises(ImageError, match="not an image of a known format" if encoded else "the file is empty"):
             road(encoded)
 
 

@@ -144,7 +144,7 @@ def test_preprocess_that_gives_no_tensor_is_one_error(tmp_path):
 def test_a_number_of_images_or_threads_that_is_none_is_one_line(tmp_path, name, number):
     embedder = Pixels()
     setattr(embedder, name, number)
-    with pytest.raises(EmbedderError, match=rf"s\.tar: {name} is {number!r}; expected a whole number of 1 or more"):
+    with pytest.raises(EmbedderError, match=rf"s\.tar: {name}: {number!r}; expected a whole number of at least 1"):
         load(embedder, make_tar(tmp_path / "s.tar", {"a.jpg": make_image()}))
 
 
