@@ -94,13 +94,21 @@ def find_vectors(wildcards):
     )
 
 
-def list_retried(wildcards):
-    """Return the outputs of `snakemake retry`: one for each shard whose ledger is not empty."""
+@cache
+def find_retried():
+    """Return the shards that `snakemake retry` takes, those whose ledgers are not empty, and say which it leaves out."""
     # Not at the top: it imports pyarrow, which no other target needs.
     from embedders.output.summary import find_failed_shards
 
     failed = find_failed_shards(f"{OUT}/ledger", MINE)
-    return expand(f"{OUT}/retried/embeddings/{{shard}}.parquet", shard=failed)
+    for line in describe_retry(OUT, MINE, failed):
+        logger.warning(line)
+    return failed
+
+
+def list_retried(wildcards):
+    """Return the outputs of `snakemake retry`."""
+    return expand(f"{OUT}/retried/embeddings/{{shard}}.parquet", shard=find_retried())
 
 
 def grow(amount):
