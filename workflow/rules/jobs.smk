@@ -188,12 +188,12 @@ COPY_PARTS = range(count_parts(len(SHARDS)))
 
 
 def find_pairs(wildcards):
-    """Return the files of pairs; force a new list if the present one was made with other settings or shards.
+    """Return the files of pairs; force a new list if the present one was made with other settings, shards or vectors.
 
     If the vectors have changed since the search, for instance in a run without one, its plan is forced, and so all of it.
     """
     path, plan = f"{OUT}/near_copies.parquet", f"{COPIES}/plan.npz"
-    if is_stale(path, config["near_copies"], SHARDS):
+    if is_stale(path, config["near_copies"], SHARDS, FOLDER.made_from):
         snakemake_insides.force(workflow, [path])
     if FOLDER.made_from and is_search_stale(plan, FOLDER.made_from):
         snakemake_insides.force(workflow, [plan])
