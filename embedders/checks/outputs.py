@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from embedders.errors import ConfigError
+from embedders.reading.remote import is_remote
 
 
 @dataclass(frozen=True)
@@ -14,7 +15,8 @@ class FoundOutput:
     Attributes:
         path: The output.
         ledger: Path of its ledger; `None` if it must be read from the footer.
-        shard: Path or address of its shard, as the last run of the folder named it; `None` as for the ledger.
+        shard: Path or address of its shard, as the last run of the folder named it; `None` as for the ledger, also if
+            it is not there.
     """
 
     path: str
@@ -43,8 +45,9 @@ def find_outputs(path: str) -> list[FoundOutput]:
             ) from error
         retried = [shard for shard in shards if Path(folder, f"retried/embeddings/{shard}.parquet").is_file()]
         places = [(folder, shard) for shard in shards] + [(folder / "retried", shard) for shard in retried]
+        there = {shard: path for shard, path in shards.items() if is_remote(path) or Path(path).is_file()}
         return [
-            FoundOutput(f"{place}/embeddings/{shard}.parquet", f"{place}/ledger/{shard}.parquet", shards[shard])
+            FoundOutput(f"{place}/embeddings/{shard}.parquet", f"{place}/ledger/{shard}.parquet", there.get(shard))
             for place, shard in places
         ]
     found = [FoundOutput(str(file)) for file in sorted(folder.rglob("*.parquet"))]

@@ -89,7 +89,7 @@ def read_output(parquet_path: str, ledger_path: str | None, sample_size: int) ->
     chosen = []
     for table in read_tables(parquet_path):
         here = sorted(row - len(keys) for row in wanted if 0 <= row - len(keys) < len(table))
-        taken = table.take(here)
+        taken = table.take(np.array(here, np.int64))  # an empty list has no type, which pyarrow refuses
         vectors = {name: column.load(taken) for name, column in described.columns.items()}
         rounding = {name: column.load_scales(taken)[..., None] / 2 for name, column in described.columns.items()}
         for index, row in enumerate(here):

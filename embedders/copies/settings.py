@@ -44,8 +44,15 @@ def name_search(settings: Mapping[str, Any], shards: Collection[str]) -> str:
     return hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:12]
 
 
-def is_stale(path: str, settings: Mapping[str, Any], shards: Collection[str]) -> bool:
-    """Return whether an existing list was made with other settings or shards."""
+def is_stale(path: str, settings: Mapping[str, Any], shards: Collection[str], made_from: str) -> bool:
+    """Return whether an existing list was made with other settings or shards, or of other vectors.
+
+    Args:
+        path: The list.
+        settings: `near_copies` of config.yaml.
+        shards: Names of the shards of the run.
+        made_from: Digest of what the present vectors were made from, as `Record.sign` returns it; empty if not known.
+    """
     # Not at the top: it imports pyarrow, which no other target needs.
     from embedders.output.near_copies import read_counts
 
@@ -56,7 +63,8 @@ def is_stale(path: str, settings: Mapping[str, Any], shards: Collection[str]) ->
     except ShardError:
         return True
     made_by = {"cosine": counts.cosine, "keep": counts.keep, "column": counts.column}
-    return settings != made_by or list(counts.rows) != list(shards)
+    has_other_vectors = bool(made_from and counts.made_from) and counts.made_from != made_from
+    return settings != made_by or list(counts.rows) != list(shards) or has_other_vectors
 
 
 def is_search_stale(plan: str, made_from: str) -> bool:

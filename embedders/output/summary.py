@@ -135,8 +135,8 @@ def summarize_run(folder: str | Path, shards: Sequence[str]) -> Summary:
         shards: Names of its shards.
 
     Raises:
-        ShardError: A file cannot be read, a ledger does not match its vectors, a file is named after another shard,
-            or the vectors of the shards have different types or come from several models.
+        ShardError: A file cannot be read, a ledger does not match its vectors, a file was renamed, or the vectors of
+            the shards have different types or come from several models.
     """
     summary = Summary()
     models: dict[str, list[str]] = {}

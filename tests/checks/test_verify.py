@@ -209,6 +209,14 @@ def test_an_output_whose_id_is_a_field_called_key_is_verified(folder):
     assert_wrong("1 samples of the tar are neither embedded nor failed, for example '0'", path)
 
 
+def test_row_groups_without_a_chosen_row_are_read_too(folder):
+    path = embed(folder)
+    assert ": 12 rows, 0 failed, 0 embedded again" in assert_sound(path, "--sample", 0)
+    rewrite(path, lambda table: table, row_group_size=1)
+    assert pq.read_metadata(path).num_row_groups == 12
+    assert ": 12 rows, 0 failed, 2 embedded again" in assert_sound(path, "--sample", 2)
+
+
 def test_a_shard_and_a_ledger_that_moved_are_named(folder):
     path = embed(folder)
     (folder / "s.tar").rename(folder / "moved.tar")
@@ -224,10 +232,10 @@ def test_a_shard_and_a_ledger_that_moved_are_named(folder):
 # Altered ones are not.
 
 
-def rewrite(path, change):
+def rewrite(path, change, **options):
     """Change the rows of a file, and keep its footer."""
     said = pq.read_metadata(path).metadata[b"tarquet"]
-    pq.write_table(change(pq.read_table(path)).replace_schema_metadata({b"tarquet": said}), path)
+    pq.write_table(change(pq.read_table(path)).replace_schema_metadata({b"tarquet": said}), path, **options)
 
 
 def change_vectors(change):
@@ -445,7 +453,8 @@ def test_a_folder_is_taken_as_the_run_in_it_and_all_its_outputs_are_verified(run
     assert "error: 1 of 3 files are not sound" in result.output
 
 
-def test_the_shards_of_a_run_are_read_from_where_its_last_run_found_them(run, folder):
+def test_the_shards_of_a_run_are_read_from_where_its_last_run_found_them(run, folder, monkeypatch):
+    monkeypatch.chdir(folder)
     (folder / "moved").mkdir()
     for name in ("s", "val-t"):
         (folder / f"{name}.tar").rename(folder / f"moved/{name}.tar")

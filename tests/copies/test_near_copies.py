@@ -125,8 +125,11 @@ def test_the_column_is_the_named_one_or_the_first_with_one_vector_per_image(tmp_
         with pytest.raises(ConfigError, match=f"near_copies in .*results.*: .*{message}"):
             make_plan(open_run(tmp_path / "results"), wrong)
     settings = {"cosine": 0.96, "keep": "first", "column": column}
-    assert not is_stale(tmp_path / "near_copies.parquet", settings, ["a"])
-    assert is_stale(tmp_path / "near_copies.parquet", settings | {"column": "x"}, ["a"])
+    made_from = open_run(tmp_path / "results").made_from
+    for known in ("", made_from):
+        assert not is_stale(tmp_path / "near_copies.parquet", settings, ["a"], known)
+    assert is_stale(tmp_path / "near_copies.parquet", settings, ["a"], "other vectors")
+    assert is_stale(tmp_path / "near_copies.parquet", settings | {"column": "x"}, ["a"], made_from)
     assert name_search(settings, ["a"]) != name_search(settings | {"column": "x"}, ["a"])
 
 

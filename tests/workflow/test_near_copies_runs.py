@@ -1,6 +1,7 @@
 """`near_copies` in real Snakemake runs: what is found, and what runs again after which change."""
 
 import io
+import shutil
 
 import pytest
 import yaml
@@ -123,7 +124,16 @@ def test_a_run_lists_its_near_copies_and_follows_each_change(project):
     assert read_pairs(project)[2].made_from not in ("", before.made_from)
     assert "Nothing to be done" in run_well(project)
 
-    # The same for the search of an earlier cosine.
+    # The same if the intermediate files were removed meanwhile.
+    configure(project, near_copies={})
+    shutil.rmtree(project / "results/.near_copies")
+    (project / "grid.py").write_text(EMBEDDER)
+    run_well(project)
+    configure(project)
+    assert "rule compare_near_copies:" in run_well(project)
+    assert "Nothing to be done" in run_well(project)
+
+    # And for the search of an earlier cosine.
     configure(project, near_copies={"cosine": 1})
     assert "rule compare_near_copies:" in run_well(project)
 

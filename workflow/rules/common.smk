@@ -61,7 +61,11 @@ from embedders.planning.recipes import describe_recipes, find_files
 from embedders.planning.running import claim_folder
 from embedders.planning.shard_names import require_distinct
 from embedders.planning.shards import find_shards
-from embedders.planning.unfinished import describe_failures
+from embedders.planning.unfinished import (
+    describe_failures,
+    describe_old_totals,
+    describe_retry,
+)
 from embedders.reading.remote import is_remote
 from embedders.reading.stores import find_versions
 from embedders.report.settings import find_column, shows_other_column

@@ -52,8 +52,10 @@ def stop_in_time():
 
 
 def name_failures():
-    """Print a line at the end of a run for each shard that was tried and has no result."""
+    """Print a line at the end of a run for each shard that was tried and has no result, and for an old summary."""
     for line in describe_failures(OUT, MINE, JOBS, SCORES):
+        print(line, file=sys.stderr)
+    for line in describe_old_totals(OUT, SHARDS):
         print(line, file=sys.stderr)
 
 

@@ -94,13 +94,21 @@ def find_vectors(wildcards):
     )
 
 
-def list_retried(wildcards):
-    """Return the outputs of `snakemake retry`: one for each shard whose ledger is not empty."""
+@cache
+def find_retried():
+    """Return the shards that `snakemake retry` takes, those whose ledgers are not empty, and say which it leaves out."""
     # Not at the top: it imports pyarrow, which no other target needs.
     from embedders.output.summary import find_failed_shards
 
     failed = find_failed_shards(f"{OUT}/ledger", MINE)
-    return expand(f"{OUT}/retried/embeddings/{{shard}}.parquet", shard=failed)
+    for line in describe_retry(OUT, MINE, failed):
+        logger.warning(line)
+    return failed
+
+
+def list_retried(wildcards):
+    """Return the outputs of `snakemake retry`."""
+    return expand(f"{OUT}/retried/embeddings/{{shard}}.parquet", shard=find_retried())
 
 
 def grow(amount):
@@ -180,12 +188,12 @@ COPY_PARTS = range(count_parts(len(SHARDS)))
 
 
 def find_pairs(wildcards):
-    """Return the files of pairs; force a new list if the present one was made with other settings or shards.
+    """Return the files of pairs; force a new list if the present one was made with other settings, shards or vectors.
 
     If the vectors have changed since the search, for instance in a run without one, its plan is forced, and so all of it.
     """
     path, plan = f"{OUT}/near_copies.parquet", f"{COPIES}/plan.npz"
-    if is_stale(path, config["near_copies"], SHARDS):
+    if is_stale(path, config["near_copies"], SHARDS, FOLDER.made_from):
         snakemake_insides.force(workflow, [path])
     if FOLDER.made_from and is_search_stale(plan, FOLDER.made_from):
         snakemake_insides.force(workflow, [plan])
