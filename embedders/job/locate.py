@@ -55,7 +55,8 @@ def locate_class(class_path: str, kind: str = "embedder") -> type:
         module = _import_file(module_name) if is_file else importlib.import_module(module_name)
     except (Exception, SystemExit) as error:  # a script may end itself when it is imported
         raise EmbedderError(
-            f"{kind} class {class_path!r}: {module_name!r} cannot be imported: {describe_error(error)}; {EXPECTED}"
+            f"{kind} class {class_path!r}: {module_name!r} cannot be imported: {describe_error(error)}; "
+            f"{_advise(error, module_name)}"
         ) from error
     found = getattr(module, name, None)
     if found is None:
@@ -112,6 +113,15 @@ def _build(class_path: str, args: Mapping[str, Any], kind: str) -> Any:
             f"{located.__name__} cannot be built with {dict(args)!r}: {describe_error(error)}; expected "
             "arguments that its constructor takes"
         ) from error
+
+
+def _advise(error: BaseException, module_name: str) -> str:
+    """Return what to do about a module that cannot be imported."""
+    if "relative import" in str(error):
+        return "a file is no part of a package: write `import other` for other.py next to it, or name package.module"
+    if isinstance(error, ModuleNotFoundError) and error.name and not f"{module_name}.".startswith(f"{error.name}."):
+        return f"expected {error.name!r} where jobs run; install it there, or put its file next to this one"
+    return EXPECTED
 
 
 def add_working_folder() -> None:
