@@ -5,6 +5,7 @@ It stands on nothing that a user's own subclass could not use.
 
 from collections.abc import Sequence
 from types import ModuleType
+from typing import Any
 
 from PIL import ImageColor
 
@@ -49,11 +50,23 @@ class PretrainedImageEmbedder(ImageEmbedder):
             raise EmbedderError(f"background {background!r}: expected a colour, as 'white' or '#rrggbb'") from error
         if autocast not in (True, False, *AUTOCAST_TYPES):
             raise EmbedderError(f"autocast {autocast!r}: expected true, false, {' or '.join(AUTOCAST_TYPES)}")
+        require_flags(normalize_embeddings=normalize_embeddings)
         self.batch_size = batch_size
         self.num_threads_per_worker = num_threads_per_worker
         self.normalize_embeddings = normalize_embeddings
         self.autocast = autocast
         self.background = background
+
+
+def require_flags(**flags: Any) -> None:
+    """Check that these options are true or false: a text such as "false" would count as true.
+
+    Raises:
+        EmbedderError: One is neither.
+    """
+    for name, value in flags.items():
+        if value not in (True, False):
+            raise EmbedderError(f"{name} {value!r}: expected true or false, without quotes")
 
 
 def require_library(library: ModuleType | ImportError, name: str, extra: str) -> None:
