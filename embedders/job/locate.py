@@ -10,7 +10,8 @@ import inspect
 import os
 import sys
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -90,7 +91,33 @@ def build_classifier(class_path: str, args: Mapping[str, Any]) -> "ImageClassifi
     return _build(class_path, args, "classifier")
 
 
+@contextmanager
+def require_same_folder(name: str) -> Iterator[None]:
+    """Check that a class leaves the working folder as it is, because the paths of shards and results start there.
+
+    Args:
+        name: What runs in the block, for the message.
+
+    Raises:
+        EmbedderError: It changed the working folder, which is set back.
+    """
+    before = os.getcwd()
+    yield
+    after = os.getcwd()
+    if after != before:
+        os.chdir(before)
+        raise EmbedderError(
+            f"{name} changes the working folder to {after!r}; expected {before!r}, where the paths of shards and "
+            "results start; change it back"
+        )
+
+
 def _build(class_path: str, args: Mapping[str, Any], kind: str) -> Any:
+    with require_same_folder(f"{kind} class {class_path!r}"):
+        return _build_located(class_path, args, kind)
+
+
+def _build_located(class_path: str, args: Mapping[str, Any], kind: str) -> Any:
     located = locate_class(class_path, kind)
     missing = sorted(getattr(located, "__abstractmethods__", ()))
     if missing:
