@@ -7,6 +7,7 @@ since), kept on purpose: a subclass written for it runs here with only its impor
 import io
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -113,9 +114,12 @@ def uses_default_loader(embedder: ImageEmbedder) -> bool:
 
 
 def decode_blank(embedder: ImageEmbedder) -> torch.Tensor:
-    """Return what the default loader makes of a blank image, with a word in each of `metadata_fields`."""
+    """Return what the default loader makes of a blank image, with a zero in each of `metadata_fields`."""
     blank = io.BytesIO()
     Image.new("RGB", (64, 64)).save(blank, "PNG")
     decode: Callable[..., torch.Tensor] = embedder.decode
-    fields = dict.fromkeys(embedder.metadata_fields, "blank")
-    return decode(blank.getvalue(), fields) if fields else decode(blank.getvalue())
+    if not embedder.metadata_fields:
+        return decode(blank.getvalue())
+    with suppress(Exception):  # a text, which most code can also read as a number
+        return decode(blank.getvalue(), {"__key__": "blank", **dict.fromkeys(embedder.metadata_fields, "0")})
+    return decode(blank.getvalue(), {"__key__": "blank", **dict.fromkeys(embedder.metadata_fields, 0)})

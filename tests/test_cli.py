@@ -120,6 +120,22 @@ def test_a_class_that_ends_the_process_is_an_error_with_the_line(tmp_path, shard
     assert leftovers(tmp_path) == ["ends.py", "s.tar"]
 
 
+@pytest.mark.parametrize("place", ["__init__", "load_embedding_model"])
+def test_a_class_that_changes_the_working_folder_is_refused(tmp_path, shard, place, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "moves.py").write_text(
+        "import os\nfrom mean_color import MeanColor\nclass Moves(MeanColor):\n"
+        f"    def {place}(self, *arguments):\n        os.chdir('/')\n        return super().{place}(*arguments)\n"
+    )
+    for options in (["embed", shard, "o.parquet", "--embedder", "moves.py:Moves"],
+                    ["check", "moves.py:Moves", "--shard", "s.tar"]):  # fmt: skip
+        result = CliRunner().invoke(main, [*options, "--device", "cpu"])
+        assert result.exit_code == 1
+        assert "changes the working folder to '/'; expected" in result.output
+        assert os.getcwd() == str(tmp_path)
+    assert leftovers(tmp_path) == ["moves.py", "s.tar"]
+
+
 def test_the_workers_of_a_class_end_without_a_word(tmp_path, shard):
     (tmp_path / "forks.py").write_text(
         "import multiprocessing\nfrom mean_color import MeanColor\nclass Forks(MeanColor):\n"

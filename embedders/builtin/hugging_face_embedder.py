@@ -101,6 +101,8 @@ class HuggingFaceImageEmbedder(PretrainedImageEmbedder):
         except Exception as error:
             if Path(self.model_name).exists():
                 advice = "expected a folder with config.json, preprocessor_config.json and weights, as the hub has it"
+            elif self.model_name.startswith(("/", "./", "../", "~")):
+                advice = "there is no such folder; expected its path, without ~"
             else:
                 advice = "expected a name on the hub or a folder; " + advise_download(self.model_name, "FOLDER")
             raise EmbedderError(

@@ -10,7 +10,7 @@ from embedders.builtin.captions import CaptionedModel, Captions
 from embedders.builtin.hub import describe_library_error
 from embedders.builtin.open_clip_source import find_config, find_resize, find_tokenizer, find_weights, open_clip
 from embedders.builtin.pixel_model import PixelModel
-from embedders.builtin.pretrained import PretrainedImageEmbedder, require_library
+from embedders.builtin.pretrained import PretrainedImageEmbedder, require_flags, require_library
 from embedders.builtin.resize import check_growth, resize_jpeg
 from embedders.errors import EmbedderError
 from embedders.reading.pixels import decode_image
@@ -45,6 +45,7 @@ class OpenClipImageEmbedder(PretrainedImageEmbedder):
     ):
         require_library(open_clip, "open_clip", "open-clip")
         super().__init__(model_name, **options)
+        require_flags(with_text=with_text)
         self.pretrained = pretrained
         self._config = find_config(model_name, pretrained)
         self._resize = find_resize(self._config)

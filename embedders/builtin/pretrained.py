@@ -5,6 +5,7 @@ It uses nothing that a user's own subclass could not use.
 
 from collections.abc import Sequence
 from types import ModuleType
+from typing import Any
 
 from PIL import ImageColor
 
@@ -53,6 +54,7 @@ class PretrainedImageEmbedder(ImageEmbedder):
             ) from error
         if autocast not in (True, False, *AUTOCAST_TYPES):
             raise EmbedderError(f"autocast {autocast!r}: expected true, false, {' or '.join(AUTOCAST_TYPES)}")
+        require_flags(normalize_embeddings=normalize_embeddings)
         self.batch_size = batch_size
         self.num_threads_per_worker = num_threads_per_worker
         self.normalize_embeddings = normalize_embeddings
@@ -68,6 +70,17 @@ def require_pool(pool: str) -> None:
     """
     if pool not in POOLS:
         raise EmbedderError(f"pool {pool!r}: expected one of {', '.join(POOLS)}")
+
+
+def require_flags(**flags: Any) -> None:
+    """Check that these options are true or false: a text such as "false" would count as true.
+
+    Raises:
+        EmbedderError: One is neither.
+    """
+    for name, value in flags.items():
+        if value not in (True, False):
+            raise EmbedderError(f"{name} {value!r}: expected true or false, without quotes")
 
 
 def require_library(library: ModuleType | ImportError, name: str, extra: str) -> None:

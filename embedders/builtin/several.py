@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -72,7 +73,8 @@ class SeveralEmbedders(ImageEmbedder):
     def load_embedding_model(self, device: str) -> "SeveralModels":
         """Load all the models; the callable returns the vectors of each by the name of its column."""
         if self._layout is None:  # it must be known before the first batch
-            decode_blank(self)
+            with suppress(Exception):  # a blank image may lack metadata that an embedder needs
+                decode_blank(self)
         models = [load_model(embedder, "load_embedding_model", device)[0] for embedder in self.embedders]
         columns = [embedder.image_embedding_column for embedder in self.embedders]
         return SeveralModels(dict(zip(columns, models, strict=True)), self._split)
@@ -110,7 +112,7 @@ class SeveralModels:
         self.parts.training = False  # the list's own; each model keeps its mode, which `check` looks at
 
     def __call__(self, batch: torch.Tensor) -> dict[str, torch.Tensor]:
-        columns: dict[str, torch.Tensor] = {}
+        columns: dict[str, Any] = {}
         for (column, model), pixels in zip(self.models.items(), self.split(batch), strict=True):
             output = model(pixels)
             named = output if isinstance(output, Mapping) else {column: output}
@@ -120,7 +122,7 @@ class SeveralModels:
                         f"embedders: two of them write the column {name!r}; set image_embedding_column, or "
                         "text_embedding_column, in the args of each to a name of its own"
                     )
-                columns[name] = torch.as_tensor(vectors)
+                columns[name] = vectors
         return columns
 
 

@@ -11,7 +11,7 @@ import torch
 from embedders.builtin.hub import FOLDER, advise_download, describe_library_error
 from embedders.builtin.light_torch import leave_out_compiler
 from embedders.builtin.pixel_model import PixelModel
-from embedders.builtin.pretrained import PretrainedImageEmbedder, require_pool
+from embedders.builtin.pretrained import PretrainedImageEmbedder, require_flags, require_pool
 from embedders.builtin.timm_model import PaddedModel, PooledModel
 from embedders.builtin.timm_pixels import TimmPixels
 from embedders.builtin.timm_source import find_entry, find_notes, resolve_config, resolve_layers
@@ -88,6 +88,7 @@ class TimmImageEmbedder(PretrainedImageEmbedder):
             autocast,
             background,
         )
+        require_flags(pretrained=pretrained, keep_head=keep_head is not None and keep_head, compile=compile)
         if checkpoint_path is not None and not Path(checkpoint_path).is_file():
             raise EmbedderError(f"checkpoint_path {checkpoint_path!r}: there is no such file; expected weights")
         require_pool(pool)

@@ -102,12 +102,13 @@ def check_before_run(
     build = partial(build_embedder, class_path, args)
     with Copies(tar_paths[:1]) as copies:
         first = copies.find(tar_paths[0])
-        survey = survey_shard(first, columns.needed, image_suffix, id_col)
         findings = list(check_embedder(build, first, device, id_col, speeds.append, image_suffix, metadata_columns))
+        is_default = has_default_loader(class_path)  # what a custom loader makes of which fields is unknown
+        survey = survey_shard(first, columns if is_default else Columns(id_col), image_suffix)
         survey.tar_path = tar_paths[0]
         findings = [replace(finding, message=copies.name_in(finding.message)) for finding in findings]
     findings += describe_survey(survey)
-    if has_default_loader(class_path):  # which fields a custom loader reads is unknown
+    if is_default:
         findings += check_columns(columns, survey)
     check = Check(findings, survey, len(tar_paths))
     if speeds:

@@ -1,11 +1,11 @@
 """Surveys a shard before it is embedded: samples, formats, sizes, and the samples that fail with any embedder."""
 
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
+from embedders.output.columns import Columns
 from embedders.output.failed import FailureKind, SampleError
 from embedders.reading.end import ends_in_zeros
 from embedders.reading.images import ImageError, convert_to_rgb, open_image
@@ -70,21 +70,18 @@ class Survey:
         return "; ".join(parts)
 
 
-def survey_shard(
-    tar_path: str, fields: Mapping[str, str] | None = None, image_suffix: str = "", id_col: str = "__key__"
-) -> Survey:
+def survey_shard(tar_path: str, columns: Columns | None = None, image_suffix: str = "") -> Survey:
     """Read a shard, or the first part of a large one and its end, which may be missing.
 
     Args:
         tar_path: The shard.
-        fields: As in `metadata.read_metadata`.
+        columns: The columns next to the vectors; by default only the key.
         image_suffix: As in `samples.select_image`.
-        id_col: The metadata field that identifies a sample.
 
     Raises:
         ShardError: The shard is missing or cannot be read. Damage is not an error but one of `problems`.
     """
-    survey = Survey(tar_path)
+    survey, columns = Survey(tar_path), columns or Columns()
     for sample in read_samples(tar_path, accept_damage=True):
         if survey.samples >= MAX_SAMPLES or sample.offset >= MAX_BYTES:
             survey.read_bytes = sample.offset
@@ -96,7 +93,7 @@ def survey_shard(
         try:
             if sample.problem is not None:
                 raise SampleError(*sample.problem)
-            _survey_sample(sample, survey, fields, image_suffix, id_col)
+            _survey_sample(sample, survey, columns, image_suffix)
         except SampleError as error:
             survey.add_problem(error.kind, f"{sample.account!r}: {error}")
     survey.total_bytes = Path(tar_path).stat().st_size
@@ -104,9 +101,7 @@ def survey_shard(
     return survey
 
 
-def _survey_sample(
-    sample: Sample, survey: Survey, fields: Mapping[str, str] | None, image_suffix: str, id_col: str
-) -> None:
+def _survey_sample(sample: Sample, survey: Survey, columns: Columns, image_suffix: str) -> None:
     suffix, encoded = select_image(sample, image_suffix)
     survey.image_bytes.append(len(encoded))
     try:
@@ -117,7 +112,7 @@ def _survey_sample(
             convert_to_rgb(image)
     except ImageError as error:
         raise SampleError(error.kind, f".{suffix}: {error}") from error
-    metadata = read_metadata(sample, fields)
+    metadata = read_metadata(sample, columns.needed)
     survey.fields.update(name for name, value in metadata.items() if value is not None)
-    if metadata.get(id_col) is None:
-        raise SampleError(FailureKind.BAD_METADATA, f"has no {id_col!r} (id_col), or null there")
+    if wrong := columns.read([metadata])[1]:
+        raise SampleError(FailureKind.BAD_METADATA, wrong[0])

@@ -24,7 +24,16 @@ def find_fields(embedder: ImageEmbedder, columns: Columns) -> dict[str, str] | N
     """Return the type of each metadata field to read, for the columns and for `decode`; `None` reads all.
 
     A loader of the embedder's own that calls the default one may use any field.
+
+    Raises:
+        EmbedderError: `metadata_fields` is a text, whose letters would be the fields: ("label") without the comma.
     """
+    if isinstance(embedder.metadata_fields, str):
+        field = embedder.metadata_fields
+        raise EmbedderError(
+            f"{embedder.model_name}: metadata_fields is the text {field!r}; expected names, as in [{field!r}]; add "
+            "the brackets"
+        )
     if columns.needed is None or not uses_default_loader(embedder):
         return None
     return dict.fromkeys(embedder.metadata_fields, "string") | columns.needed

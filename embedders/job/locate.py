@@ -10,7 +10,8 @@ import inspect
 import os
 import sys
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -55,7 +56,8 @@ def locate_class(class_path: str, kind: str = "embedder") -> type:
         module = _import_file(module_name) if is_file else importlib.import_module(module_name)
     except (Exception, SystemExit) as error:  # a script may end itself when it is imported
         raise EmbedderError(
-            f"{kind} class {class_path!r}: {module_name!r} cannot be imported: {describe_error(error)}; {EXPECTED}"
+            f"{kind} class {class_path!r}: {module_name!r} cannot be imported: {describe_error(error)}; "
+            f"{_advise(error, module_name)}"
         ) from error
     found = getattr(module, name, None)
     if found is None:
@@ -90,7 +92,33 @@ def build_classifier(class_path: str, args: Mapping[str, Any]) -> "ImageClassifi
     return _build(class_path, args, "classifier")
 
 
+@contextmanager
+def require_same_folder(name: str) -> Iterator[None]:
+    """Check that a class leaves the working folder as it is, because the paths of shards and results start there.
+
+    Args:
+        name: What runs in the block, for the message.
+
+    Raises:
+        EmbedderError: It changed the working folder, which is set back.
+    """
+    before = os.getcwd()
+    yield
+    after = os.getcwd()
+    if after != before:
+        os.chdir(before)
+        raise EmbedderError(
+            f"{name} changes the working folder to {after!r}; expected {before!r}, where the paths of shards and "
+            "results start; change it back"
+        )
+
+
 def _build(class_path: str, args: Mapping[str, Any], kind: str) -> Any:
+    with require_same_folder(f"{kind} class {class_path!r}"):
+        return _build_located(class_path, args, kind)
+
+
+def _build_located(class_path: str, args: Mapping[str, Any], kind: str) -> Any:
     located = locate_class(class_path, kind)
     missing = sorted(getattr(located, "__abstractmethods__", ()))
     if missing:
@@ -113,6 +141,15 @@ def _build(class_path: str, args: Mapping[str, Any], kind: str) -> Any:
             f"{located.__name__} cannot be built with {dict(args)!r}: {describe_error(error)}; expected "
             "arguments that its constructor takes"
         ) from error
+
+
+def _advise(error: BaseException, module_name: str) -> str:
+    """Return what to do about a module that cannot be imported."""
+    if "relative import" in str(error):
+        return "a file is no part of a package: write `import other` for other.py next to it, or name package.module"
+    if isinstance(error, ModuleNotFoundError) and error.name and not f"{module_name}.".startswith(f"{error.name}."):
+        return f"expected {error.name!r} where jobs run; install it there, or put its file next to this one"
+    return EXPECTED
 
 
 def add_working_folder() -> None:

@@ -146,7 +146,9 @@ class Model:
         try:
             image = decode_blank(self.embedder)
         except Exception as error:
-            raise EmbedderError(f"{where}: preprocess raised {describe_error(error)}") from error
+            raise EmbedderError(
+                f"{where}: preprocess raised {describe_error(error)}; expected it to take one; leave such shards out"
+            ) from error
         self._wait(self._run(stack_images([image], [{"__key__": "blank"}], tar_path), where), where)
         return self.shapes
 

@@ -11,6 +11,7 @@ import torch
 
 from embedders.errors import EmbedderError, TarquetError
 from embedders.gpu.failures import explain_failure
+from embedders.job.locate import require_same_folder
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +26,8 @@ def load_model(owner: Any, method: str, device: str) -> tuple[Callable[[Any], to
     if device not in models:
         start = perf_counter()
         try:
-            model = getattr(owner, method)(device)
+            with require_same_folder(f"{owner.model_name}: {method}"):
+                model = getattr(owner, method)(device)
             if not callable(model):
                 raise EmbedderError(
                     f"{owner.model_name}: {method} returned a {type(model).__name__}; expected a function of a "

@@ -135,6 +135,7 @@ def test_an_image_like_a_thread_is_refused_before_it_grows(checkpoint):
     [
         ({"pool": "max"}, "pool 'max': expected one of head, cls, mean, cls+mean, tokens"),
         ({"autocast": "fp8"}, "autocast 'fp8': expected true, false, bfloat16 or float16"),
+        ({"normalize_embeddings": "false"}, "normalize_embeddings 'false': expected true or false, without quotes"),
         ({"background": "whit"}, "background 'whit': expected a colour"),
     ],
 )
@@ -143,6 +144,12 @@ def test_an_option_that_cannot_be_is_refused_in_a_line(options, message):
         HuggingFaceImageEmbedder("no/such", **options)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("folder", ["/no/such", "./such", "~/such"])
+def test_a_folder_that_is_not_there_is_not_looked_for_on_the_hub(folder):
+    with pytest.raises(EmbedderError, match=r"there is no such folder; expected its path, without ~$"):
+        HuggingFaceImageEmbedder(folder)
 
 
 def test_a_model_that_cannot_be_fetched_is_told_with_what_to_fetch_and_where_to_put_it(monkeypatch):

@@ -98,6 +98,39 @@ def test_an_image_is_decoded_once(project, monkeypatch):
     assert decoded == [PICTURES["0.jpg"], PICTURES["4.jpg"]]
 
 
+LABELS = """
+import torch
+from embedders import ImageEmbedder
+class Labels(ImageEmbedder):
+    metadata_fields = ("n",)
+    def __init__(self):
+        super().__init__("labels", image_embedding_column="label")
+    def decode(self, encoded, metadata):
+        return torch.tensor([{read}, len(metadata["__key__"])])
+    def load_embedding_model(self, device):
+        return lambda batch: batch
+"""
+
+
+@pytest.mark.parametrize(
+    ("read", "numbers"),
+    [
+        ("float(metadata['n'])", [3, "4"]),  # as a text
+        ("2.0 + metadata['n']", [1, 2]),  # as a number
+        ("metadata['n']['deep']", [{"deep": 3.0}, {"deep": 4.0}]),  # neither: no blank image can be made
+    ],
+)
+def test_one_of_several_may_read_metadata_of_any_kind(project, read, numbers):
+    (project / "labels.py").write_text(LABELS.format(read=read))
+    members = [(f"{row}.{end}", value) for row, n in enumerate(numbers)
+               for end, value in (("png", PICTURES["rgb.png"]), ("json", {"n": n}))]  # fmt: skip
+    several = SeveralEmbedders([{"class": "labels.py:Labels"}, {"class": "mine.py:MeanColor"}])
+    embed_shard(several, make_tar("n.tar", members), "o.parquet", device="cpu")
+    table = pq.read_table("o.parquet")
+    assert table.column_names == ["shard", "key", "label", "image_embedding"]
+    assert [label[0] for label in table["label"].to_pylist()] == [3, 4]
+
+
 def test_two_of_one_column_and_what_is_no_list_are_refused(project):
     mine = {"class": "mine.py:MeanColor"}
     with pytest.raises(EmbedderError, match="two of them write the column 'image_embedding'; set image_embedding_co"):

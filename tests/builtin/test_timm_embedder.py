@@ -259,6 +259,12 @@ def test_an_unknown_model_has_near_names_suggested(name, reason):
         TimmImageEmbedder(name)
 
 
+@pytest.mark.parametrize("option", ["pretrained", "normalize_embeddings", "keep_head", "compile"])
+def test_a_flag_in_quotes_is_refused(option):
+    with pytest.raises(EmbedderError, match=f"{option} 'false': expected true or false, without quotes"):
+        TimmImageEmbedder(SMALL, **{option: "false"})
+
+
 def test_a_background_that_is_no_colour_is_refused_at_once():
     with pytest.raises(EmbedderError, match="background 'blanc': expected a colour"):
         TimmImageEmbedder(SMALL, background="blanc")

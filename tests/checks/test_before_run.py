@@ -203,6 +203,17 @@ def test_a_column_that_no_sample_fills_is_wrong_with_the_nearest_field(tmp_path)
     assert check(MEAN_COLOR, "--shard", tmp_path / "s.tar", "--metadata-columns", '["width", "cls"]').exit_code == 0
 
 
+def test_values_that_do_not_have_the_type_of_their_column_are_counted(tmp_path):
+    members = {}
+    for number, width in enumerate([1, 2.0, "3", 4.5, None, 2**70]):
+        members |= {f"{number}.jpg": make_image(number), f"{number}.json": {"width": width}}
+    shard = make_tar(tmp_path / "s.tar", members)
+    result = check(MEAN_COLOR, "--shard", shard, "--metadata-columns", '{"width": "int64"}')
+    assert result.exit_code == 1
+    assert "3 of 6 samples will fail, bad_metadata, for example '2': width is '3'; expected int64;" in result.stdout
+    assert check(MEAN_COLOR, "--shard", shard, "--metadata-columns", '["width"]').exit_code == 0
+
+
 def test_columns_that_a_loader_of_the_users_own_fills_are_not_looked_for_in_the_tar(tmp_path):
     make_shard(tmp_path / "s.tar", 3)
     (tmp_path / "own.py").write_text(

@@ -195,6 +195,11 @@ WRONG = {
         "describe_preprocessing: TypeError: Object of type float32",
         "expected a dict of values for JSON",
     ),
+    "a field without brackets": (
+        embedder_of(mean, metadata_fields="number", decode=lambda self, encoded, metadata: torch.ones(3)),
+        "metadata_fields is the text 'number'; expected names, as in ['number']",
+        "add the brackets",
+    ),
     "no batch size": (embedder_of(mean, batch_size=0), "batch_size: 0", "a whole number of at least 1"),
     "a batch size in quotes": (embedder_of(mean, batch_size="8"), "batch_size: '8'", "a whole number of at least 1"),
     "raises": (embedder_of(raise_on_cpu), "the model raised RuntimeError", "expected a CUDA tensor"),

@@ -243,6 +243,9 @@ def test_a_decode_that_asks_for_metadata_gets_it(in_project, tmp_path):
     table, _, described = read_vectors(str(tmp_path / "o.parquet"))
     assert described.shapes == {"image": (512,), "label": (1,)}
     assert table["label"].to_pylist() == [[0.0], [1.0], [2.0]]
+    make_tar(tmp_path / "empty.tar", {})
+    embed_shard(names["MyLabels"]("resnet18.pth"), tmp_path / "empty.tar", tmp_path / "e.parquet", device="cpu")
+    assert read_vectors(str(tmp_path / "e.parquet"))[0].schema.equals(table.schema)
 
 
 @pytest.mark.slow

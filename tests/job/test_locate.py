@@ -148,3 +148,19 @@ def test_a_method_that_is_missing_is_named(folder):
 )
 def test_wrong_arguments_are_told_with_the_right_ones(folder, args, reason):
     assert reason in message_of("mine.py:Mine", args)
+
+
+@pytest.mark.parametrize(
+    ("line", "advice"),
+    [
+        ("from .other import THING", "write `import other` for other.py next to it, or name package.module"),
+        (
+            "import no_such_package.part",
+            "expected 'no_such_package' where jobs run; install it there, or put its file",
+        ),
+        ("import json.no_such_part", "expected 'json.no_such_part' where jobs run"),
+    ],
+)
+def test_what_a_file_cannot_import_is_told_with_what_to_do(folder, line, advice):
+    (folder / "imports.py").write_text(line)
+    assert advice in message_of("imports.py:Mine")
