@@ -80,6 +80,7 @@ def test_a_shard_has_what_was_used_since_the_last_one_but_not_what_a_failed_one_
     (one, other), total_s = embed(tmp_path, first, second)
     assert one.cpu_seconds >= 0.5, "the start of the job is its first shard's"
     assert 0 < other.cpu_seconds <= total_s - one.cpu_seconds + 0.01
-    assert other.peak_memory_bytes >= one.peak_memory_bytes > 100 * MIB
+    assert one.peak_memory_bytes > 100 * MIB
+    assert other.peak_memory_bytes > 0.9 * one.peak_memory_bytes  # the kernel's count is not exact
     (after,), total_s = embed(tmp_path, cut, second)
     assert 0 < after.cpu_seconds <= total_s - 0.5
