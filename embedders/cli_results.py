@@ -44,12 +44,13 @@ def verify(files, shard, ledger, sample, as_json, device, terms) -> None:
         if len(outputs) > 1 and (shard or ledger):
             raise ConfigError(f"--shard and --ledger need exactly one file; {len(outputs)} were given; name one")
         with pin_device(files[0], device, terms) as torch_device:
+            from embedders.checks.reload import Reloader
             from embedders.checks.verify import verify_file
 
-            verdicts = []
+            verdicts, reloader = [], Reloader(torch_device)
             for output in outputs:
                 paths = (shard or output.shard, ledger or output.ledger)
-                verdicts.append(verify_file(output.path, *paths, sample, torch_device))
+                verdicts.append(verify_file(output.path, *paths, sample, reloader))
                 if not as_json:
                     echo_verdict(verdicts[-1])
         if as_json:

@@ -3,7 +3,6 @@
 Owns the comparison; the vectors to compare with are made with the same code as in a job (`locate`, `model`).
 """
 
-import json
 import random
 from collections import Counter
 from collections.abc import Iterator
@@ -13,12 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from embedders.base import ImageEmbedder
+from embedders.checks.reload import Reloaded, Reloader
 from embedders.errors import GpuError, ShardError, TarquetError
 from embedders.job.loaders import count_samples, find_fields
-from embedders.job.locate import build_embedder
-from embedders.job.model import Model
-from embedders.job.provenance import describe_embedder, describe_shard
+from embedders.job.provenance import describe_shard
 from embedders.job.shard_job import ShardJob
 from embedders.job.stream import ShardReader
 from embedders.output.columns import KEY, SHARD, Columns
@@ -102,13 +99,13 @@ def read_output(parquet_path: str, ledger_path: str | None, sample_size: int) ->
     return Output(parquet_path, described.provenance, shards, keys, described.shapes, chosen, failed_keys)
 
 
-def verify_output(output: Output, tar_path: str, device: str) -> Iterator[str]:
+def verify_output(output: Output, tar_path: str, reloader: Reloader) -> Iterator[str]:
     """Yield what is wrong with an output.
 
     Args:
         output: From `read_output`.
         tar_path: The shard that it was made from.
-        device: `"cuda"` or `"cpu"`.
+        reloader: Loads its model.
 
     Yields:
         One line for each problem; none for a sound output.
@@ -129,7 +126,7 @@ def verify_output(output: Output, tar_path: str, device: str) -> Iterator[str]:
     # If id_col is `key`, the column has the data set's own key, else WebDataset's.
     keys = [ids.get(key, key) for key in output.keys] if said.id_col == KEY else output.keys
     yield from _compare_keys(output, keys, Counter(ledger.unsettled()))
-    yield from _compare_vectors(output, keys, tar_path, device)
+    yield from _compare_vectors(output, keys, tar_path, reloader)
 
 
 def _compare_keys(output: Output, keys: list[str], expected: Counter[str]) -> Iterator[str]:
@@ -142,22 +139,20 @@ def _compare_keys(output: Output, keys: list[str], expected: Counter[str]) -> It
         yield f"{foreign.total()} samples are not in the tar, or appear twice, for example {next(iter(foreign))!r}"
 
 
-def _compare_vectors(output: Output, keys: list[str], tar_path: str, device: str) -> Iterator[str]:
+def _compare_vectors(output: Output, keys: list[str], tar_path: str, reloader: Reloader) -> Iterator[str]:
     said = output.provenance.embedder
     if said.args is None:
         yield f"cannot embed again: {said.class_path} was built in Python, and its arguments are not in the footer"
         return
-    embedder = build_embedder(said.class_path, said.args)
-    model = Model(embedder, device, output.provenance.embedding_dtype)
-    # By JSON, as the footer was, so that a tuple equals the list that was read.
-    then, now = said.as_json(), json.loads(json.dumps(describe_embedder(embedder, model.weights, device).as_json()))
+    reloaded = reloader.load(said, output.provenance.embedding_dtype)
+    model, then, now = reloaded.model, said.as_json(), reloaded.record
     changed = ", ".join(name for name in then if now[name] != then[name]) or "nothing that the footer names"
     if model.weights != said.weights_sha256:
         yield f"the weights of {said.model_name} differ from those that it was made with"
     chosen = [keys[row.number] for row in output.chosen]
-    vectors = dict(embed_chosen(embedder, model, tar_path, output.provenance, chosen)) if chosen else {}
+    vectors = dict(embed_chosen(reloaded, tar_path, output.provenance, chosen)) if chosen else {}
     limit = MIN_COSINE[output.provenance.embedding_dtype]
-    if said.device != "cpu" or device != "cpu":
+    if said.device != "cpu" or reloader.device != "cpu":
         limit = MIN_COSINE_OTHER_DEVICE
     for key, row in zip(chosen, output.chosen, strict=True):
         if key not in vectors:
@@ -180,10 +175,10 @@ def _compare_vectors(output: Output, keys: list[str], tar_path: str, device: str
 
 
 def embed_chosen(
-    embedder: ImageEmbedder, model: Model, tar_path: str, provenance: Provenance, keys: list[str]
+    reloaded: Reloaded, tar_path: str, provenance: Provenance, keys: list[str]
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Yield key and new vector of the samples with these keys; a custom loader reads the whole shard for it."""
-    columns = Columns(provenance.id_col)
+    embedder, model, columns = reloaded.embedder, reloaded.model, Columns(provenance.id_col)
     chosen = set(keys)
     load = ShardLoad(Ledger(tar_path), True, chosen, find_fields(embedder, columns), provenance.image_suffix)
     for batch in ShardReader(embedder, ShardJob(tar_path, ""), columns, load, model.device, Copies([])).read():
@@ -216,7 +211,7 @@ def compare_vectors(one: np.ndarray, other: np.ndarray) -> tuple[float, float]:
     return float(one @ other / (short * long)) if short else 0.0, float(short / long)
 
 
-def verify_file(file: str, shard: str | None, ledger: str | None, sample: int, device: str) -> dict[str, Any]:
+def verify_file(file: str, shard: str | None, ledger: str | None, sample: int, reloader: Reloader) -> dict[str, Any]:
     """Verify one output, and return the result as a dict that fits into JSON.
 
     Args:
@@ -224,7 +219,7 @@ def verify_file(file: str, shard: str | None, ledger: str | None, sample: int, d
         shard: Path or address of its shard; `None` if it is that of the footer.
         ledger: Path of its ledger; `None` as for the shard.
         sample: Number of rows to embed again.
-        device: `"cuda"` or `"cpu"`.
+        reloader: Loads its model.
 
     Raises:
         GpuError: The GPU failed, which says nothing about the file.
@@ -241,7 +236,7 @@ def verify_file(file: str, shard: str | None, ledger: str | None, sample: int, d
                 "started; start verify there or, if the shard was moved, run snakemake, or name it with --shard"
             )
         with Copies([tar_path]) as copies:
-            lines = list(verify_output(output, copies.find(tar_path), device))
+            lines = list(verify_output(output, copies.find(tar_path), reloader))
             wrong = [copies.name_in(line) for line in lines]
     except GpuError:
         raise

@@ -67,9 +67,10 @@ def folder(tmp_path):
     return tmp_path
 
 
-def embed(folder, class_name="Linear", shard="s", only=None, **options):
+def embed(folder, class_name="Linear", shard="s", only=None, args=None, **options):
     """Embed a shard of the folder; with a ledger, and with two failed samples allowed."""
-    embedder = build_embedder(f"{folder}/linear.py:{class_name}", {"weights": f"{folder}/weights.pth"})
+    args = {"weights": f"{folder}/weights.pth"} | (args or {})
+    embedder = build_embedder(f"{folder}/linear.py:{class_name}", args)
     options = {"ledger_path": folder / f"{shard}.ledger", "max_failed_fraction": 0.5} | options
     embed_shard(embedder, folder / f"{shard}.tar", folder / f"{shard}.parquet", only=only, device="cpu", **options)
     return folder / f"{shard}.parquet"
@@ -416,6 +417,20 @@ def test_a_program_gets_the_verdicts_as_json(tmp_path):
     counts = {"rows": 3, "failed": 0, "embedded_again": 3}
     assert sound == {"file": f"{tmp_path}/o.parquet", **counts, "is_sound": True, "wrong": []}
     assert (wrong["file"], wrong["is_sound"], len(wrong["wrong"])) == (f"{tmp_path}/s.tar", False, 1)
+
+
+# Several files.
+
+
+def test_files_of_one_model_share_it_and_files_of_another_do_not(folder, caplog):
+    caplog.set_level("INFO")
+    made = []
+    for shard, args in (("a", {}), ("b", {}), ("c", {"scale": 2}), ("d", {})):
+        make_shard(folder / f"{shard}.tar", 3)
+        made.append(embed(folder, shard=shard, args=args))
+    caplog.clear()
+    assert_sound(*made)
+    assert [message.split()[1] for message in caplog.messages if message.startswith("loaded")] == ["linear"] * 3
 
 
 # Folders.
