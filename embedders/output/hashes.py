@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from embedders.output.files import write_whole
@@ -29,8 +30,8 @@ class Hashes:
         self._path = Path(path)
         self._known: dict[str, list] = {}
         self._has_new = False
-        if self._path.is_file():
-            self._known = json.loads(self._path.read_text())
+        with suppress(OSError, ValueError, TypeError):  # without it, or if it is damaged, the files are read again
+            self._known = dict(json.loads(self._path.read_text()))
 
     def knows(self, path: str | Path) -> bool:
         """Return whether the hash of the file is stored, so that the file need not be read."""

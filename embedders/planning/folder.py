@@ -149,17 +149,15 @@ def read_run(folder: str | Path) -> tuple[dict[str, str], set[str] | None]:
     Raises:
         ConfigError: The folder has no run.
     """
-    path = Path(folder, "run_shards.json")
+    path, config = Path(folder, "run_shards.json"), Path(folder, "run_config.yaml")
     try:
         shards = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+        return shards, set(name_scores(yaml.safe_load(config.read_text())["scores"])) if config.is_file() else None
+    except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError) as error:
         raise ConfigError(
-            f"{str(path)!r} is missing or cannot be read; expected the file that a run writes when it "
-            "starts; check the path or, if this workflow is a module of another Snakefile, add "
-            "`onstart: tarquet.onstart()` there"
+            f"{str(path)!r} or {config.name} is missing or cannot be read; expected what a run writes at its start; "
+            "check the path or, if this is a module of another Snakefile, add `onstart: tarquet.onstart()` there"
         ) from error
-    config = Path(folder, "run_config.yaml")
-    return shards, set(name_scores(yaml.safe_load(config.read_text())["scores"])) if config.is_file() else None
 
 
 def _were_moved(folder: str, shards: Mapping[str, str]) -> bool:
@@ -170,7 +168,7 @@ def _were_moved(folder: str, shards: Mapping[str, str]) -> bool:
     try:
         before = read_run(folder)[0]
     except ConfigError:
-        return False  # Snakemake makes what is missing
+        return True  # missing or damaged; only a run with jobs writes it again
     return any(not _is_same_place(before.get(shard, path), path) for shard, path in shards.items())
 
 
@@ -245,6 +243,8 @@ def _compare_versions(record: Record, paths: Mapping[str, str], versions: Mappin
 def _is_summary_stale(path: Path, expected: list[Any]) -> bool:
     try:
         summary = json.loads(path.read_text())
-    except (OSError, ValueError):
+    except OSError:
         return False  # Snakemake makes what is missing
+    except ValueError:
+        return True
     return [summary.get(key) for key in ("shards", "made_from", "strays")] != expected

@@ -43,7 +43,7 @@ def read_run(folder: Path, shards: list[str]) -> Run:
     """Read the footers and ledgers of a run; of unfinished shards only the names are returned."""
     finished = [shard for shard in shards if (folder / f"embeddings/{shard}.parquet").is_file()]
     run = Run(unfinished=sorted(set(shards) - set(finished)))
-    with suppress(FileNotFoundError):
+    with suppress(FileNotFoundError, ValueError):
         stored = json.loads((folder / "summary.json").read_text())
         run.summary.strays = stored.get("strays", {})
         run.summary.repeated_ids = RepeatedIds(**stored.get("repeated_ids", {}))

@@ -35,6 +35,14 @@ def test_a_large_file_is_read_once_and_again_after_a_touch(tmp_path, large, monk
     assert find(tmp_path / "results", large) == (hash_file(large), False)
 
 
+@pytest.mark.parametrize("stored", ["", '{"a": ', "[1]", "\xff"])
+def test_without_what_was_stored_a_file_is_read_again(tmp_path, large, stored):
+    (tmp_path / "results/record").mkdir(parents=True)
+    (tmp_path / "results/record/hashes.json").write_text(stored, encoding="latin-1")
+    assert find(tmp_path / "results", large) == (hash_file(large), False)
+    assert find(tmp_path / "results", large) == (hash_file(large), True)
+
+
 def test_a_small_file_is_always_read(tmp_path, large):
     memory = Hashes(tmp_path / "record/hashes.json")
     large.write_bytes(b"one")

@@ -191,6 +191,21 @@ def test_after_shards_were_moved_the_folder_names_their_new_places_and_nothing_i
     assert verified.stdout.count("sound: ") == 2, verified.stdout + verified.stderr
 
 
+@pytest.mark.parametrize("name", ["run_shards.json", "run_config.yaml", "summary.json", "record/hashes.json"])
+def test_a_damaged_file_of_the_run_is_written_again_and_nothing_is_embedded(project, name):
+    path = project / "results" / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("{")
+    if name == "summary.json":
+        assert run_cli("report", "results", cwd=project).returncode == 0
+    elif name.startswith("run_"):
+        line = run_cli("prune", "results", cwd=project).stderr
+        assert "cannot be read; expected what a run writes" in line and line.count("\n") == 1
+    assert "rule embed:" not in run_well(project)
+    assert path.read_text() != "{" or name == "record/hashes.json"
+    assert "Nothing to be done" in run_well(project)
+
+
 # One run at a time
 
 
