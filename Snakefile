@@ -43,6 +43,7 @@ include: "workflow/rules/retry.smk"
 
 onstart:
     require_python()
+    try_classes()
     begin_run()
     stop_in_time()
     follow_run(OUT, len(MINE), JOBS.by_shard, logger.info)

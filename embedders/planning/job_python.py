@@ -4,12 +4,14 @@ Owns the inspection of a Python from outside. Jobs call just `python`, so that a
 environment or on another machine without running anything again.
 """
 
+import json
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from embedders.errors import ConfigError
 
@@ -21,6 +23,15 @@ REPORT = ("bokeh", "jinja2", "sklearn", "threadpoolctl")
 _LIST_MISSING = (
     "import sys; from importlib.util import find_spec; print(*[name for name in sys.argv[1:] if not find_spec(name)])"
 )
+_BUILD = """
+import json, sys
+from embedders.errors import TarquetError
+from embedders.job import locate
+try:
+    getattr(locate, f"build_{sys.argv[1]}")(sys.argv[2], json.loads(sys.argv[3]))
+except TarquetError as error:
+    sys.exit(str(error))
+"""
 
 
 def prefer_own_python(search_path: str) -> str:
@@ -54,6 +65,28 @@ def check_job_python(fetches: bool = False) -> None:
             f"and its dependencies; install them for {sys.executable!r}, which runs Snakemake, or activate their "
             "environment, or use --sdm conda or apptainer"
         )
+
+
+def check_class(class_path: str, args: Mapping[str, Any], kind: str = "embedder") -> None:
+    """Check that the `python` in PATH can build a class, as a job will.
+
+    A run calls it before it replaces results, because Snakemake removes the results of each job that it starts. With
+    a misspelled argument, all jobs would start, and fail.
+
+    Args:
+        class_path: The class.
+        args: Its arguments.
+        kind: `embedder` or `classifier`.
+
+    Raises:
+        ConfigError: It cannot be built.
+    """
+    command = ["python", "-c", _BUILD, kind, class_path, json.dumps(args)]
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}  # no GPU is leased
+    answer = subprocess.run(command, capture_output=True, text=True, env=environment)
+    if answer.returncode:
+        reason = (answer.stderr.strip() or "it ends without a message").splitlines()[-1]
+        raise ConfigError(f"{reason}; no job was started, and the earlier results are kept")
 
 
 def check_report_python(python: str) -> None:

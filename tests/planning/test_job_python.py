@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 from support.imports import MODULES, find_imports
+from support.tools import MEAN_COLOR, ROOT
 
 from embedders.errors import ConfigError
-from embedders.planning.job_python import JOB, REPORT, STORAGE, check_job_python, prefer_own_python
+from embedders.planning.job_python import JOB, REPORT, STORAGE, check_class, check_job_python, prefer_own_python
 
 ROOMS_OF_A_JOB = {"base", "classifier", "cli", "cli_results", "gpu", "job", "output", "reading", "terminal"}
 OWN = str(Path(sys.executable).parent)
@@ -56,6 +57,16 @@ def test_a_python_that_does_not_run_is_said_with_its_last_line(tmp_path, monkeyp
     (tmp_path / "python").chmod(0o755)
     with pytest.raises(ConfigError, match="fails: no libpython here"):
         check_job_python()
+
+
+@pytest.mark.parametrize(
+    ("class_path", "kind"), [(MEAN_COLOR, "embedder"), (f"{ROOT}/examples/brightness.py:Brightness", "classifier")]
+)
+def test_a_class_that_jobs_cannot_build_is_named_with_the_reason(class_path, kind, monkeypatch):
+    monkeypatch.setenv("PATH", OWN)
+    check_class(class_path, {}, kind)
+    with pytest.raises(ConfigError, match=r"keyword argument 'sise'.*; no job was started, and the earlier"):
+        check_class(class_path, {"sise": 1}, kind)
 
 
 def list_libraries(rooms):

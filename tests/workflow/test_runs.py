@@ -105,6 +105,19 @@ def test_what_does_not_decide_the_vectors_reruns_none(project):
     assert "Nothing to be done" in run_well(project, "-n", "--resources", "gpu=3")
 
 
+def test_a_misspelled_argument_starts_no_job_and_removes_no_result(project):
+    before = {path: path.read_bytes() for path in (project / "results/embeddings").glob("*.parquet")}
+    assert len(before) == 2
+    edit(project / "config.yaml", "weights.bin}", "weights.bin, tilte: color}")
+    done = run_snakemake(project)
+    assert done.returncode != 0
+    assert "got an unexpected keyword argument 'tilte'" in done.stdout
+    assert "no job was started, and the earlier results are kept" in done.stdout
+    assert {path: path.read_bytes() for path in before} == before
+    edit(project / "config.yaml", ", tilte: color}", "}")
+    assert "Nothing to be done" in run_well(project)
+
+
 def test_a_new_shard_and_a_changed_one_run_alone(project):
     make_shard(project / "data/c.tar", ["green"])
     make_shard(project / "data/a.tar", ["blue", "red"])

@@ -50,6 +50,7 @@ from embedders.planning.folder import (
     shorten_path,
 )
 from embedders.planning.job_python import (
+    check_class,
     check_job_python,
     check_report_python,
     prefer_own_python,

@@ -14,6 +14,28 @@ def require_python():
         raise WorkflowError(str(error))
 
 
+def try_classes():
+    """Stop the run before its first job if it would replace results by those of a class that cannot be built."""
+    if DEPLOYMENTS & {"apptainer", "conda"}:
+        return  # only the Python of the jobs could tell
+    classes = {"embeddings": (config["embedder"], "embedder")}
+    classes |= {
+        f"scores/{name}": (score, "classifier") for name, score in SCORES.items()
+    }
+    replaced = {
+        kind
+        for kind in classes
+        for name in FOLDER.stale
+        if name.startswith(f"{kind}/") and os.path.exists(f"{OUT}/{name}.parquet")
+    }
+    try:
+        for kind in sorted(replaced):
+            made_by, what = classes[kind]
+            check_class(made_by["class"], made_by["args"], what)
+    except TarquetError as error:
+        raise WorkflowError(str(error))
+
+
 def begin_run():
     """Claim the output folder, and save the inputs of the run in it.
 
