@@ -71,8 +71,7 @@ def test_a_server_that_always_breaks_at_one_place_is_given_up(web, path):
     web.has_ranges = False
     web.cuts = [1 << 20] * 100
     with pytest.raises(ShardError, match=f"cannot be fetched, after {fetch.TRIES} tries: .*; expected a server that"):
-        run(f"{web.address}/0.tar", path)
-    assert len(list_starts(web)) < 2 * (fetch.TRIES + 2)  # each asks for a part, then for the whole
+        run(f"{web.address}/0.tar", path)  # with fewer tries than there are cuts, else it would end well
 
 
 def test_a_server_that_makes_progress_is_never_given_up(web, path):
