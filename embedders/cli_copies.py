@@ -40,6 +40,12 @@ def thread_option(command):
     return click.option("--threads", type=click.IntRange(1), default=1, help="CPU threads to compute with.")(command)
 
 
+def part_option(items: str):
+    """Add the part of the work that a command does."""
+    of_which = f"Which part of the {items}, and of how many."
+    return click.option("--part", type=int, nargs=2, required=True, metavar="PART PARTS", help=of_which)
+
+
 cosine_option = click.option(
     "--cosine", type=click.FloatRange(0, 1), required=True, help="Smallest cosine similarity of a pair."
 )
@@ -84,14 +90,7 @@ def pin_search(work: str, threads: int, device: str, terms: Terms) -> Iterator["
 @click.argument("plan", type=click.Path())
 @click.argument("rows", type=click.Path())
 @click.argument("offsets", type=click.Path())
-@click.option(
-    "--part",
-    type=int,
-    nargs=2,
-    required=True,
-    metavar="PART PARTS",
-    help="Which part of the shards, and of how many.",
-)
+@part_option("shards")
 @cosine_option
 @thread_option
 @device_options
@@ -119,14 +118,7 @@ def assign(run, plan, rows, offsets, part, cosine, threads, device, terms) -> No
 @click.option(
     "--assigned", required=True, help="Folder with the outputs of `assign`: 0.rows, 0.offsets.npy and so on."
 )
-@click.option(
-    "--part",
-    type=int,
-    nargs=2,
-    required=True,
-    metavar="PART PARTS",
-    help="Which part of the clusters, and of how many.",
-)
+@part_option("clusters")
 @cosine_option
 @thread_option
 @device_options

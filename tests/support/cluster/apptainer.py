@@ -25,8 +25,8 @@ UNSTABLE = ("apptainer", "libc6", "libseccomp2", "libsqlite3-0")
 SITE_PACKAGES = sysconfig.get_path("purelib")
 BASE_PACKAGES = "ca-certificates,python3,python3-venv"
 OF_ONES_OWN = "webcolors==25.10.0"  # stands for what a user adds; not among this machine's packages
-# Tarquet alone; what it is built with, and what a user adds, come from a folder.
-PIP = {"no-deps": "true", "no-index": "true", "find-links": "/wheels"}
+# The folder of the image from which pip takes what Tarquet is built with, and what a user adds.
+WHEELS = "wheels"
 FAST = ("--mksquashfs-args", "-comp zstd -Xcompression-level 1")
 
 
@@ -102,11 +102,11 @@ class Apptainer:
         subprocess.run(["mmdebstrap", "--quiet", *options, "bookworm", base], check=True)
         shutil.rmtree(base / "dev")  # nodes that a namespace may not copy
         (base / "dev").mkdir()
-        settings = ["[global]", *(f"{key} = {value}" for key, value in PIP.items())]
+        settings = ("[global]", "no-deps = true", "no-index = true", f"find-links = /{WHEELS}")
         (base / "etc/pip.conf").write_text("\n".join(settings) + "\n")
         pins = (ROOT / "requirements.txt").read_text().split()
         wheels = [*(pin for pin in pins if pin.startswith("setuptools==")), OF_ONES_OWN]
-        pip = (sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", base / "wheels")
+        pip = (sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", base / WHEELS)
         subprocess.run([*pip, *wheels], check=True)
 
 
